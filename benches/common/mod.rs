@@ -68,13 +68,17 @@ pub fn json_record(i: u64) -> Vec<u8> {
     .into_bytes()
 }
 
-/// Bytes that this process made the kernel write to storage (`/proc/self/io`, write_bytes).
-pub fn bytes_written() -> u64 {
+/// Bytes that this process handed to the kernel (`wchar`), and that it made the kernel write to storage
+/// (`write_bytes`: whole pages of 4 KiB), from `/proc/self/io`.
+pub fn bytes_written() -> (u64, u64) {
     let io = std::fs::read_to_string("/proc/self/io").unwrap_or_default();
-    io.lines()
-        .find_map(|line| line.strip_prefix("write_bytes: "))
-        .and_then(|n| n.trim().parse().ok())
-        .unwrap_or(0)
+    let field = |name: &str| {
+        io.lines()
+            .find_map(|line| line.strip_prefix(name))
+            .and_then(|n| n.trim().parse().ok())
+            .unwrap_or(0)
+    };
+    (field("wchar: "), field("write_bytes: "))
 }
 
 /// Resident memory of a process, in MiB.
