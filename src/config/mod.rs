@@ -385,6 +385,23 @@ impl Config {
         read::read(&layers).map_err(ConfigError::Invalid)
     }
 
+    /// Where the value of "section.key" came from.
+    #[must_use]
+    pub fn origin(&self, key: &str) -> Option<&Origin> {
+        self.layers.entry(key).map(|entry| &entry.origin)
+    }
+
+    /// Where each value came from.
+    pub fn origins(&self) -> impl Iterator<Item = &Origin> {
+        let layers = &self.layers;
+        let sources = layers.sources.iter().flat_map(|source| source.entries.values());
+        let plain = layers.entries.iter().map(|(_, entry)| entry);
+        plain
+            .chain(layers.properties.values())
+            .chain(sources)
+            .map(|entry| &entry.origin)
+    }
+
     /// The file that was read, if any.
     #[must_use]
     pub fn file(&self) -> Option<&str> {

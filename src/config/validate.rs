@@ -6,7 +6,7 @@
 use std::collections::HashSet;
 use std::net::SocketAddr;
 
-use super::value::{Origin, Problem};
+use super::value::Problem;
 use super::{Config, ConfigError, Fields, Source, protected};
 use crate::record::{TOPIC_BYTES_MAX, Topic};
 
@@ -242,12 +242,6 @@ impl Config {
             }
             check_source(source, &mut wrong);
         }
-    }
-
-    /// Where the value of "section.key" came from.
-    #[must_use]
-    pub fn origin(&self, key: &str) -> Option<&Origin> {
-        self.layers.entry(key).map(|entry| &entry.origin)
     }
 }
 
