@@ -5,7 +5,8 @@
 //! forwarded for the time that is left, the log is closed. What blocks runs beside the runtime.
 
 use std::net::{SocketAddr, TcpListener};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, Result, bail};
 use tokio::runtime::Runtime;
@@ -62,9 +63,6 @@ async fn start(plan: Plan<'_>) -> Result<()> {
 
     // Before the log: what it finds on opening is counted too.
     let scrape = metrics::install()?;
-    for source in &config.sources {
-        metrics::zero_topic(&source.topic);
-    }
 
     let wal_options = options::wal(config);
     let wal = spawn_blocking(move || Wal::open(wal_options)).await??;
@@ -79,35 +77,37 @@ async fn start(plan: Plan<'_>) -> Result<()> {
     let forward_options = options::forward(config, plan.bootstrap_servers, plan.on_delivery);
     let forwarder = Forwarder::start(wal.clone(), forward_options)?;
 
-    let state = http::State::new(
+    let handle = forwarder.handle();
+    let http = http::Gateway::new(
         options::http(config, connections_max),
         wal.clone(),
-        forwarder.handle(),
+        Arc::new(move || handle.status()),
         scrape,
-    );
-    let gateway = Gateway {
+        Arc::new(now_ms),
+    )?;
+    let running = Running {
         wal,
         forwarder,
         stop_admin: CancellationToken::new(),
         stop_ingest: CancellationToken::new(),
     };
-    gateway
-        .serve(config, state, (ingest, admin), plan.on_listening, stop)
+    running
+        .serve(config, http, (ingest, admin), plan.on_listening, stop)
         .await
 }
 
-struct Gateway {
+struct Running {
     wal: Wal,
     forwarder: Forwarder,
     stop_ingest: CancellationToken,
     stop_admin: CancellationToken,
 }
 
-impl Gateway {
+impl Running {
     async fn serve(
         self,
         config: &Config,
-        state: http::State,
+        http: Arc<http::Gateway>,
         (ingest, admin): (TcpListener, TcpListener),
         on_listening: Box<dyn FnOnce(Addresses)>,
         stop: CancellationToken,
@@ -116,8 +116,8 @@ impl Gateway {
             ingest: ingest.local_addr()?,
             admin: admin.local_addr()?,
         };
-        let mut ingest = tokio::spawn(http::serve_ingest(ingest, state.clone(), self.stop_ingest.clone()));
-        let mut admin = tokio::spawn(http::serve_admin(admin, state, self.stop_admin.clone()));
+        let mut ingest = tokio::spawn(http::serve_ingest(Arc::clone(&http), ingest, self.stop_ingest.clone()));
+        let mut admin = tokio::spawn(http::serve_admin(http, admin, self.stop_admin.clone()));
         // Tests and supervisors read these two lines: message and field names stay.
         tracing::info!(addr = %addresses.ingest, "ingest listening");
         tracing::info!(addr = %addresses.admin, "admin listening");
@@ -191,4 +191,12 @@ enum Ended {
 /// The time until `deadline`, 0 behind it.
 fn left(deadline: Instant) -> Duration {
     deadline.saturating_duration_since(Instant::now())
+}
+
+/// Milliseconds since the Unix epoch; 0 for a clock that stands before it.
+fn now_ms() -> i64 {
+    let since = SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap_or_default();
+    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
 }

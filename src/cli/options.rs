@@ -53,6 +53,7 @@ pub(super) fn http(config: &Config, connections_max: u32) -> http::Options {
         header_timeout: config.http.header_timeout,
         body_timeout: config.http.body_timeout,
         idle_timeout: config.http.idle_timeout,
+        shutdown_timeout: config.http.shutdown,
         topics: config.http.topics.clone(),
         sources: sources.collect(),
         admin_token: config.admin.token.reveal().map(str::to_owned),
@@ -69,6 +70,30 @@ pub(super) fn gateway_id(config: &Config) -> String {
     if host.is_empty() { "tidegate".to_owned() } else { host }
 }
 
+/// A size that memory must hold anyway.
 fn in_memory(count: u64) -> usize {
     usize::try_from(count).unwrap_or(usize::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
+
+    use super::*;
+    use crate::config::{Broker, Inputs};
+
+    #[test]
+    fn a_source_cannot_take_a_path_of_the_gateway() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("config.toml");
+        for name in http::SOURCE_NAMES_RESERVED {
+            std::fs::write(&path, format!("[[source]]\nname = {name:?}\n")).unwrap();
+            let inputs = Inputs {
+                file: Some(path.clone()),
+                ..Inputs::default()
+            };
+            let config = Config::load(inputs).unwrap();
+            assert!(config.validate(Broker::MayBeEmbedded).is_err(), "{name}");
+        }
+    }
 }

@@ -12,15 +12,16 @@ use std::ffi::{OsStr, OsString};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::value::{Kind, Origin, Problem, Value, nearest};
+use super::unknown::unknown_source_key;
+use super::value::{Kind, Origin, Problem, Value};
 
 /// The shipped file.
 pub(super) const BUILT_IN: &str = include_str!("../../config.toml");
 
 /// What every variable of the environment that can be a key begins with.
-const VARIABLE_PREFIX: &str = "TIDEGATE_";
+pub(super) const VARIABLE_PREFIX: &str = "TIDEGATE_";
 /// What separates a section from its key in a variable's name.
-const VARIABLE_SEPARATOR: &str = "__";
+pub(super) const VARIABLE_SEPARATOR: &str = "__";
 
 /// The keys of a `[[source]]`, in the order in which they are shown.
 pub(super) const SOURCE_KEYS: &[(&str, Kind)] = &[
@@ -164,9 +165,7 @@ impl Layers {
     pub(super) fn set_from_text(&mut self, key: &str, origin: Origin, text: &str) {
         match self.entry(key).map(|entry| entry.value.kind()) {
             None => {
-                let message = self.unknown_key(key, |near| {
-                    format!("Rename the variable to {}, or unset it.", variable_of(near))
-                });
+                let message = self.unknown_variable(key);
                 self.problems.push(Problem::at(&origin, message));
             }
             Some(kind) => self.set(key, origin, Value::from_text(text, kind)),
@@ -244,7 +243,7 @@ impl Layers {
                     self.read_properties("", properties, origin_at);
                 }
                 (None, _) => {
-                    let message = self.unknown_key(&full, |_| "Rename it, or remove the line.".to_owned());
+                    let message = self.unknown_key(&full);
                     self.problems.push(Problem::at(&origin, message));
                 }
                 (Some(kind), value) => {
@@ -313,57 +312,6 @@ impl Layers {
             self.sources.push(SourceTable { origin, entries });
         }
     }
-
-    fn has_section(&self, section: &str) -> bool {
-        self.sections().any(|known| known == section)
-    }
-
-    fn sections(&self) -> impl Iterator<Item = &str> {
-        self.entries
-            .iter()
-            .filter_map(|(key, _)| key.split_once('.').map(|(section, _)| section))
-    }
-
-    fn unknown_section(&self, section: &str) -> String {
-        let known = self.sections().chain(["source"]);
-        match nearest(section, known) {
-            Some("source") => format!("unknown section {section:?}. The nearest known one is [[source]]."),
-            Some(near) => format!("unknown section {section:?}. The nearest known one is [{near}]."),
-            None => {
-                let mut known: Vec<_> = self.sections().collect();
-                known.dedup();
-                format!("unknown section {section:?}. Known are: {}, source.", known.join(", "))
-            }
-        }
-    }
-
-    fn unknown_key(&self, key: &str, advice: impl Fn(&str) -> String) -> String {
-        let section = key.split_once('.').map_or(key, |(section, _)| section);
-        if !self.has_section(section) {
-            return self.unknown_section(section);
-        }
-        // The key may have been written into the wrong section: the name alone counts too.
-        let keys = || {
-            self.entries
-                .iter()
-                .map(|(key, _)| key.as_str())
-                .chain(["kafka.properties"])
-        };
-        let name = key.rsplit('.').next().unwrap_or(key);
-        let near = keys()
-            .find(|known| known.rsplit('.').next() == Some(name))
-            .or_else(|| nearest(key, keys().filter(|known| known.starts_with(&format!("{section}.")))));
-        match near {
-            Some(near) => format!(
-                "unknown key {key:?}. The nearest known one is {near:?}. {}",
-                advice(near)
-            ),
-            None => {
-                let known: Vec<_> = keys().filter(|known| known.starts_with(section)).collect();
-                format!("unknown key {key:?}. [{section}] has: {}.", known.join(", "))
-            }
-        }
-    }
 }
 
 impl Kind {
@@ -377,28 +325,6 @@ impl Kind {
 
 fn as_spanned_table<'a, 'i>(value: &'a Spanned<DeValue<'i>>) -> Option<(usize, &'a DeTable<'i>)> {
     value.get_ref().as_table().map(|table| (value.span().start, table))
-}
-
-fn unknown_source_key(key: &str) -> String {
-    let known = SOURCE_KEYS.iter().map(|(known, _)| *known);
-    match nearest(key, known.clone()) {
-        Some(near) => format!("unknown key {key:?} of a [[source]]. The nearest known one is {near:?}."),
-        None => {
-            let known: Vec<_> = known.collect();
-            format!(
-                "unknown key {key:?} of a [[source]]. A source has: {}.",
-                known.join(", ")
-            )
-        }
-    }
-}
-
-/// The environment variable for "section.key".
-fn variable_of(key: &str) -> String {
-    format!(
-        "{VARIABLE_PREFIX}{}",
-        key.replacen('.', VARIABLE_SEPARATOR, 1).to_uppercase()
-    )
 }
 
 /// The line, from 1, of a byte position.

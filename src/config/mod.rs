@@ -10,22 +10,26 @@
 mod layers;
 mod protected;
 mod read;
+mod secret;
 mod show;
 #[cfg(test)]
 mod tests;
+mod unknown;
 mod validate;
 mod value;
 
-use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+pub use secret::{Properties, Secret};
 pub use show::Shown;
 pub use validate::Broker;
 pub use value::{Origin, Problem};
+
+use crate::record::Topic;
 
 /// Names the operator's file when no flag does.
 pub const FILE_VARIABLE: &str = "TIDEGATE_CONFIG";
@@ -230,7 +234,7 @@ pub struct Source {
     /// The path segment.
     pub name: String,
     /// The topic.
-    pub topic: String,
+    pub topic: Topic,
     /// The field whose value is the Kafka key.
     pub key: Option<String>,
     /// What a record should have; for the lander.
@@ -295,51 +299,6 @@ pub enum LogLevel {
     Debug,
     /// Everything.
     Trace,
-}
-
-/// A text that is never shown.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Secret(String);
-
-impl Secret {
-    /// The text itself; none when empty.
-    #[must_use]
-    pub fn reveal(&self) -> Option<&str> {
-        (!self.0.is_empty()).then_some(self.0.as_str())
-    }
-}
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(if self.0.is_empty() { "none" } else { show::REDACTED })
-    }
-}
-
-/// librdkafka's properties, some of which are secrets.
-#[derive(Clone, PartialEq, Eq, Default)]
-pub struct Properties(BTreeMap<String, String>);
-
-impl Properties {
-    /// Name and value, secrets included: for the Kafka client.
-    #[must_use]
-    pub fn reveal(&self) -> &BTreeMap<String, String> {
-        &self.0
-    }
-}
-
-impl fmt::Debug for Properties {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_map()
-            .entries(self.0.iter().map(|(name, value)| {
-                let shown = if protected::is_secret(name) {
-                    show::REDACTED
-                } else {
-                    value
-                };
-                (name, shown)
-            }))
-            .finish()
-    }
 }
 
 impl fmt::Debug for Config {

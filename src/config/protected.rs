@@ -1,4 +1,4 @@
-//! What may stand in `[kafka.properties]`, and what of it is secret.
+//! What may stand in `[kafka.properties]`, and why not.
 //!
 //! Everything but what tidegate's promises rest on, under every name that librdkafka has for it, and
 //! what has a key of its own elsewhere in the configuration. Whether librdkafka knows a property is
@@ -77,17 +77,4 @@ pub(super) fn refusal(name: &str) -> Option<String> {
         .iter()
         .find(|(names, _)| matches(names))
         .map(|(_, why)| format!("cannot be set, because {why}: remove it"))
-}
-
-/// Whether the value of a librdkafka property must not be shown.
-pub(super) fn is_secret(name: &str) -> bool {
-    let harmless = ["sasl.mechanism", "sasl.mechanisms", "ssl.key.location"];
-    let telling = ["password", "secret", "token", "jaas"];
-    if harmless.contains(&name) {
-        return false;
-    }
-    name.starts_with("sasl.")
-        || name.starts_with("ssl.key")
-        || name == "ssl_key"
-        || telling.iter().any(|word| name.contains(word))
 }

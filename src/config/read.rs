@@ -18,6 +18,7 @@ use super::{
     Admin, Compression, Config, Delivery, Enforce, Fields, Forward, Gateway, Http, Kafka, Log, LogFormat, LogLevel,
     Properties, Retain, Secret, Source, Wal,
 };
+use crate::record::Topic;
 
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
@@ -74,7 +75,11 @@ pub(super) fn read(layers: &Layers) -> Result<Config, Vec<Problem>> {
                     .collect(),
             ),
         },
-        sources: layers.sources.iter().map(|source| reader.source(source)).collect(),
+        sources: layers
+            .sources
+            .iter()
+            .filter_map(|source| reader.source(source))
+            .collect(),
         log: Log {
             format: reader.choice("log.format", &[("text", LogFormat::Text), ("json", LogFormat::Json)]),
             level: reader.choice(
@@ -257,16 +262,21 @@ impl Reader<'_> {
         self.choice(key, &[("idempotent", Delivery::Idempotent)])
     }
 
-    fn source(&mut self, table: &SourceTable) -> Source {
+    /// None when a part is wrong that has no stand-in; the problem is told.
+    fn source(&mut self, table: &SourceTable) -> Option<Source> {
         let mut fields = SourceReader {
             table,
             problems: &mut self.problems,
         };
-        let name = fields.text("name").unwrap_or_else(|| {
+        let Some(name) = fields.text("name") else {
             let message = "this [[source]] has no name: add a line such as name = \"orders\"";
             fields.problems.push(Problem::at(&table.origin, message));
-            String::new()
-        });
+            return None;
+        };
+        let topic = fields.text("topic").unwrap_or_else(|| name.clone());
+        let topic = Topic::parse(&topic)
+            .map_err(|error| fields.wrong("topic", &format!("is {topic:?}: {error}")))
+            .ok()?;
         let enforce = match fields.text("enforce").as_deref() {
             None | Some("mark") => Enforce::Mark,
             Some("reject") => {
@@ -294,8 +304,8 @@ impl Reader<'_> {
             (None, None) => Fields::Any,
         };
         let consumers = fields.integer("consumers", 1..=CONSUMERS_MAX).unwrap_or(1);
-        Source {
-            topic: fields.text("topic").unwrap_or_else(|| name.clone()),
+        Some(Source {
+            topic,
             key: fields.text("key"),
             fields: declared,
             group: fields.text("group"),
@@ -303,7 +313,7 @@ impl Reader<'_> {
             enforce,
             name,
             origin: table.origin.clone(),
-        }
+        })
     }
 }
 

@@ -3,12 +3,11 @@
 
 use std::fmt;
 
+use super::Config;
 use super::layers::{Entry, SOURCE_KEYS};
+use super::secret::{REDACTED, is_secret};
 use super::value::Value;
-use super::{Config, protected};
 
-/// What stands where a secret is.
-pub(super) const REDACTED: &str = "[redacted]";
 /// The keys outside `[kafka.properties]` whose values are secrets.
 const SECRET_KEYS: &[&str] = &["admin.token"];
 
@@ -17,8 +16,8 @@ const SECRET_KEYS: &[&str] = &["admin.token"];
 pub struct Shown {
     /// "section.key", "kafka.properties.NAME" or "source.NAME.KEY".
     pub key: String,
-    /// The value as TOML, or `"[redacted]"`.
-    pub value: String,
+    /// The value, or `"[redacted]"`.
+    pub value: serde_json::Value,
     /// Where it came from.
     pub from: String,
 }
@@ -29,16 +28,16 @@ impl Config {
     pub fn shown(&self) -> Vec<Shown> {
         let plain = self.layers.entries.iter().map(|(key, entry)| {
             let secret = SECRET_KEYS.contains(&key.as_str());
-            shown(key.clone(), entry, secret)
+            json(key.clone(), entry, secret)
         });
         let properties = self.layers.properties.iter().map(|(name, entry)| {
-            let secret = protected::is_secret(name);
-            shown(format!("kafka.properties.{name}"), entry, secret)
+            let secret = is_secret(name);
+            json(format!("kafka.properties.{name}"), entry, secret)
         });
         let sources = self.layers.sources.iter().flat_map(|source| {
             SOURCE_KEYS.iter().filter_map(|(key, _)| {
                 let entry = source.entries.get(*key)?;
-                Some(shown(format!("source.{}.{key}", source.name()), entry, false))
+                Some(json(format!("source.{}.{key}", source.name()), entry, false))
             })
         });
         plain.chain(properties).chain(sources).collect()
@@ -51,15 +50,25 @@ impl Config {
     }
 }
 
-fn shown(key: String, entry: &Entry, secret: bool) -> Shown {
-    let empty = entry.value == Value::Text(String::new());
-    let value = if secret && !empty {
-        Value::Text(REDACTED.to_owned()).to_string()
-    } else {
-        entry.value.to_string()
+fn json(key: String, entry: &Entry, secret: bool) -> Shown {
+    let value = match shown(entry, secret) {
+        Value::Text(text) => text.into(),
+        Value::Integer(integer) => integer.into(),
+        Value::Boolean(boolean) => boolean.into(),
+        Value::List(items) => items.into(),
     };
     let from = entry.origin.to_string();
     Shown { key, value, from }
+}
+
+/// What may be seen of a value.
+fn shown(entry: &Entry, secret: bool) -> Value {
+    let empty = entry.value == Value::Text(String::new());
+    if secret && !empty {
+        Value::Text(REDACTED.to_owned())
+    } else {
+        entry.value.clone()
+    }
 }
 
 /// Prints a configuration as TOML.
@@ -80,13 +89,13 @@ impl fmt::Display for Toml<'_> {
                 writeln!(f, "{blank}[{this}]")?;
                 section = this;
             }
-            line(f, name, &shown(key.clone(), entry, SECRET_KEYS.contains(&key.as_str())))?;
+            line(f, name, entry, SECRET_KEYS.contains(&key.as_str()))?;
         }
         for source in &layers.sources {
             writeln!(f, "\n[[source]]")?;
             for (key, _) in SOURCE_KEYS {
                 if let Some(entry) = source.entries.get(*key) {
-                    line(f, key, &shown(String::new(), entry, false))?;
+                    line(f, key, entry, false)?;
                 }
             }
         }
@@ -103,12 +112,13 @@ impl Toml<'_> {
         writeln!(f, "\n[kafka.properties]")?;
         for (name, entry) in properties {
             let key = Value::Text(name.clone()).to_string();
-            line(f, &key, &shown(String::new(), entry, protected::is_secret(name)))?;
+            line(f, &key, entry, is_secret(name))?;
         }
         Ok(())
     }
 }
 
-fn line(f: &mut fmt::Formatter<'_>, key: &str, shown: &Shown) -> fmt::Result {
-    writeln!(f, "{:<48} # {}", format!("{key} = {}", shown.value), shown.from)
+fn line(f: &mut fmt::Formatter<'_>, key: &str, entry: &Entry, secret: bool) -> fmt::Result {
+    let pair = format!("{key} = {}", shown(entry, secret));
+    writeln!(f, "{pair:<48} # {}", entry.origin)
 }
