@@ -12,8 +12,7 @@ use anyhow::{Context, Result};
 
 use super::gateway::{self, Addresses, Plan};
 use crate::config::{Broker, Config};
-use crate::forward;
-use crate::forward::embedded::EmbeddedBroker;
+use crate::forward::{self, EmbeddedBroker};
 
 /// The most characters of a value that a line shows.
 const VALUE_CHARACTERS_MAX: usize = 120;
@@ -88,8 +87,10 @@ fn print_deliveries() -> impl Fn(&forward::Delivery<'_>) + Send + Sync {
             delivery.topic,
             delivery.partition,
             delivery.offset,
-            delivery.sequence,
-            one_line(delivery.value)
+            delivery.seq,
+            delivery
+                .value
+                .map_or_else(|| "(none: a tombstone)".to_owned(), one_line)
         );
         if io::stdout().lock().write_all(line.as_bytes()).is_err() {
             reading.store(false, Ordering::Relaxed);

@@ -46,13 +46,20 @@ fn advice(error: &io::Error, key: &str) -> String {
     }
 }
 
-/// The log stopped for good while the gateway ran.
+/// A part stopped for good while the gateway ran.
 #[derive(Debug, thiserror::Error)]
-#[error(
-    "the log has stopped: {0}. What was answered 2xx is on disk; nothing more is accepted by this process. Look at the \
-     disk, then start tidegate again: the start decides what is readable"
-)]
-pub(super) struct PoisonedError(pub(super) String);
+pub(super) enum StoppedError {
+    #[error(
+        "the log has stopped: {0}. What was answered 2xx is on disk; nothing more is accepted by this process. Look at \
+         the disk, then start tidegate again: the start decides what is readable"
+    )]
+    Log(String),
+    #[error(
+        "the forwarder has stopped: {0}. What was answered 2xx is on disk and is forwarded after the next start. Look at \
+         the disk, then start tidegate again"
+    )]
+    Forwarder(String),
+}
 
 /// The code for a failure: that of the first cause that has one.
 pub(super) fn code(error: &anyhow::Error) -> u8 {
@@ -60,10 +67,16 @@ pub(super) fn code(error: &anyhow::Error) -> u8 {
 }
 
 fn code_of(cause: &(dyn std::error::Error + 'static)) -> Option<u8> {
-    if cause.is::<ConfigError>() || cause.is::<ListenError>() || cause.is::<forward::StartError>() {
+    if cause.is::<ConfigError>() || cause.is::<ListenError>() {
         return Some(CONFIGURATION);
     }
-    if cause.is::<PoisonedError>() {
+    if let Some(error) = cause.downcast_ref::<forward::StartError>() {
+        return Some(match error {
+            forward::StartError::Properties(_) => CONFIGURATION,
+            forward::StartError::Thread(_) => TRY_AGAIN_LATER,
+        });
+    }
+    if cause.is::<StoppedError>() {
         return Some(TRY_AGAIN_LATER);
     }
     cause.downcast_ref::<wal::OpenError>().map(code_of_open)
@@ -137,7 +150,7 @@ mod tests {
         assert_eq!(code(&io_error(io::ErrorKind::PermissionDenied)), 2);
         assert_eq!(code(&io_error(io::ErrorKind::NotADirectory)), 2);
         assert_eq!(code(&io_error(io::ErrorKind::StorageFull)), 75);
-        assert_eq!(code(&anyhow::Error::from(PoisonedError("EIO".into()))), 75);
+        assert_eq!(code(&anyhow::Error::from(StoppedError::Log("EIO".into()))), 75);
         assert_eq!(code(&anyhow::Error::from(ConfigError::Invalid(Vec::new()))), 2);
         assert_eq!(code(&anyhow::anyhow!("something else")), 1);
     }

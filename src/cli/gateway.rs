@@ -14,7 +14,7 @@ use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use super::exit::PoisonedError;
+use super::exit::StoppedError;
 use super::{listen, options, signals};
 use crate::config::Config;
 use crate::forward::Forwarder;
@@ -25,6 +25,9 @@ use crate::{forward, http, metrics, telemetry};
 const POISON_GRACE: Duration = Duration::from_secs(2);
 /// How long the admin listener may take to finish its answers at the end.
 const ADMIN_GRACE: Duration = Duration::from_secs(1);
+
+/// How often is looked whether the forwarder still runs.
+const FORWARDER_LOOK: Duration = Duration::from_secs(1);
 
 /// What to run.
 pub(super) struct Plan<'a> {
@@ -126,6 +129,7 @@ impl Running {
         let ended = tokio::select! {
             () = stop.cancelled() => Ended::Signal,
             reason = self.wal.poisoned() => Ended::Poisoned(reason),
+            reason = forwarder_stopped(self.forwarder.handle()) => Ended::Forwarder(reason),
             result = &mut ingest => Ended::Listener("ingest", format!("{result:?}")),
             result = &mut admin => Ended::Listener("admin", format!("{result:?}")),
         };
@@ -137,7 +141,8 @@ impl Running {
         self.end(ingest, admin, Instant::now() + grace, &ended).await?;
         match ended {
             Ended::Signal => Ok(()),
-            Ended::Poisoned(reason) => Err(PoisonedError(reason).into()),
+            Ended::Poisoned(reason) => Err(StoppedError::Log(reason).into()),
+            Ended::Forwarder(reason) => Err(StoppedError::Forwarder(reason).into()),
             Ended::Listener(name, result) => bail!("the {name} listener ended by itself: {result}"),
         }
     }
@@ -185,7 +190,18 @@ impl Running {
 enum Ended {
     Signal,
     Poisoned(String),
+    Forwarder(String),
     Listener(&'static str, String),
+}
+
+/// Resolves when the forwarder ended although nobody asked it to.
+async fn forwarder_stopped(forwarder: forward::Handle) -> String {
+    loop {
+        if let Some(reason) = forwarder.status().stopped {
+            return reason;
+        }
+        tokio::time::sleep(FORWARDER_LOOK).await;
+    }
 }
 
 /// The time until `deadline`, 0 behind it.

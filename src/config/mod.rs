@@ -207,7 +207,7 @@ pub struct Forward {
     pub delivery: Delivery,
     /// The most payload bytes per second; none: no limit.
     pub bytes_per_second_max: Option<u64>,
-    /// The most payload bytes handed to the producer and not acknowledged.
+    /// The most bytes of memory for records on their way, the Kafka client's share included.
     pub in_flight_bytes_max: u64,
 }
 

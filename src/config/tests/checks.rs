@@ -151,7 +151,7 @@ fn a_source_that_cannot_be_served_is_refused() {
         ("topic = \"a\"", "has no name"),
         ("name = \"hello\"", "is a path of the gateway"),
         ("name = \"v1\"", "is a path of the gateway"),
-        ("name = \"a/b\"", "cannot be a path"),
+        ("name = \"a/b\"\ntopic = \"a\"", "cannot be a path"),
         ("name = \"a\"\ntopic = \"a b\"", "topic of source"),
         ("name = \"a\"\ntopic = \"__consumer_offsets\"", "Kafka's own"),
         ("name = \"a\"\nfields = [\"x\"]\nfield_count = 1", "beside fields"),
