@@ -46,6 +46,28 @@ fn advice(error: &io::Error, key: &str) -> String {
     }
 }
 
+/// A log that did not open.
+#[derive(Debug, thiserror::Error)]
+#[error("{source}{} (wal.path, {origin})", folder_advice(.source))]
+pub(super) struct LogError {
+    pub(super) origin: Origin,
+    #[source]
+    pub(super) source: wal::OpenError,
+}
+
+/// What the log cannot say itself, because it does not know where its path came from.
+fn folder_advice(error: &wal::OpenError) -> &'static str {
+    match error {
+        wal::OpenError::Io { .. } if code_of_open(error) == CONFIGURATION => {
+            ". Nothing was accepted: make this a folder that this user can write, or set wal.path (--wal) to another"
+        }
+        wal::OpenError::Io { .. } => {
+            ". Nothing was accepted: look at the disk and its free space, then start tidegate again"
+        }
+        _ => "",
+    }
+}
+
 /// A part stopped for good while the gateway ran.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum StoppedError {

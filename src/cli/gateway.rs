@@ -14,7 +14,7 @@ use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use super::exit::StoppedError;
+use super::exit::{LogError, StoppedError};
 use super::{listen, options, signals};
 use crate::config::Config;
 use crate::forward::Forwarder;
@@ -68,7 +68,11 @@ async fn start(plan: Plan<'_>) -> Result<()> {
     let scrape = metrics::install()?;
 
     let wal_options = options::wal(config);
-    let wal = spawn_blocking(move || Wal::open(wal_options)).await??;
+    let wal = spawn_blocking(move || Wal::open(wal_options)).await?;
+    let wal = wal.map_err(|source| LogError {
+        origin: config.origin("wal.path"),
+        source,
+    })?;
     let marks = wal.log().watermarks();
     tracing::info!(
         path = %config.wal.path.display(),

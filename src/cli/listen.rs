@@ -6,7 +6,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::net::TcpSocket;
 
 use super::exit::ListenError;
-use crate::config::{Config, Origin};
+use crate::config::Config;
 
 /// Connections that the kernel completes while the gateway is busy. Its own limit may be lower.
 const BACKLOG: u32 = 4096;
@@ -32,7 +32,7 @@ pub(super) fn listen(
     open().map_err(|source| ListenError {
         address,
         key,
-        origin: config.origin(key).cloned().unwrap_or(Origin::BuiltIn),
+        origin: config.origin(key),
         source,
     })
 }

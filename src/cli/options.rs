@@ -83,6 +83,19 @@ mod tests {
     use crate::config::{Broker, Inputs};
 
     #[test]
+    fn the_largest_body_that_can_be_configured_fits_one_commit() {
+        let largest = |text: &str| {
+            let environment = vec![("TIDEGATE_HTTP__BODY_BYTES_MAX".into(), text.into())];
+            Config::load(Inputs {
+                environment,
+                ..Inputs::default()
+            })
+        };
+        assert!(largest(&wal::COMMIT_BYTES_MAX.to_string()).is_ok());
+        assert!(largest(&(wal::COMMIT_BYTES_MAX + 1).to_string()).is_err());
+    }
+
+    #[test]
     fn a_source_cannot_take_a_path_of_the_gateway() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("config.toml");

@@ -125,7 +125,7 @@ pub struct Http {
     pub listen: SocketAddr,
     /// Whether a listener without authentication may be reachable from other machines.
     pub allow_anonymous: bool,
-    /// The largest body, in bytes, decompressed.
+    /// The largest body, in bytes.
     pub body_bytes_max: u64,
     /// The largest record, in bytes.
     pub record_bytes_max: u64,
@@ -344,10 +344,12 @@ impl Config {
         read::read(&layers).map_err(ConfigError::Invalid)
     }
 
-    /// Where the value of "section.key" came from.
+    /// Where the value of "section.key" came from; what nobody set is built in.
     #[must_use]
-    pub fn origin(&self, key: &str) -> Option<&Origin> {
-        self.layers.entry(key).map(|entry| &entry.origin)
+    pub fn origin(&self, key: &str) -> Origin {
+        self.layers
+            .entry(key)
+            .map_or(Origin::BuiltIn, |entry| entry.origin.clone())
     }
 
     /// Where each value came from.

@@ -112,8 +112,8 @@ impl Reader<'_> {
         Http {
             listen: self.address("http.listen"),
             allow_anonymous: self.boolean("http.allow_anonymous"),
-            body_bytes_max: self.size("http.body_bytes_max", KIB..=GIB),
-            record_bytes_max: self.size("http.record_bytes_max", 1..=GIB),
+            body_bytes_max: self.size("http.body_bytes_max", KIB..=32 * MIB),
+            record_bytes_max: self.size("http.record_bytes_max", 1..=32 * MIB),
             records_max: self.count("http.records_max", 1..=1_000_000),
             header_bytes_max: self.size("http.header_bytes_max", 8 * KIB..=MIB),
             headers_max: self.count("http.headers_max", 8..=1000),

@@ -149,10 +149,10 @@ fn every_shipped_key_is_read_and_can_be_changed() {
         if *key != "forward.delivery" {
             assert_ne!(format!("{changed:?}"), default, "{key} does nothing");
         }
-        let Some(Origin::File { line, .. }) = changed.origin(key) else {
+        let Origin::File { line, .. } = changed.origin(key) else {
             panic!("{key} is not from the file")
         };
-        assert_eq!(*line, 2);
+        assert_eq!(line, 2);
     }
 }
 
@@ -192,10 +192,10 @@ fn flags_win_over_environment_over_file_over_built_in() {
     let flags = vec![("http.listen", "--listen", "127.0.0.1:3".to_owned())];
     let config = load_with_flags(file, &variables, flags).unwrap();
     assert_eq!(config.http.listen.port(), 3);
-    assert_eq!(config.origin("http.listen"), Some(&Origin::Flag("--listen")));
+    assert_eq!(config.origin("http.listen"), Origin::Flag("--listen"));
     assert_eq!(config.wal.path, Path::new("variable"));
     assert_eq!(config.http.headers_max, 20);
-    assert_eq!(config.origin("http.topics"), Some(&Origin::BuiltIn));
+    assert_eq!(config.origin("http.topics"), Origin::BuiltIn);
 }
 
 #[test]
