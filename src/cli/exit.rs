@@ -48,11 +48,22 @@ fn advice(error: &io::Error, key: &str) -> String {
 
 /// A log that did not open.
 #[derive(Debug, thiserror::Error)]
-#[error("{source}{} (wal.path, {origin})", folder_advice(.source))]
+#[error("{source}{} [wal.path: {origin}]", folder_advice(.source))]
 pub(super) struct LogError {
     pub(super) origin: Origin,
     #[source]
     pub(super) source: wal::OpenError,
+}
+
+/// A log that opened and could never take a record: nothing waits in it whose delivery would make room.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "{reason}. Nothing was accepted, and nothing waits in the log that would make room: free some space, or set wal.path \
+     (--wal) to a larger disk [wal.path: {origin}]"
+)]
+pub(super) struct NoSpaceError {
+    pub(super) reason: String,
+    pub(super) origin: Origin,
 }
 
 /// What the log cannot say itself, because it does not know where its path came from.
@@ -98,7 +109,7 @@ fn code_of(cause: &(dyn std::error::Error + 'static)) -> Option<u8> {
             forward::StartError::Thread(_) => TRY_AGAIN_LATER,
         });
     }
-    if cause.is::<StoppedError>() {
+    if cause.is::<StoppedError>() || cause.is::<NoSpaceError>() {
         return Some(TRY_AGAIN_LATER);
     }
     cause.downcast_ref::<wal::OpenError>().map(code_of_open)

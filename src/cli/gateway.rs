@@ -14,7 +14,7 @@ use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use super::exit::{LogError, StoppedError};
+use super::exit::{LogError, NoSpaceError, StoppedError};
 use super::{listen, options, signals};
 use crate::config::Config;
 use crate::forward::Forwarder;
@@ -67,20 +67,7 @@ async fn start(plan: Plan<'_>) -> Result<()> {
     // Before the log: what it finds on opening is counted too.
     let scrape = metrics::install()?;
 
-    let wal_options = options::wal(config);
-    let wal = spawn_blocking(move || Wal::open(wal_options)).await?;
-    let wal = wal.map_err(|source| LogError {
-        origin: config.origin("wal.path"),
-        source,
-    })?;
-    let marks = wal.log().watermarks();
-    tracing::info!(
-        path = %config.wal.path.display(),
-        wal = %wal.id(),
-        committed = marks.committed,
-        acked = marks.acked,
-        "log open"
-    );
+    let wal = open_log(config).await?;
     let forward_options = options::forward(config, plan.bootstrap_servers, plan.on_delivery);
     let forwarder = Forwarder::start(wal.clone(), forward_options)?;
 
@@ -101,6 +88,35 @@ async fn start(plan: Plan<'_>) -> Result<()> {
     running
         .serve(config, http, (ingest, admin), plan.on_listening, stop)
         .await
+}
+
+async fn open_log(config: &Config) -> Result<Wal> {
+    let origin = config.origin("wal.path");
+    let wal_options = options::wal(config);
+    let opened = spawn_blocking(move || Wal::open(wal_options)).await?;
+    let wal = opened.map_err(|source| LogError {
+        origin: origin.clone(),
+        source,
+    })?;
+    let status = wal.status();
+    if let Some(reason) = status.refusing {
+        // With a backlog the gateway runs: it refuses, and makes room by forwarding.
+        if status.backlog_records == 0 && status.held_records == 0 {
+            let closing = wal.clone();
+            spawn_blocking(move || closing.close()).await??;
+            return Err(NoSpaceError { reason, origin }.into());
+        }
+        tracing::warn!("records are refused for now: {reason}");
+    }
+    let marks = status.watermarks;
+    tracing::info!(
+        path = %config.wal.path.display(),
+        wal = %wal.id(),
+        committed = marks.committed,
+        acked = marks.acked,
+        "log open"
+    );
+    Ok(wal)
 }
 
 struct Running {
