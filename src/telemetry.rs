@@ -4,6 +4,7 @@
 //! what they write through the `log` crate is taken too. stdout is for data and never written here. Knows
 //! nothing but `config`'s words for format and level.
 
+use std::backtrace::{Backtrace, BacktraceStatus};
 use std::io::{IsTerminal, stderr};
 
 use tracing::Level;
@@ -51,7 +52,15 @@ pub fn init(log: Log, colour: bool) -> Result<(), TryInitError> {
     };
     tracing_subscriber::registry()
         .with(lines.with_filter(targets))
-        .try_init()
+        .try_init()?;
+    // A panic is a line like any other: plain text would be lost in a log of JSON.
+    std::panic::set_hook(Box::new(|panic| {
+        let thread = std::thread::current();
+        let backtrace = Backtrace::capture();
+        let backtrace = (backtrace.status() == BacktraceStatus::Captured).then(|| backtrace.to_string());
+        tracing::error!(thread = thread.name(), backtrace, "{panic}");
+    }));
+    Ok(())
 }
 
 fn level(level: LogLevel) -> Level {
