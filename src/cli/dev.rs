@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use anyhow::{Context, Result};
 
 use super::gateway::{self, Addresses, Plan};
+use super::options;
 use crate::config::{Broker, Config};
 use crate::forward::{self, EmbeddedBroker};
 
@@ -19,25 +20,27 @@ const VALUE_CHARACTERS_MAX: usize = 120;
 
 pub(super) fn run(config: &Config) -> Result<()> {
     config.validate(Broker::MayBeEmbedded)?;
-    let configured = config.kafka.bootstrap_servers.trim();
-    let embedded = if configured.is_empty() {
+    let mut forward = options::forward(config);
+    // Lives until the gateway has ended.
+    let embedded = if forward.bootstrap_servers.is_empty() {
         Some(EmbeddedBroker::start().context("the embedded broker did not start")?)
     } else {
         None
     };
-    let (bootstrap_servers, kind) = match &embedded {
-        Some(broker) => (
-            broker.bootstrap_servers(),
-            "embedded: it forgets everything when this ends",
-        ),
-        None => (configured.to_owned(), "from the configuration"),
+    let kind = match &embedded {
+        Some(broker) => {
+            forward.bootstrap_servers = broker.bootstrap_servers();
+            forward.properties.extend(EmbeddedBroker::properties());
+            "embedded: it forgets everything when this ends"
+        }
+        None => "from the configuration",
     };
+    forward.on_delivery = Some(Box::new(print_deliveries()));
     let path = example_path(config);
-    let broker = format!("{bootstrap_servers} ({kind})");
+    let broker = format!("{} ({kind})", forward.bootstrap_servers);
     gateway::run(Plan {
         config,
-        bootstrap_servers: &bootstrap_servers,
-        on_delivery: Some(Box::new(print_deliveries())),
+        forward,
         on_listening: Box::new(move |addresses| eprint!("{}", greeting(addresses, &path, &broker))),
     })
 }

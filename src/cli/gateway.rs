@@ -32,9 +32,7 @@ const FORWARDER_LOOK: Duration = Duration::from_secs(1);
 /// What to run.
 pub(super) struct Plan<'a> {
     pub(super) config: &'a Config,
-    pub(super) bootstrap_servers: &'a str,
-    /// Called for each record that Kafka acknowledged.
-    pub(super) on_delivery: Option<forward::OnDelivery>,
+    pub(super) forward: forward::Options,
     /// Called once clients can connect.
     pub(super) on_listening: Box<dyn FnOnce(Addresses)>,
 }
@@ -68,8 +66,7 @@ async fn start(plan: Plan<'_>) -> Result<()> {
     let scrape = metrics::install()?;
 
     let wal = open_log(config).await?;
-    let forward_options = options::forward(config, plan.bootstrap_servers, plan.on_delivery);
-    let forwarder = Forwarder::start(wal.clone(), forward_options)?;
+    let forwarder = Forwarder::start(wal.clone(), plan.forward)?;
 
     let handle = forwarder.handle();
     let http = http::Gateway::new(

@@ -19,19 +19,14 @@ pub(super) fn wal(config: &Config) -> wal::Options {
     }
 }
 
-/// `bootstrap_servers` may be another than the configured one: `dev` embeds a broker.
-pub(super) fn forward(
-    config: &Config,
-    bootstrap_servers: &str,
-    on_delivery: Option<forward::OnDelivery>,
-) -> forward::Options {
+pub(super) fn forward(config: &Config) -> forward::Options {
     forward::Options {
-        bootstrap_servers: bootstrap_servers.to_owned(),
+        bootstrap_servers: config.kafka.bootstrap_servers.trim().to_owned(),
         client_id: gateway_id(config),
         properties: config.kafka.properties.reveal().clone(),
         in_flight_bytes_max: config.forward.in_flight_bytes_max,
         bytes_per_second_max: config.forward.bytes_per_second_max,
-        on_delivery,
+        on_delivery: None,
     }
 }
 
@@ -62,7 +57,7 @@ pub(super) fn http(config: &Config, connections_max: u32) -> http::Options {
 }
 
 /// The configured name, else the host's.
-pub(super) fn gateway_id(config: &Config) -> String {
+fn gateway_id(config: &Config) -> String {
     if !config.gateway.id.is_empty() {
         return config.gateway.id.clone();
     }

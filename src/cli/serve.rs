@@ -3,14 +3,14 @@
 use anyhow::Result;
 
 use super::gateway::{self, Plan};
+use super::options;
 use crate::config::{Broker, Config};
 
 pub(super) fn run(config: &Config) -> Result<()> {
     config.validate(Broker::Configured)?;
     gateway::run(Plan {
         config,
-        bootstrap_servers: &config.kafka.bootstrap_servers,
-        on_delivery: None,
+        forward: options::forward(config),
         on_listening: Box::new(|_| ()),
     })
 }
