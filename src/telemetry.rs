@@ -50,15 +50,17 @@ pub fn init(log: Log, colour: bool) -> Result<(), TryInitError> {
             .with_span_list(false)
             .boxed(),
     };
-    tracing_subscriber::registry()
-        .with(lines.with_filter(targets))
-        .try_init()?;
+    // The filter is for all, not for the layer: behind a library's line that a layer's filter drops, the next
+    // line of tidegate's own was lost.
+    tracing_subscriber::registry().with(targets).with(lines).try_init()?;
     // A panic is a line like any other: plain text would be lost in a log of JSON.
     std::panic::set_hook(Box::new(|panic| {
         let thread = std::thread::current();
         let backtrace = Backtrace::capture();
         let backtrace = (backtrace.status() == BacktraceStatus::Captured).then(|| backtrace.to_string());
-        tracing::error!(thread = thread.name(), backtrace, "{panic}");
+        let place = panic.location().map(ToString::to_string);
+        let message = panic.payload_as_str().unwrap_or("no message");
+        tracing::error!(place, thread = thread.name(), backtrace, "panic: {message}");
     }));
     Ok(())
 }
