@@ -59,7 +59,12 @@ pub fn init(log: Log, colour: bool) -> Result<(), TryInitError> {
         let backtrace = Backtrace::capture();
         let backtrace = (backtrace.status() == BacktraceStatus::Captured).then(|| backtrace.to_string());
         let place = panic.location().map(ToString::to_string);
-        let message = panic.payload_as_str().unwrap_or("no message");
+        let payload = panic.payload();
+        let message = payload
+            .downcast_ref::<&str>()
+            .copied()
+            .or_else(|| payload.downcast_ref::<String>().map(String::as_str))
+            .unwrap_or("no message");
         tracing::error!(place, thread = thread.name(), backtrace, "panic: {message}");
     }));
     Ok(())
