@@ -207,7 +207,7 @@ impl From<AppendError> for Problem {
                 "the gateway's disk is almost full. This request was not taken; keep it and send it again later. What \
                  was answered OK before is safe on disk.",
             ),
-            AppendError::Busy => Self::new(
+            AppendError::Busy { .. } => Self::new(
                 Reason::Busy,
                 "more data is waiting for the gateway's disk than it can hold in memory. This request was not taken; \
                  send it again in a moment.",
@@ -290,7 +290,7 @@ mod tests {
     fn append_errors_have_their_status() {
         let status = |error: AppendError| Problem::from(error).into_response().status().as_u16();
         assert_eq!(status(AppendError::DiskLow { free_bytes_min: 1 }), 503);
-        assert_eq!(status(AppendError::Busy), 503);
+        assert_eq!(status(AppendError::Busy { queue_bytes_max: 1 }), 503);
         assert_eq!(status(AppendError::Closed), 503);
         assert_eq!(
             status(AppendError::Poisoned {

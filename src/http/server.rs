@@ -36,8 +36,6 @@ use super::error::{Problem, Reason};
 const DOOR_MAX: usize = 128;
 /// How long a newcomer waits there.
 const DOOR_WAIT: Duration = Duration::from_secs(1);
-/// Connections that the kernel keeps until they are accepted.
-const BACKLOG: i32 = 1024;
 /// How often one who waits asks for room.
 const DOOR_TICK: Duration = Duration::from_millis(100);
 /// After a failed accept (mostly: no file descriptors left).
@@ -92,8 +90,6 @@ pub(super) async fn run<A: App>(
     closing: impl FnOnce(),
 ) -> io::Result<()> {
     listener.set_nonblocking(true)?;
-    // std asks for 128; a burst beyond the queue costs its clients a second each.
-    rustix::net::listen(&listener, BACKLOG)?;
     let listener = tokio::net::TcpListener::from_std(listener)?;
     let mut accept = Accept::new(app, options);
     loop {
