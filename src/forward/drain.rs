@@ -17,7 +17,7 @@ use super::window::State;
 use super::{OnDelivery, Options, Shared, native};
 use crate::metrics::{FORWARD_DELIVERY_SECONDS, FORWARD_THROTTLED_SECONDS_TOTAL};
 use crate::record::{Sequence, now_ms};
-use crate::wal::{AppendError, Wal};
+use crate::wal::{AckError, AppendError, Wal};
 
 /// The most payload bytes that one walk looks at.
 const CHUNK_BYTES: usize = 256 * 1024;
@@ -28,8 +28,14 @@ pub(super) const RETRY: Duration = Duration::from_secs(1);
 
 /// The log takes nothing more: the process is about to end, and so is this thread.
 #[derive(Debug, thiserror::Error)]
-#[error("the log has stopped: {0}")]
-pub(super) struct Ended(pub(super) AppendError);
+pub(super) enum Ended {
+    /// It was poisoned, or closed.
+    #[error(transparent)]
+    Append(#[from] AppendError),
+    /// It refused a watermark.
+    #[error(transparent)]
+    Ack(#[from] AckError),
+}
 
 /// What a step may come to.
 pub(super) type Step<T> = Result<T, Ended>;
@@ -461,7 +467,7 @@ fn acknowledge(flow: &mut Flow) -> Step<()> {
     flow.window.advance();
     let acked = flow.window.acked();
     if acked > flow.told {
-        flow.log.ack(acked).map_err(Ended)?;
+        flow.log.ack(acked)?;
         flow.told = acked;
     }
     Ok(())

@@ -125,6 +125,28 @@ impl Flow {
         self.next = self.window.first_waiting();
     }
 
+    /// The record at `seq`, owned.
+    ///
+    /// # Errors
+    /// The log cannot be read.
+    pub(super) fn fetch(&mut self, seq: Sequence) -> Result<Option<Record>, ReadError> {
+        let find = |chunk: &Chunk| {
+            let record = chunk
+                .records()
+                .find(|(at, _)| *at == seq)
+                .and_then(|(_, record)| record.ok());
+            record.map(|record| record.to_record())
+        };
+        // It was just sent, so its chunk is mostly still here.
+        if let Some(record) = self.chunk.as_ref().and_then(find) {
+            return Ok(Some(record));
+        }
+        Ok(match self.log.reader(seq).read(1)? {
+            Read::Records(chunk) => find(&chunk),
+            Read::Damaged { .. } | Read::Nothing => None,
+        })
+    }
+
     /// Makes `self.chunk` hold `self.next`. `Ok(None)`: it does.
     fn load(&mut self, bytes_max: usize) -> Result<Option<Walk>, ReadError> {
         if let Some(chunk) = &self.chunk {
@@ -133,33 +155,30 @@ impl Flow {
             }
             self.chunk = None;
         }
-        let reader = match &mut self.reader {
-            Some(reader) if reader.position() == self.next => reader,
-            reader => reader.insert(self.log.reader(self.next)),
-        };
+        let reader = self.reader.get_or_insert_with(|| self.log.reader(self.next));
+        if reader.position() != self.next {
+            reader.seek(self.next);
+        }
         match reader.read(bytes_max)? {
             Read::Nothing => Ok(Some(Walk::stopped(Stop::End))),
             Read::Records(chunk) => {
                 let first = chunk.first();
                 self.chunk = Some(chunk);
                 if first > self.next {
-                    return Ok(Some(self.lost(first - 1, "they are no longer there")));
+                    return Ok(Some(self.lost(first - 1)));
                 }
                 Ok(None)
             }
-            Read::Damaged { first, last, reason } => {
-                debug_assert!(first <= self.next);
-                Ok(Some(self.lost(last, &reason)))
-            }
+            Read::Damaged { last, .. } => Ok(Some(self.lost(last))),
         }
     }
 
     /// `self.next ..= last` cannot be read.
-    fn lost(&mut self, last: Sequence, reason: &str) -> Walk {
+    fn lost(&mut self, last: Sequence) -> Walk {
         let first = self.next;
         tracing::error!(
-            "records {first} to {last} of the {} cannot be read: {reason}. They were not sent; the damaged \
-             file was set aside. Run `tidegate wal verify`",
+            "records {first} to {last} of the {} cannot be read and were not sent; the rest goes on. Run \
+             `tidegate wal verify`",
             if self.lane { "held lane" } else { "log" }
         );
         for seq in first..=last.min(self.window.end() - 1) {
@@ -355,6 +374,21 @@ pub(super) fn send(
             headers: own.into_iter().chain(record.headers.iter().copied()),
         },
     )
+}
+
+/// The borrowed form of an owned record.
+pub(super) fn borrowed(record: &Record) -> RecordRef<'_> {
+    RecordRef {
+        topic: &record.topic,
+        key: record.key.as_deref(),
+        value: record.value.as_deref(),
+        headers: (record.headers.iter())
+            .map(|(name, value)| (name.as_str(), value.as_slice()))
+            .collect(),
+        received_ms: record.received_ms,
+        origin: record.origin,
+        idempotency: None,
+    }
 }
 
 /// A number as text, on the stack.

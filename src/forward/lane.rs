@@ -12,7 +12,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::drain::{Drain, Ended, LOOKUP_MAX, RETRY, Step};
+use super::drain::{Drain, LOOKUP_MAX, RETRY, Step};
 use super::flow::{self, Flow, Out};
 use super::producer::{Kind, Lookup, Producer};
 use super::start::Survey;
@@ -20,7 +20,7 @@ use super::topics::State as TopicState;
 use super::verdict::{self, Verdict};
 use super::window::State;
 use crate::record::{Record, Sequence, now_ms};
-use crate::wal::{AppendError, Batch, Read};
+use crate::wal::{AppendError, Batch};
 
 /// How many held topics are looked at before a pass begins.
 const LOOKS_MAX: usize = 200;
@@ -77,7 +77,7 @@ impl Drain {
         }
         let receipt = match lane.flow.log.append(batch).and_then(crate::wal::Commit::wait) {
             Ok(receipt) => receipt,
-            Err(error @ (AppendError::Poisoned { .. } | AppendError::Closed)) => return Err(Ended(error)),
+            Err(error @ (AppendError::Poisoned { .. } | AppendError::Closed)) => return Err(error.into()),
             Err(error) => {
                 self.blocked(from_lane, &records, &error.to_string());
                 return Ok(());
@@ -250,20 +250,22 @@ impl Drain {
         };
         let name = self.topics.name(topic).to_owned();
         let Some(lane) = &mut self.lane else { return };
-        let chunk = match lane.flow.log.reader(seq).read(1) {
-            Ok(Read::Records(chunk)) => chunk,
-            Ok(_) => return self.release(topic),
+        let record = match lane.flow.fetch(seq) {
+            Ok(record) => record,
             Err(error) => return self.trouble(error.to_string()),
         };
-        let record = chunk
-            .records()
-            .find(|(at, _)| *at == seq)
-            .and_then(|(_, record)| record.ok());
         let sent = match record {
-            Some(record) if record.topic == name => producer
-                .native
-                .open_topic(topic as usize, &name)
-                .and_then(|()| flow::send(&producer, topic, true, seq, &record, &self.identity, now_ms())),
+            Some(record) if record.topic == name => producer.native.open_topic(topic as usize, &name).and_then(|()| {
+                flow::send(
+                    &producer,
+                    topic,
+                    true,
+                    seq,
+                    &flow::borrowed(&record),
+                    &self.identity,
+                    now_ms(),
+                )
+            }),
             // It left the lane meanwhile: the pass will show.
             _ => return self.release(topic),
         };

@@ -171,7 +171,7 @@ impl Forwarder {
     /// Properties that librdkafka does not take, or no thread.
     pub fn start(wal: Wal, mut options: Options) -> Result<Self, StartError> {
         let signal = Arc::new(Signal::default());
-        wal.log().subscribe(Arc::clone(&signal));
+        wal.log().subscribe(&signal);
         let shared = Arc::new(Shared {
             status: Mutex::default(),
             stop_at: Mutex::default(),

@@ -8,13 +8,13 @@ use std::time::{Duration, Instant};
 
 use rdkafka::error::RDKafkaErrorCode;
 
-use super::drain::{Drain, Ended, Failure, RETRY, Step};
+use super::drain::{Drain, Failure, RETRY, Step};
 use super::producer::{self, BATCH_BYTES_MIN, Kind};
 use super::verdict::{self, Verdict};
 use super::window::State;
 use crate::metrics::{DEAD_LETTERS_TOTAL, FORWARD_FATAL_ERRORS_TOTAL, FORWARD_RETRIES_TOTAL};
 use crate::record::{Record, Sequence, now_ms};
-use crate::wal::{AppendError, Letter, Read};
+use crate::wal::{AppendError, Letter};
 
 /// How long requests on the wire may take to be answered before they are given up and read back.
 const ANSWER_MAX: Duration = Duration::from_secs(5);
@@ -149,25 +149,15 @@ impl Drain {
         let Some(alone) = flow.sift.failed(&sequences, sent) else {
             return Ok(());
         };
+        let fetched = flow.fetch(alone);
         self.too_large.1 |= too_large;
-        if let Some(record) = self.fetch(lane, alone) {
-            self.dead_letter(lane, alone, record, last.code)?;
-        }
-        Ok(())
-    }
-
-    /// The record at `seq`, read again.
-    pub(super) fn fetch(&mut self, lane: bool, seq: Sequence) -> Option<Record> {
-        let flow = self.flow_mut(lane)?;
-        match flow.log.reader(seq).read(1) {
-            Ok(Read::Records(chunk)) => {
-                let record = chunk.records().find(|(at, _)| *at == seq)?.1.ok()?;
-                Some(record.to_record())
-            }
-            Ok(_) => None,
+        match fetched {
+            Ok(Some(record)) => self.dead_letter(lane, alone, record, last.code),
+            // Damaged since: the walk tells.
+            Ok(None) => Ok(()),
             Err(error) => {
                 self.trouble(error.to_string());
-                None
+                Ok(())
             }
         }
     }
@@ -185,6 +175,7 @@ impl Drain {
         let now = now_ms();
         let topic = record.topic.clone();
         let letter = Letter {
+            origin: who,
             record,
             code: verdict::name(code),
             reason: format!("Kafka refused this record alone: {code}"),
@@ -194,7 +185,7 @@ impl Drain {
         loop {
             match self.wal.add_dead_letters(std::slice::from_ref(&letter)) {
                 Ok(_) => break,
-                Err(error @ (AppendError::Poisoned { .. } | AppendError::Closed)) => return Err(Ended(error)),
+                Err(error @ (AppendError::Poisoned { .. } | AppendError::Closed)) => return Err(error.into()),
                 Err(error) => {
                     self.link
                         .note(format!("record {seq} cannot be put to the dead letters: {error}"));
