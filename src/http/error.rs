@@ -73,6 +73,10 @@ impl Reason {
         }
     }
 
+    pub(super) const fn status(self) -> StatusCode {
+        self.facts().1
+    }
+
     /// Counts one refusal on the ingest listener.
     pub(super) fn count(self) {
         metrics::counter!(names::INGEST_REJECTED_TOTAL, "reason" => self.facts().0).increment(1);

@@ -29,8 +29,9 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::connection::{Connection, Due, Order, Phase, Socket};
-use super::error::{Problem, Reason};
+use super::connection::{Connection, Due, Order, Phase};
+use super::error::Reason;
+use super::socket::Socket;
 
 /// Newcomers that may wait for room at once.
 const DOOR_MAX: usize = 128;
@@ -49,6 +50,9 @@ const HYPER_BUFFER_BYTES_MIN: usize = 64 << 10;
 pub(super) trait App: Send + Sync + 'static {
     /// Answers one request; never fails.
     fn answer(&self, request: Request<Incoming>) -> impl Future<Output = Response> + Send;
+
+    /// Told of what was refused before it was a request.
+    fn refused(&self, _: Reason) {}
 }
 
 /// A listener's limits. See [`super::Options`].
@@ -351,14 +355,17 @@ impl<A: App> Serve<A> {
                 }
             }
         }
+        if let Some(reason) = connection.refusal() {
+            self.app.refused(reason);
+        }
         drop(permit);
     }
 
     /// Tells a newcomer that there is no room.
     async fn refuse(&self, tcp: TcpStream, at_door: OwnedSemaphorePermit) {
-        let connection = Arc::new(Connection::new(self.epoch));
-        Reason::InFlight.count();
-        let problem = Problem::new(
+        self.app.refused(Reason::InFlight);
+        let mut socket = pin!(Socket::new(tcp, Arc::new(Connection::new(self.epoch))));
+        socket.refuse(
             Reason::InFlight,
             format!(
                 "{} connections are open, the most this gateway takes (http.connections_max), and all are in use. \
@@ -366,9 +373,6 @@ impl<A: App> Serve<A> {
                 self.options.connections_max
             ),
         );
-        connection.refuse();
-        let mut socket = pin!(Socket::new(tcp, connection));
-        socket.write_now(&problem.to_http1());
         let closed = timeout(DOOR_WAIT, std::future::poll_fn(|cx| socket.as_mut().poll_shutdown(cx))).await;
         if let Ok(Err(error)) = closed {
             tracing::debug!(%error, "a refused client was gone");
