@@ -223,13 +223,15 @@ impl Drain {
             records += 1;
             bytes += u64::from(slot.bytes);
             if slot.received_ms != received_ms {
-                self.latency.record_many(seconds(now.saturating_sub(received_ms)), alike);
+                self.latency
+                    .record_many(seconds(now.saturating_sub(received_ms)), alike);
                 (received_ms, alike) = (slot.received_ms, 0);
             }
             alike += 1;
         }
         self.topics.count(topic, records, bytes);
-        self.latency.record_many(seconds(now.saturating_sub(received_ms)), alike);
+        self.latency
+            .record_many(seconds(now.saturating_sub(received_ms)), alike);
         if self.delivered > before {
             self.setbacks = 0;
             self.link.up();
