@@ -119,6 +119,9 @@ impl Kafka {
              transaction.state.log.min.isr=1\n\
              transaction.state.log.num.partitions=1\n\
              group.initial.rebalance.delay.ms=0\n\
+             broker.session.timeout.ms=2000\n\
+             broker.heartbeat.interval.ms=500\n\
+             controlled.shutdown.enable=false\n\
              num.network.threads=2\n\
              num.io.threads=4\n",
             data.display()

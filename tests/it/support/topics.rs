@@ -222,7 +222,7 @@ impl Kafka {
 
 /// Low and high watermark of each partition.
 fn watermarks(consumer: &BaseConsumer, topic: &str) -> Option<HashMap<i32, (i64, i64)>> {
-    let metadata = consumer.fetch_metadata(Some(topic), seconds(5)).ok()?;
+    let metadata = consumer.fetch_metadata(Some(topic), seconds(2)).ok()?;
     let partitions = metadata.topics().first()?.partitions();
     if partitions.is_empty() {
         return None;
@@ -230,7 +230,7 @@ fn watermarks(consumer: &BaseConsumer, topic: &str) -> Option<HashMap<i32, (i64,
     partitions
         .iter()
         .map(|partition| {
-            let range = consumer.fetch_watermarks(topic, partition.id(), seconds(5)).ok()?;
+            let range = consumer.fetch_watermarks(topic, partition.id(), seconds(2)).ok()?;
             Some((partition.id(), range))
         })
         .collect()
