@@ -9,7 +9,12 @@
 #[macro_use]
 mod support;
 
+mod checker;
+mod cli;
+mod crash;
+mod forward;
 mod harness;
+mod http;
 
 use std::io::Write as _;
 use std::process::ExitCode;
@@ -19,7 +24,14 @@ use libtest_mimic::{Arguments, Completion, Trial};
 fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
     arguments.test_threads.get_or_insert(1);
-    let modules = [harness::CASES];
+    let modules = [
+        harness::CASES,
+        checker::CASES,
+        http::CASES,
+        forward::CASES,
+        crash::CASES,
+        cli::CASES,
+    ];
     let mut skipped = Vec::new();
     let mut trials = Vec::new();
     for case in modules.into_iter().flatten() {

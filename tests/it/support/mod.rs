@@ -4,8 +4,12 @@
 //! Everything listens on and connects to 127.0.0.1 only. Nothing here sleeps for a fixed time: [`poll`]
 //! waits for a condition, with a limit.
 
+pub mod ab;
+pub mod gateway;
 pub mod kafka;
-
+pub mod ledger;
+pub mod load;
+pub mod raw;
 pub mod topics;
 
 use std::fmt;
@@ -51,6 +55,8 @@ pub enum Part {
     OwnKafka,
     /// ApacheBench.
     Ab,
+    /// The program `curl`.
+    Curl,
     /// 12,000 open files.
     Files,
     /// A tiny file system of its own: a mount namespace with a tmpfs.
@@ -64,6 +70,7 @@ impl Part {
             Self::Kafka => std::env::var_os("TIDEGATE_TEST_KAFKA").map_or_else(kafka::missing, |_| None),
             Self::OwnKafka => kafka::missing(),
             Self::Ab => (!answers("ab", &["-V"])).then(|| "no `ab` (Debian: apache2-utils)".to_owned()),
+            Self::Curl => (!answers("curl", &["--version"])).then(|| "no `curl`".to_owned()),
             Self::Files => {
                 let files = open_files_max();
                 (files < 12_000).then(|| format!("only {files} open files are allowed (ulimit -n 12000)"))
@@ -94,14 +101,14 @@ fn open_files_max() -> u64 {
 /// `unshare` with what makes a mount namespace possible for this user.
 pub fn unshare() -> Command {
     let mut command = Command::new("unshare");
-    if !rustix_is_root() {
+    if !is_root() {
         command.args(["--user", "--map-root-user"]);
     }
     command.arg("--mount");
     command
 }
 
-fn rustix_is_root() -> bool {
+fn is_root() -> bool {
     // The owner of our own /proc entry is the effective user.
     use std::os::unix::fs::MetadataExt as _;
     std::fs::metadata("/proc/self").is_ok_and(|me| me.uid() == 0)
@@ -213,4 +220,48 @@ pub fn disk_bytes(path: &Path) -> u64 {
             Err(_) => 0,
         })
         .sum()
+}
+
+/// Pseudo-random numbers (xorshift). A test prints its seed when it fails, through [`Random::seed`].
+pub struct Random {
+    state: u64,
+    seed: u64,
+}
+
+impl Random {
+    pub fn new() -> Self {
+        let now = std::time::SystemTime::now()
+            .duration_since(std::time::UNIX_EPOCH)
+            .expect("after 1970");
+        let seed = std::env::var("TIDEGATE_TEST_SEED")
+            .ok()
+            .and_then(|seed| seed.parse().ok());
+        let seed = seed.unwrap_or_else(|| u64::from(now.subsec_nanos()) | 1);
+        Self { state: seed, seed }
+    }
+
+    /// For `TIDEGATE_TEST_SEED`.
+    pub fn seed(&self) -> u64 {
+        self.seed
+    }
+
+    pub fn next(&mut self) -> u64 {
+        self.state ^= self.state << 13;
+        self.state ^= self.state >> 7;
+        self.state ^= self.state << 17;
+        self.state
+    }
+
+    /// From `low` up to and without `high`.
+    pub fn within(&mut self, low: u64, high: u64) -> u64 {
+        low + self.next() % (high - low)
+    }
+
+    /// Text that no compression makes much smaller: 6 random bits a byte.
+    pub fn text(&mut self, bytes: usize) -> String {
+        const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+        (0..bytes)
+            .map(|_| char::from(ALPHABET[usize::try_from(self.next() >> 58).expect("6 bits")]))
+            .collect()
+    }
 }

@@ -40,6 +40,14 @@ impl Message {
             self.header("tidegate-seq")?.parse().ok()?,
         ))
     }
+
+    /// `tidegate-seq`; the test fails without it.
+    #[track_caller]
+    pub fn seq(&self) -> u64 {
+        self.identity()
+            .expect("every record carries tidegate-wal and tidegate-seq")
+            .1
+    }
 }
 
 /// Keeps the first of the messages with one identity, in the order of Kafka. A message without an identity
