@@ -1,11 +1,79 @@
-//! The write-ahead log. (Signatures; the bodies follow.)
-#![allow(missing_docs, unused_variables, clippy::todo)]
+//! The write-ahead log: what was answered OK is in here, on disk, until Kafka has it.
+//!
+//! **sled writes, our own frames recover.** sled 0.34 is a good writer and a bad opener, so it only ever opens
+//! what it just created; whatever exists is read by scanning its file for self-describing frames.
+//!
+//! ```text
+//! data/wal/                     0700; one process (flock on `lock`)
+//!   identity                    format version and UUID, made once
+//!   lock  witness               see witness.rs
+//!   gen-<first>-<key>/ ...      see generations.rs
+//!   held/  dead-letters/        logs of the same kind, made when first needed
+//! ```
+//!
+//! A record's way: [`Batch::push`] encodes it in the caller's thread; [`Log::append`] queues the batch; the
+//! writer thread (writer.rs) cuts everything queued into frames (frame.rs), hands them to the live store
+//! (generation.rs), flushes, writes the witness, answers. A [`Reader`] reads committed records in order;
+//! [`Log::ack`] moves the watermark, and the housekeeper removes whole generations below it.
+//!
+//! Four watermarks, always `trimmed <= acked <= committed < next`:
+//!
+//! ```text
+//!   removed      settled, on disk    waits for Kafka        being written
+//! ------------|-------------------|---------------------|----------------->
+//!          trimmed              acked               committed      next
+//! ```
+//!
+//! Threads, no runtime: works under any executor. Knows nothing of HTTP, Kafka, or configuration.
+
+mod dead_letter;
+mod durable;
+mod error;
+mod frame;
+mod generation;
+mod generations;
+mod housekeeper;
+mod identity;
+mod log;
+mod poison;
+mod quota;
+mod reader;
+mod scan;
+mod signal;
+#[cfg(test)]
+mod tests;
+mod witness;
+mod writer;
 
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, OnceLock};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
-use crate::record::{Record, RecordRef, Sequence, WalId};
+use bincode::Encode;
+use tokio::sync::oneshot;
+
+pub use dead_letter::Letter;
+pub use error::{AckError, AppendError, OpenError, ReadError};
+pub use generations::Retain;
+pub use log::Log;
+pub use reader::{Chunk, Read, Reader};
+pub use signal::Signal;
+pub use writer::COMMIT_BYTES_MAX;
+
+use crate::record::{ENCODING, Record, Sequence, WalId};
+use dead_letter::DeadLetters;
+use log::{LogOptions, lock};
+use poison::Poison;
+use quota::Quota;
+
+/// A commit that takes longer poisons the log: a panicked thread of the store may never wake its waiter.
+const COMMIT_TIME_MAX: Duration = Duration::from_secs(60);
+/// The log says that it refuses when not even so much would be taken.
+const REQUEST_BYTES_TYPICAL: u64 = 1024 * 1024;
+/// Generations of held records and dead letters are smaller: few records, and space is wanted back.
+const SIDE_GENERATION_BYTES_MAX: u64 = 16 * 1024 * 1024;
 
 /// How a WAL is opened. Sizes in bytes.
 #[derive(Debug, Clone)]
@@ -16,68 +84,22 @@ pub struct Options {
     pub bytes_max: u64,
     /// What must stay free on the file system; below it, `append` answers [`AppendError::DiskLow`].
     pub free_bytes_min: u64,
-    /// A generation is closed once its file has this size.
+    /// A generation is sealed once its file has this size.
     pub generation_bytes: u64,
     /// lz4 for frames that it makes smaller.
     pub compression: bool,
     /// What is kept after the ack.
     pub retain: Retain,
-    /// The writer waits this long for more records before a commit; 0: not at all.
+    /// The writer waits this long for more records before a commit; zero: not at all.
     pub linger: Duration,
-}
-
-/// What of the acknowledged generations is kept.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Retain {
-    Off,
-    Bytes(u64),
-    Time(Duration),
-}
-
-/// Why a WAL did not open.
-#[derive(Debug, thiserror::Error)]
-pub enum OpenError {
-    /// Another process has it: exit code 4.
-    #[error("the WAL in {path} is in use by process {pid}")]
-    InUse { path: PathBuf, pid: String },
-    /// fdatasync is not in force, or the file system cannot do it: exit code 75...
-    #[error("{0}")]
-    NotDurable(String),
-    /// Not a tidegate WAL, or of a later version: exit code 2.
-    #[error("{0}")]
-    Format(String),
-    /// Disk trouble: exit code 75 (2 when the folder cannot be made or written).
-    #[error("{what} {path}: {source}")]
-    Io {
-        what: &'static str,
-        path: PathBuf,
-        #[source]
-        source: std::io::Error,
-    },
-}
-
-/// Why records were not taken. None of them is in the log.
-#[derive(Debug, Clone, thiserror::Error)]
-pub enum AppendError {
-    #[error("the log has reached wal.bytes_max ({bytes_max} bytes)")]
-    Full { bytes_max: u64 },
-    #[error("the disk has less than wal.free_bytes_min ({free_bytes_min} bytes) left")]
-    DiskLow { free_bytes_min: u64 },
-    /// Too many bytes wait for the writer: try again at once or soon.
-    #[error("the log's queue is full")]
-    Busy,
-    #[error("the log has stopped: {reason}")]
-    Poisoned { reason: String },
-    #[error("the log is closed")]
-    Closed,
-    #[error("a batch of {bytes} bytes is larger than the {bytes_max} that one commit takes")]
-    TooLarge { bytes: usize, bytes_max: usize },
 }
 
 /// Where a batch is: on disk, `first_seq ..= last_seq`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Receipt {
+    /// The sequence of the first record.
     pub first_seq: Sequence,
+    /// The sequence of the last record.
     pub last_seq: Sequence,
 }
 
@@ -86,7 +108,7 @@ pub struct Receipt {
 pub struct Watermarks {
     /// Everything up to here is no longer on disk.
     pub trimmed: Sequence,
-    /// Everything up to here was acknowledged by Kafka (or settled otherwise).
+    /// Everything up to here is settled: acknowledged by Kafka, held, or dead-lettered.
     pub acked: Sequence,
     /// Everything up to here is on disk.
     pub committed: Sequence,
@@ -94,220 +116,360 @@ pub struct Watermarks {
     pub next: Sequence,
 }
 
-/// What an operator wants to know of a log.
+/// What an operator wants to know of the log.
 #[derive(Debug, Clone, Default)]
 pub struct Status {
+    /// Of the main log.
     pub watermarks: Watermarks,
     /// committed - acked.
     pub backlog_records: u64,
-    /// Payload bytes of the backlog: exact per generation, in proportion within one.
+    /// Encoded bytes of the backlog before compression: exact for whole generations, in proportion within
+    /// one; a generation from before the last start counts as large as its file until it is read.
     pub backlog_bytes: u64,
+    /// What all logs of the folder take on disk.
     pub disk_bytes: u64,
+    /// `bytes_max`.
     pub capacity_bytes: u64,
+    /// What the file system has left.
     pub free_bytes: u64,
+    /// Of the main log.
     pub generations: u64,
-    /// Records found damaged since start.
+    /// Records found damaged since the start.
     pub corruption_records: u64,
+    /// Why the log has stopped, if it has.
     pub poisoned: Option<String>,
-    /// Set when `append` would refuse now: the message of Full or DiskLow.
+    /// Why `append` would be refused now, if it would.
     pub refusing: Option<String>,
+    /// Records in the held lane.
     pub held_records: u64,
+    /// Records among the dead letters.
     pub dead_letters: u64,
 }
 
-/// A batch, encoded by its caller (not by the writer thread): goes to disk whole or not at all.
+/// Records for one commit, encoded by their caller: on disk whole or not at all.
 #[derive(Debug, Default)]
 pub struct Batch {
-    _private: (),
+    bytes: Vec<u8>,
+    ends: Vec<usize>,
 }
+
 impl Batch {
+    /// An empty one.
+    #[must_use]
     pub fn new() -> Self {
-        todo!()
+        Self::default()
     }
+
+    /// Adds a record.
     pub fn push(&mut self, record: &Record) {
-        todo!()
+        self.push_encoded(record);
     }
+
+    fn push_encoded(&mut self, value: &impl Encode) {
+        let start = self.bytes.len();
+        match bincode::encode_into_std_write(value, &mut self.bytes, ENCODING) {
+            Ok(_) => self.ends.push(self.bytes.len()),
+            // Writing to memory does not fail, and these types have no state that cannot be encoded.
+            Err(error) => {
+                tracing::error!(%error, "a record does not encode");
+                self.bytes.truncate(start);
+            }
+        }
+    }
+
+    /// How many records it has.
+    #[must_use]
     pub fn len(&self) -> usize {
-        todo!()
+        self.ends.len()
     }
+
+    /// Whether it has none.
+    #[must_use]
     pub fn is_empty(&self) -> bool {
-        todo!()
+        self.ends.is_empty()
     }
+
+    /// Encoded bytes.
+    #[must_use]
     pub fn bytes(&self) -> usize {
-        todo!()
+        self.bytes.len()
+    }
+
+    fn entries(&self) -> impl Iterator<Item = &[u8]> + Clone {
+        let starts = std::iter::once(0).chain(self.ends.iter().copied());
+        starts
+            .zip(&self.ends)
+            .map(|(start, end)| self.bytes.get(start..*end).unwrap_or_default())
     }
 }
 
-/// A future of the commit; also `wait()` for threads.
+/// Resolves once the batch is on disk or refused: a future, and [`wait`](Self::wait) for threads.
+#[derive(Debug)]
 #[must_use]
-pub struct Commit {
-    _private: (),
-}
+pub struct Commit(oneshot::Receiver<Result<Receipt, AppendError>>);
+
 impl Commit {
-    /// Blocks the thread until the batch is on disk or refused.
+    fn new(receiver: oneshot::Receiver<Result<Receipt, AppendError>>) -> Self {
+        Self(receiver)
+    }
+
+    /// Blocks the thread. Not for use inside an async task.
+    ///
+    /// # Errors
+    /// Why the batch is not in the log.
     pub fn wait(self) -> Result<Receipt, AppendError> {
-        todo!()
+        self.0.blocking_recv().unwrap_or(Err(AppendError::Closed))
     }
 }
+
 impl Future for Commit {
     type Output = Result<Receipt, AppendError>;
-    fn poll(self: std::pin::Pin<&mut Self>, cx: &mut std::task::Context<'_>) -> std::task::Poll<Self::Output> {
-        todo!()
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        Pin::new(&mut self.0)
+            .poll(context)
+            .map(|answer| answer.unwrap_or(Err(AppendError::Closed)))
     }
 }
 
-/// Something to wait on for a thread: set by commits (and by whoever else has it).
-#[derive(Debug, Default)]
-pub struct Signal {
-    _private: (),
+struct Inner {
+    id: WalId,
+    options: Options,
+    main: Log,
+    held: OnceLock<Log>,
+    letters: OnceLock<DeadLetters>,
+    /// Held while a side log is made.
+    making: Mutex<()>,
+    quota: Arc<Quota>,
+    poison: Arc<Poison>,
+    lock: std::fs::File,
 }
-impl Signal {
-    pub fn notify(&self) {
-        todo!()
+
+impl Inner {
+    fn logs(&self) -> impl Iterator<Item = &Log> {
+        let side = [self.held.get(), self.letters.get().map(DeadLetters::log)];
+        std::iter::once(&self.main).chain(side.into_iter().flatten())
     }
-    /// Returns when notified since the last wait, or after `timeout`.
-    pub fn wait(&self, timeout: Duration) {
-        todo!()
+
+    fn close(&self) -> std::io::Result<()> {
+        for log in self.logs() {
+            log.close();
+        }
+        self.lock.unlock()
     }
 }
 
-/// One log: the WAL itself and the held lane are of this kind. Cheap to clone.
-#[derive(Clone)]
-pub struct Log {
-    _private: Arc<()>,
-}
-impl Log {
-    /// Queues a batch; the commit resolves once the fdatasync that covers it returned.
-    pub fn append(&self, batch: Batch) -> Result<Commit, AppendError> {
-        todo!()
+impl Drop for Inner {
+    fn drop(&mut self) {
+        if let Err(error) = self.close() {
+            tracing::debug!(%error, "the lock goes with the process");
+        }
     }
-    pub fn watermarks(&self) -> Watermarks {
-        todo!()
-    }
-    /// A reader that begins at `from` (or at the first record still there).
-    pub fn reader(&self, from: Sequence) -> Reader {
-        todo!()
-    }
-    /// Everything up to `watermark` is settled; whole generations below it go. Never lowers it; an
-    /// `watermark` above committed is a bug and refused.
-    pub fn ack(&self, watermark: Sequence) -> Result<(), AppendError> {
-        todo!()
-    }
-    /// `signal` is notified after each commit from now on.
-    pub fn subscribe(&self, signal: Arc<Signal>) {
-        todo!()
-    }
-}
-
-/// Reads committed records in order of sequence; never past `committed`. For one thread.
-pub struct Reader {
-    _private: (),
-}
-
-/// What a read found.
-pub enum Read {
-    /// Records, in order, without a gap.
-    Records(Chunk),
-    /// Sequences that were committed and are no longer readable: counted and set aside by the log;
-    /// the reader goes on behind them.
-    Damaged {
-        first: Sequence,
-        last: Sequence,
-        reason: String,
-    },
-    /// Nothing more is committed now.
-    Nothing,
-}
-
-/// Why reading stopped.
-#[derive(Debug, thiserror::Error)]
-#[error("cannot read {path}: {source}")]
-pub struct ReadError {
-    pub path: PathBuf,
-    #[source]
-    pub source: std::io::Error,
-}
-
-impl Reader {
-    /// The next records, at least one and about `bytes_max` payload bytes at most.
-    pub fn read(&mut self, bytes_max: usize) -> Result<Read, ReadError> {
-        todo!()
-    }
-    /// The sequence that the next read begins at.
-    pub fn position(&self) -> Sequence {
-        todo!()
-    }
-}
-
-/// Records first() ..= last(), decoded where they lie.
-pub struct Chunk {
-    _private: (),
-}
-impl Chunk {
-    pub fn first(&self) -> Sequence {
-        todo!()
-    }
-    pub fn last(&self) -> Sequence {
-        todo!()
-    }
-    /// A record whose bytes passed the checksum and still do not decode is given as an error text.
-    pub fn records(&self) -> impl Iterator<Item = (Sequence, Result<RecordRef<'_>, String>)> {
-        std::iter::empty()
-    }
-}
-
-/// A record that Kafka can never take.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Letter {
-    /// The record; its `origin` is always set: (wal, seq) is who it is.
-    pub record: Record,
-    /// Kafka's error name, for example `MessageSizeTooLarge`: the `reason` label.
-    pub code: String,
-    /// In words.
-    pub reason: String,
-    pub first_failed_ms: i64,
-    pub last_failed_ms: i64,
 }
 
 /// The write-ahead log of one gateway: one folder, one process. Cheap to clone.
 #[derive(Clone)]
 pub struct Wal {
-    _private: Arc<()>,
+    inner: Arc<Inner>,
 }
+
 impl Wal {
-    pub fn open(options: Options) -> Result<Wal, OpenError> {
-        todo!()
+    /// Opens the folder, or makes it. Takes about as long as reading the newest generation.
+    ///
+    /// # Errors
+    /// [`OpenError`] says what to do.
+    pub fn open(options: Options) -> Result<Self, OpenError> {
+        let (lock, id) = identity::claim(&options.path)?;
+        durable::prove(&options.path).map_err(|source| OpenError::NotDurable {
+            path: options.path.clone(),
+            source,
+        })?;
+        let quota = Arc::new(Quota::new(
+            options.path.clone(),
+            options.bytes_max,
+            options.free_bytes_min,
+        ));
+        let poison = Arc::new(Poison::default());
+        let main = Log::open(
+            LogOptions {
+                folder: options.path.clone(),
+                name: "main",
+                generation_bytes: options.generation_bytes,
+                compression: options.compression,
+                retain: options.retain,
+                linger: options.linger,
+                reserve: false,
+            },
+            Arc::clone(&quota),
+            Arc::clone(&poison),
+        )?;
+        let wal = Self {
+            inner: Arc::new(Inner {
+                id,
+                options,
+                main,
+                held: OnceLock::new(),
+                letters: OnceLock::new(),
+                making: Mutex::default(),
+                quota,
+                poison,
+                lock,
+            }),
+        };
+        if wal.side_folder(HELD).exists() {
+            wal.held_or_create()?;
+        }
+        if wal.side_folder(LETTERS).exists() {
+            wal.letters()?;
+        }
+        wal.watch()?;
+        Ok(wal)
     }
+
+    /// The identity: in the header of every record that leaves here.
+    #[must_use]
     pub fn id(&self) -> WalId {
-        todo!()
+        self.inner.id
     }
+
     /// The main log.
+    #[must_use]
     pub fn log(&self) -> &Log {
-        todo!()
+        &self.inner.main
     }
+
     /// The held lane, if anything was ever held.
+    #[must_use]
     pub fn held(&self) -> Option<Log> {
-        todo!()
+        self.inner.held.get().cloned()
     }
+
     /// The held lane, made if there is none yet.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
     pub fn held_or_create(&self) -> Result<Log, OpenError> {
-        todo!()
+        let _making = lock(&self.inner.making);
+        if let Some(held) = self.inner.held.get() {
+            return Ok(held.clone());
+        }
+        let held = self.open_side(HELD)?;
+        Ok(self.inner.held.get_or_init(|| held).clone())
     }
-    /// Blocks until the letters are on disk. Idempotent by origin: one that is there is not added again.
+
+    /// Blocks until the letters are on disk. One that is there already (by its origin) is not added again.
     /// Returns how many were new.
+    ///
+    /// # Errors
+    /// None of them was added then.
     pub fn add_dead_letters(&self, letters: &[Letter]) -> Result<usize, AppendError> {
-        todo!()
+        let place = self.letters().map_err(|error| {
+            tracing::error!(%error, "the dead letters cannot be opened; the records stay in the log");
+            AppendError::Busy { queue_bytes_max: 0 }
+        })?;
+        place.add(letters)
     }
+
+    fn letters(&self) -> Result<&DeadLetters, OpenError> {
+        let _making = lock(&self.inner.making);
+        if let Some(letters) = self.inner.letters.get() {
+            return Ok(letters);
+        }
+        let log = self.open_side(LETTERS)?;
+        let letters = DeadLetters::load(log).map_err(|error| OpenError::Io {
+            what: "read",
+            path: error.path,
+            source: error.source,
+        })?;
+        Ok(self.inner.letters.get_or_init(|| letters))
+    }
+
+    fn side_folder(&self, name: &str) -> PathBuf {
+        self.inner.options.path.join(name)
+    }
+
+    fn open_side(&self, name: &'static str) -> Result<Log, OpenError> {
+        let options = &self.inner.options;
+        Log::open(
+            LogOptions {
+                folder: self.side_folder(name),
+                name,
+                generation_bytes: options.generation_bytes.min(SIDE_GENERATION_BYTES_MAX),
+                compression: options.compression,
+                retain: Retain::Off,
+                linger: Duration::ZERO,
+                reserve: true,
+            },
+            Arc::clone(&self.inner.quota),
+            Arc::clone(&self.inner.poison),
+        )
+    }
+
+    /// Counts, sizes and limits, computed now.
+    #[must_use]
     pub fn status(&self) -> Status {
-        todo!()
+        let inner = &self.inner;
+        let watermarks = inner.main.watermarks();
+        let held = self.held().map(|held| held.watermarks()).unwrap_or_default();
+        Status {
+            watermarks,
+            backlog_records: watermarks.committed - watermarks.acked,
+            backlog_bytes: inner.main.backlog_bytes(),
+            disk_bytes: self.inner.logs().map(Log::disk_bytes).sum(),
+            capacity_bytes: inner.quota.bytes_max(),
+            free_bytes: inner.quota.free(),
+            generations: inner.main.generations() as u64,
+            corruption_records: self.inner.logs().map(Log::damaged).sum(),
+            poisoned: inner.poison.reason(),
+            refusing: inner
+                .quota
+                .check(REQUEST_BYTES_TYPICAL, false)
+                .err()
+                .map(|error| error.to_string()),
+            held_records: held.committed - held.acked,
+            dead_letters: inner.letters.get().map_or(0, DeadLetters::count),
+        }
     }
-    /// Resolves with the reason when any of its logs stopped for good (a failed fsync). Then the process
-    /// should end with exit code 75.
+
+    /// Resolves with the reason when any of its logs has stopped for good. Then the process should end with
+    /// exit code 75: a restart finds out what is on disk.
     pub async fn poisoned(&self) -> String {
-        todo!()
+        self.inner.poison.wait().await
     }
-    /// Stops taking records, commits what is queued, fsyncs the witness, releases the lock. Blocks.
+
+    /// Commits what is queued, ends the threads, fsyncs the witness. Blocks. Appends are refused from now on.
+    ///
+    /// # Errors
+    /// When the log was poisoned.
     pub fn close(&self) -> Result<(), AppendError> {
-        todo!()
+        if let Err(error) = self.inner.close() {
+            tracing::debug!(%error, "the lock goes with the process");
+        }
+        self.inner.poison.check()
+    }
+
+    /// Poisons the log when a commit hangs.
+    fn watch(&self) -> Result<(), OpenError> {
+        let inner = Arc::downgrade(&self.inner);
+        let watch = move || {
+            while let Some(wal) = inner.upgrade().map(|inner| Wal { inner }) {
+                if wal.inner.logs().any(|log| log.commit_age() > COMMIT_TIME_MAX) {
+                    wal.inner.poison.set(format!(
+                        "a commit has been waiting for the disk for over {COMMIT_TIME_MAX:?}"
+                    ));
+                    return;
+                }
+                drop(wal);
+                std::thread::sleep(Duration::from_secs(1));
+            }
+        };
+        std::thread::Builder::new()
+            .name("wal watchdog".to_owned())
+            .spawn(watch)
+            .map(drop)
+            .map_err(OpenError::io("start a thread for", &self.inner.options.path))
     }
 }
+
+const HELD: &str = "held";
+const LETTERS: &str = "dead-letters";

@@ -1,0 +1,360 @@
+//! The row of generations of one log: their folders, which is written, which may go.
+//!
+//! ```text
+//! gen-00000000000000000001-9f8e7d6c5b4a3921/   the sequence of its first entry, its key
+//! gen-00000000000000305218-0f1e2d3c4b5a6978/   the newest: written by this process
+//! next-a1b2c3d4e5f60718/                       made ahead; gets its sequence when it is put to use
+//! gone-...                                     on its way out; removed at the next chance
+//! damaged/gen-...                              set aside because something in it could not be read
+//! ```
+//! What a generation holds at or beyond the next one's first sequence is void: a torn commit from before a
+//! crash. So a generation ends where the next begins.
+//!
+//! Knows folders and sequences. Knows nothing of the queue, the witness, or who reads.
+
+use std::collections::VecDeque;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use super::durable;
+use super::frame::Key;
+use super::generation::{DATA_FILE, Generation};
+use crate::record::Sequence;
+
+/// The folder for generations that were found damaged.
+pub const DAMAGED: &str = "damaged";
+
+/// What of the acknowledged generations is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Retain {
+    /// Nothing.
+    Off,
+    /// The newest so many bytes.
+    Bytes(u64),
+    /// What was sealed no longer ago than this.
+    Time(Duration),
+}
+
+/// One generation of the row.
+pub struct Entry {
+    /// The sequence of its first entry.
+    pub first: Sequence,
+    /// The key of its frames.
+    pub key: Key,
+    /// Its folder.
+    pub folder: PathBuf,
+    /// The store, while it is written.
+    pub live: Option<Arc<Generation>>,
+    /// Bytes of its entries before compression, where known: counted while written, or by a scan.
+    pub raw_bytes: Option<u64>,
+    /// Bytes of its file.
+    pub disk_bytes: u64,
+    /// When it was last written.
+    pub sealed: SystemTime,
+    /// Sequences in it that were committed and cannot be read.
+    pub damaged: Vec<(Sequence, Sequence)>,
+}
+
+impl Entry {
+    /// The file to scan.
+    #[must_use]
+    pub fn data_path(&self) -> PathBuf {
+        self.folder.join(DATA_FILE)
+    }
+}
+
+/// What a reader needs to read a generation.
+pub struct Place {
+    /// The sequence of its first entry.
+    pub first: Sequence,
+    /// The first sequence that is no longer in it; `None`: it is being written.
+    pub end: Option<Sequence>,
+    /// The key of its frames.
+    pub key: Key,
+    /// The file to scan.
+    pub data: PathBuf,
+    /// The store, while it is written.
+    pub live: Option<Arc<Generation>>,
+}
+
+/// All of them, oldest first.
+pub struct Row {
+    entries: VecDeque<Entry>,
+}
+
+fn key_text(key: Key) -> String {
+    key.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn parse_key(text: &str) -> Option<Key> {
+    (text.len() == 16)
+        .then(|| u64::from_str_radix(text, 16).ok().map(u64::to_be_bytes))
+        .flatten()
+}
+
+/// First sequence and key, from a folder's name.
+fn parse_name(name: &str) -> Option<(Sequence, Key)> {
+    let (first, key) = name.strip_prefix("gen-")?.split_once('-')?;
+    Some((first.parse().ok().filter(|_| first.len() == 20)?, parse_key(key)?))
+}
+
+impl Row {
+    /// Reads the row from the folder's names, and removes what an earlier process left half done.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn load(folder: &Path) -> io::Result<Self> {
+        let mut entries = Vec::new();
+        for item in fs::read_dir(folder)? {
+            let item = item?;
+            let name = item.file_name();
+            let Some(name) = name.to_str() else { continue };
+            if name.starts_with("next-") || name.starts_with("gone-") {
+                fs::remove_dir_all(item.path())?;
+            } else if let Some((first, key)) = parse_name(name) {
+                let (disk_bytes, sealed) = match fs::metadata(item.path().join(DATA_FILE)) {
+                    Ok(meta) => (meta.len(), meta.modified()?),
+                    // A generation without its file: reading it tells what is lost.
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => (0, SystemTime::now()),
+                    Err(error) => return Err(error),
+                };
+                entries.push(Entry {
+                    first,
+                    key,
+                    folder: item.path(),
+                    live: None,
+                    raw_bytes: None,
+                    disk_bytes,
+                    sealed,
+                    damaged: Vec::new(),
+                });
+            }
+        }
+        entries.sort_by_key(|entry| entry.first);
+        Ok(Self {
+            entries: entries.into(),
+        })
+    }
+
+    /// Makes a store that no sequence was given to yet.
+    ///
+    /// # Errors
+    /// The system's, no space among them.
+    pub fn prepare(folder: &Path) -> io::Result<(PathBuf, Generation)> {
+        let mut key = [0; 8];
+        getrandom::fill(&mut key).map_err(|error| io::Error::other(error.to_string()))?;
+        let path = folder.join(format!("next-{}", key_text(key)));
+        let made = Generation::create(&path, key);
+        if made.is_err() {
+            // Half a store is of no use; the error to tell is the first one.
+            fs::remove_dir_all(&path).or_else(|error| match error.kind() {
+                io::ErrorKind::NotFound => Ok(()),
+                _ => Err(error),
+            })?;
+        }
+        Ok((path, made?))
+    }
+
+    /// Puts a prepared store to use: from `first` on, entries go there. Returns the one that was written
+    /// before, to be closed where nobody waits.
+    ///
+    /// # Errors
+    /// The system's; the row is as before then.
+    pub fn advance(
+        &mut self,
+        folder: &Path,
+        (path, store): (PathBuf, Generation),
+        first: Sequence,
+    ) -> io::Result<Option<Arc<Generation>>> {
+        let key = store.key();
+        let target = folder.join(format!("gen-{first:020}-{}", key_text(key)));
+        fs::rename(&path, &target)?;
+        durable::sync_folder(folder)?;
+        let disk_bytes = store.data_bytes()?;
+        let sealed = self.entries.back_mut().and_then(|last| {
+            last.sealed = SystemTime::now();
+            last.live.take()
+        });
+        self.entries.push_back(Entry {
+            first,
+            key,
+            folder: target,
+            live: Some(Arc::new(store)),
+            raw_bytes: Some(0),
+            disk_bytes,
+            sealed: SystemTime::now(),
+            damaged: Vec::new(),
+        });
+        Ok(sealed)
+    }
+
+    /// Takes generations from the front that hold nothing above `acked` and are not retained, and renames
+    /// them so that a half-done removal is not mistaken for damage. Returns what to remove, and what was set
+    /// aside as damaged. `pressed`: space is short, retain nothing.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn retire(
+        &mut self,
+        folder: &Path,
+        acked: Sequence,
+        retain: Retain,
+        pressed: bool,
+    ) -> io::Result<(Vec<PathBuf>, Vec<PathBuf>)> {
+        let (mut gone, mut aside) = (Vec::new(), Vec::new());
+        while let Some(second) = self.entries.get(1) {
+            let end = second.first;
+            let kept: u64 = self
+                .entries
+                .iter()
+                .take_while(|entry| entry.first <= acked)
+                .map(|e| e.disk_bytes)
+                .sum();
+            let Some(oldest) = self.entries.front() else { break };
+            let retained = !pressed
+                && match retain {
+                    Retain::Off => false,
+                    Retain::Bytes(bytes) => kept <= bytes,
+                    Retain::Time(age) => oldest.sealed.elapsed().is_ok_and(|elapsed| elapsed < age),
+                };
+            if end > acked.saturating_add(1) || retained || oldest.live.is_some() {
+                break;
+            }
+            let name = oldest
+                .folder
+                .file_name()
+                .unwrap_or_default()
+                .to_string_lossy()
+                .into_owned();
+            if oldest.damaged.is_empty() {
+                let target = folder.join(format!("gone-{name}"));
+                fs::rename(&oldest.folder, &target)?;
+                gone.push(target);
+            } else {
+                let aside_folder = folder.join(DAMAGED);
+                fs::create_dir_all(&aside_folder)?;
+                let target = aside_folder.join(name);
+                fs::rename(&oldest.folder, &target)?;
+                durable::sync_folder(&aside_folder)?;
+                aside.push(target);
+            }
+            self.entries.pop_front();
+        }
+        Ok((gone, aside))
+    }
+
+    /// Drops the newest generation from the row because it holds nothing; returns its folder.
+    pub fn forget_newest(&mut self) -> Option<PathBuf> {
+        self.entries.pop_back().map(|entry| entry.folder)
+    }
+
+    /// The one that is written (or, before a start is done, the newest).
+    #[must_use]
+    pub fn newest(&self) -> Option<&Entry> {
+        self.entries.back()
+    }
+
+    /// As [`newest`](Self::newest).
+    pub fn newest_mut(&mut self) -> Option<&mut Entry> {
+        self.entries.back_mut()
+    }
+
+    /// The first sequence that is still on disk.
+    #[must_use]
+    pub fn first(&self) -> Option<Sequence> {
+        self.entries.front().map(|entry| entry.first)
+    }
+
+    /// The generation that `sequence` belongs to; for one before the first, the first.
+    #[must_use]
+    pub fn place(&self, sequence: Sequence) -> Option<Place> {
+        let at = self
+            .entries
+            .partition_point(|entry| entry.first <= sequence)
+            .saturating_sub(1);
+        let entry = self.entries.get(at)?;
+        Some(Place {
+            first: entry.first,
+            end: self.entries.get(at + 1).map(|next| next.first),
+            key: entry.key,
+            data: entry.data_path(),
+            live: entry.live.clone(),
+        })
+    }
+
+    /// Notes damage, once; returns how many sequences of it are new.
+    pub fn note_damage(&mut self, first: Sequence, last: Sequence) -> u64 {
+        let at = self
+            .entries
+            .partition_point(|entry| entry.first <= first)
+            .saturating_sub(1);
+        let Some(entry) = self.entries.get_mut(at) else {
+            return 0;
+        };
+        let known = |sequence: &Sequence| entry.damaged.iter().any(|(a, b)| (a..=b).contains(&sequence));
+        let new = (first..=last).filter(|sequence| !known(sequence)).count() as u64;
+        if new > 0 {
+            entry.damaged.push((first, last));
+        }
+        new
+    }
+
+    /// A scan found out how many bytes the entries of a generation have.
+    pub fn note_raw_bytes(&mut self, first: Sequence, bytes: u64) {
+        if let Some(entry) = self.entries.iter_mut().find(|entry| entry.first == first) {
+            entry.raw_bytes.get_or_insert(bytes);
+        }
+    }
+
+    /// How many there are.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Bytes of all their files.
+    #[must_use]
+    pub fn disk_bytes(&self) -> u64 {
+        self.entries.iter().map(|entry| entry.disk_bytes).sum()
+    }
+
+    /// Bytes of the entries above `acked`: exact for whole generations, in proportion to the sequences for
+    /// the one that `acked` lies in; where a generation was not scanned yet, its file's size.
+    #[must_use]
+    pub fn backlog_bytes(&self, acked: Sequence, committed: Sequence) -> u64 {
+        let mut total = 0;
+        for (at, entry) in self.entries.iter().enumerate() {
+            let end = self.entries.get(at + 1).map_or(committed + 1, |next| next.first);
+            let entries = end.saturating_sub(entry.first);
+            let left = end.saturating_sub(entry.first.max(acked + 1));
+            if entries > 0 {
+                let bytes = u128::from(entry.raw_bytes.unwrap_or(entry.disk_bytes));
+                total += u64::try_from(bytes * u128::from(left) / u128::from(entries)).unwrap_or(u64::MAX);
+            }
+        }
+        total
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_names_that_tidegate_gives_are_generations() {
+        let key = 0x9f8e_7d6c_5b4a_3921_u64.to_be_bytes();
+        assert_eq!(parse_name("gen-00000000000000000042-9f8e7d6c5b4a3921"), Some((42, key)));
+        for name in [
+            "gen-42-9f8e7d6c5b4a3921",
+            "gen-00000000000000000042-9f8e",
+            "next-9f8e7d6c5b4a3921",
+            "gen-",
+            "held",
+        ] {
+            assert_eq!(parse_name(name), None, "{name}");
+        }
+    }
+}

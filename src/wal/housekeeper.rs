@@ -1,0 +1,139 @@
+//! The thread of a log that does what nobody should wait for.
+//!
+//! Makes the next generation ahead of its need; closes sealed stores; removes acknowledged generations;
+//! fsyncs the witness once a second. The writer and the forwarder only leave it notes.
+
+use std::fs::{self, File};
+use std::io;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use super::generation::Generation;
+use super::generations::Row;
+use super::log::{Shared, lock};
+use super::signal::Signal;
+
+/// The witness is fsynced this often: what a power loss may hide of the last commit's fate.
+const WITNESS_SYNC_EVERY: Duration = Duration::from_secs(1);
+
+/// What is to be done.
+#[derive(Default)]
+pub struct Chores {
+    prepared: Mutex<Option<(PathBuf, Generation)>>,
+    sealed: Mutex<Vec<Arc<Generation>>>,
+    signal: Signal,
+    closed: AtomicBool,
+}
+
+impl Chores {
+    /// Something changed: look.
+    pub fn wake(&self) {
+        self.signal.notify();
+    }
+
+    /// Finish and end.
+    pub fn close(&self) {
+        self.closed.store(true, Ordering::Release);
+        self.signal.notify();
+    }
+
+    /// The generation made ahead, if it is ready; the next one is made.
+    pub fn take_prepared(&self) -> Option<(PathBuf, Generation)> {
+        let prepared = lock(&self.prepared).take();
+        self.signal.notify();
+        prepared
+    }
+
+    /// A store that is written no more: closed here, since that takes sled a while.
+    pub fn put_sealed(&self, sealed: Option<Arc<Generation>>) {
+        lock(&self.sealed).extend(sealed);
+        self.signal.notify();
+    }
+}
+
+/// The thread's body.
+pub fn run(shared: &Arc<Shared>) {
+    let mut synced = Instant::now();
+    let mut complained = false;
+    loop {
+        let closed = shared.chores.closed.load(Ordering::Acquire);
+        if !closed {
+            match prepare(shared) {
+                Ok(()) => complained = false,
+                Err(error) if !complained => {
+                    complained = true;
+                    tracing::warn!(
+                        log = shared.options.name, %error,
+                        "the next generation cannot be made: the current one grows meanwhile; check space and permissions"
+                    );
+                }
+                Err(_) => {}
+            }
+        }
+        let sealed = std::mem::take(&mut *lock(&shared.chores.sealed));
+        drop(sealed);
+        if let Err(error) = retire(shared) {
+            tracing::warn!(log = shared.options.name, %error, "acknowledged generations cannot be removed; tried again");
+        }
+        if synced.elapsed() >= WITNESS_SYNC_EVERY {
+            synced = Instant::now();
+            let synced = lock(&shared.witness)
+                .unsynced()
+                .and_then(|file| file.as_ref().map_or(Ok(()), File::sync_data));
+            if let Err(error) = synced {
+                shared.poison.set(format!("fsync of the witness failed: {error}"));
+            }
+        }
+        if closed {
+            break;
+        }
+        shared.chores.signal.wait(WITNESS_SYNC_EVERY);
+    }
+    let prepared = lock(&shared.chores.prepared).take();
+    if let Some((path, store)) = prepared {
+        drop(store);
+        if let Err(error) = fs::remove_dir_all(&path) {
+            tracing::debug!(%error, "an unused generation stays until the next start");
+        }
+    }
+}
+
+fn prepare(shared: &Shared) -> io::Result<()> {
+    if lock(&shared.chores.prepared).is_some() {
+        return Ok(());
+    }
+    let prepared = Row::prepare(&shared.options.folder)?;
+    *lock(&shared.chores.prepared) = Some(prepared);
+    Ok(())
+}
+
+fn retire(shared: &Shared) -> io::Result<()> {
+    let acked = shared.acked_sequence();
+    // What was acknowledged must be on disk before what it allows to be removed is gone: otherwise a power
+    // loss would look like a lost generation.
+    let removable = lock(&shared.row)
+        .place(0)
+        .and_then(|place| place.end)
+        .is_some_and(|end| end <= acked + 1);
+    if !removable {
+        return Ok(());
+    }
+    lock(&shared.witness).sync()?;
+    let pressed = shared.quota.check(shared.options.generation_bytes, false).is_err();
+    let (gone, aside) = {
+        let mut row = lock(&shared.row);
+        let before = row.disk_bytes();
+        let retired = row.retire(&shared.options.folder, acked, shared.options.retain, pressed);
+        shared.quota.moved(before, row.disk_bytes());
+        retired?
+    };
+    for folder in aside {
+        tracing::warn!(log = shared.options.name, folder = %folder.display(), "a damaged generation was set aside");
+    }
+    for folder in gone {
+        fs::remove_dir_all(&folder)?;
+    }
+    Ok(())
+}

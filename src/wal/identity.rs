@@ -1,0 +1,126 @@
+//! Whose folder this is: the lock that makes it one process's, and the identity, made once.
+//!
+//! ```text
+//! identity:  "tidegate-wal 1\n" and the UUID and "\n"; the number is the version of the whole folder's layout
+//! lock:      flocked while a process has the folder; holds its pid, for the message to the second one
+//! ```
+
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{self, Read, Seek, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::Path;
+
+use super::durable;
+use super::error::OpenError;
+use crate::record::WalId;
+
+const IDENTITY: &str = "identity";
+const LOCK: &str = "lock";
+const FORMAT: &str = "tidegate-wal 1";
+
+/// Makes the folder if it is not there, locks it, and reads or makes its identity. The lock lasts as long as
+/// the file is open.
+pub fn claim(folder: &Path) -> Result<(File, WalId), OpenError> {
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(folder)
+        .map_err(OpenError::io("create the WAL folder", folder))?;
+    let lock = take_lock(folder)?;
+    let path = folder.join(IDENTITY);
+    let id = match fs::read_to_string(&path) {
+        Ok(text) => parse(&text).map_err(|reason| OpenError::Format { path, reason })?,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let has_generations = fs::read_dir(folder)
+                .map_err(OpenError::io("read", folder))?
+                .filter_map(Result::ok)
+                .any(|item| item.file_name().to_string_lossy().starts_with("gen-"));
+            if has_generations {
+                return Err(OpenError::Format {
+                    path,
+                    reason: "it is missing although the folder has records; a new identity would make them other \
+                             records: restore the file, or salvage the folder"
+                        .to_owned(),
+                });
+            }
+            make(folder).map_err(OpenError::io("create the identity in", folder))?
+        }
+        Err(source) => {
+            return Err(OpenError::Io {
+                what: "read",
+                path,
+                source,
+            });
+        }
+    };
+    Ok((lock, id))
+}
+
+fn take_lock(folder: &Path) -> Result<File, OpenError> {
+    let path = folder.join(LOCK);
+    let mut file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(&path)
+        .map_err(OpenError::io("open", &path))?;
+    match file.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => {
+            let mut pid = String::new();
+            // The number is for the message only; without it the message is still true.
+            if file.read_to_string(&mut pid).is_err() || pid.trim().is_empty() {
+                pid = "(unknown)".to_owned();
+            }
+            return Err(OpenError::InUse {
+                path: folder.to_path_buf(),
+                pid: pid.trim().to_owned(),
+            });
+        }
+        Err(TryLockError::Error(source)) => {
+            return Err(OpenError::Io {
+                what: "lock",
+                path,
+                source,
+            });
+        }
+    }
+    let written = file
+        .set_len(0)
+        .and_then(|()| file.rewind())
+        .and_then(|()| writeln!(file, "{}", std::process::id()));
+    written.map_err(OpenError::io("write", &path))?;
+    Ok(file)
+}
+
+fn parse(text: &str) -> Result<WalId, String> {
+    let (format, id) = text.split_once('\n').ok_or("it is cut off")?;
+    if format != FORMAT {
+        return Err(format!("it says {format:?}, and this version knows {FORMAT:?}"));
+    }
+    id.trim()
+        .parse()
+        .map_err(|error| format!("its UUID cannot be read: {error}"))
+}
+
+fn make(folder: &Path) -> io::Result<WalId> {
+    let id = WalId::new_random();
+    let temporary = folder.join("identity.new");
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(&temporary)?;
+    writeln!(file, "{FORMAT}\n{id}")?;
+    file.sync_all()?;
+    fs::rename(&temporary, folder.join(IDENTITY))?;
+    durable::sync_folder(folder)?;
+    // The folder's own name must survive too.
+    if let Some(parent) = folder.canonicalize()?.parent() {
+        durable::sync_folder(parent)?;
+    }
+    Ok(id)
+}

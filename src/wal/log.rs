@@ -1,0 +1,422 @@
+//! One log: a row of generations, a writer, a housekeeper, a witness, and four watermarks.
+//!
+//! The main log, the held lane and the dead letters are each one of these, in a folder of its own, under one
+//! lock, one identity and one quota (`mod.rs`). Entries are bytes here; what they mean is the caller's.
+//!
+//! Start: names of the generations, witness, scan of the newest one (about 64 MiB); the others are scanned
+//! when they are read. Then a fresh generation begins where the scan ended, so that opening 50 GB is as quick
+//! as opening nothing.
+
+use std::fs;
+use std::io;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use super::error::{AckError, AppendError, OpenError};
+use super::generation::Generation;
+use super::generations::{Retain, Row};
+use super::housekeeper::Chores;
+use super::poison::Poison;
+use super::quota::Quota;
+use super::reader::Reader;
+use super::scan::Index;
+use super::signal::Signal;
+use super::witness::{Marks, Witness};
+use super::writer::Queue;
+use super::{Batch, Commit, Watermarks, housekeeper, writer};
+use crate::record::Sequence;
+
+/// How one log is opened.
+#[derive(Debug, Clone)]
+pub struct LogOptions {
+    /// The folder.
+    pub folder: PathBuf,
+    /// "main", "held", "dead-letters": in messages and thread names.
+    pub name: &'static str,
+    /// A generation is sealed once its file has so many bytes.
+    pub generation_bytes: u64,
+    /// lz4 where it makes a frame smaller.
+    pub compression: bool,
+    /// What is kept after the ack.
+    pub retain: Retain,
+    /// The writer waits this long for company.
+    pub linger: Duration,
+    /// May use the reserve of the quota.
+    pub reserve: bool,
+}
+
+/// What the threads of a log share.
+pub struct Shared {
+    pub(super) options: LogOptions,
+    pub(super) queue: Queue,
+    pub(super) row: Mutex<Row>,
+    pub(super) witness: Mutex<Witness>,
+    pub(super) quota: Arc<Quota>,
+    pub(super) poison: Arc<Poison>,
+    pub(super) chores: Chores,
+    pub(super) next: AtomicU64,
+    committed: AtomicU64,
+    acked: AtomicU64,
+    /// When the commit under way began, by [`clock_ms`](Self::clock_ms); 0: none is.
+    pub(super) commit_began_ms: AtomicU64,
+    /// Bytes of the live generation's file after the last commit.
+    live_bytes: AtomicU64,
+    damaged: AtomicU64,
+    opened: Instant,
+    subscribers: Mutex<Vec<Weak<Signal>>>,
+}
+
+/// A lock whose holder cannot leave it half changed: a panic in between loses nothing.
+pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// One log. Cheap to clone.
+#[derive(Clone)]
+pub struct Log {
+    pub(super) shared: Arc<Shared>,
+    threads: Arc<Mutex<Vec<JoinHandle<()>>>>,
+}
+
+impl Log {
+    /// Opens the log in `options.folder`, or makes it, and begins a fresh generation.
+    pub(super) fn open(options: LogOptions, quota: Arc<Quota>, poison: Arc<Poison>) -> Result<Self, OpenError> {
+        let folder = options.folder.clone();
+        fs::create_dir_all(&folder).map_err(OpenError::io("create", &folder))?;
+        let (witness, marks) = Witness::open(&folder).map_err(OpenError::io("open the witness in", &folder))?;
+        let mut row = Row::load(&folder).map_err(OpenError::io("read", &folder))?;
+        let trimmed = row.first().map_or(0, |first| first - 1);
+        if marks.is_none() && row.newest().is_some() {
+            tracing::warn!(
+                log = options.name,
+                "the witness is missing or damaged: what Kafka acknowledged is not known; records from sequence {} on \
+                 are sent again, with the identity they had",
+                trimmed + 1
+            );
+        }
+        let marks = marks.unwrap_or(Marks {
+            committed: 0,
+            acked: trimmed,
+        });
+        let recovered = recover(&mut row, marks, options.name)?;
+        let acked = marks.acked;
+        let next = recovered.next.max(marks.committed + 1);
+        let prepared = Row::prepare(&folder).map_err(|source| OpenError::Io {
+            what: "make a generation in",
+            path: folder.clone(),
+            source,
+        })?;
+        row.advance(&folder, prepared, next)
+            .map_err(OpenError::io("begin a generation in", &folder))?;
+        quota.moved(0, row.disk_bytes());
+        let shared = Arc::new(Shared {
+            options,
+            queue: Queue::default(),
+            row: Mutex::new(row),
+            witness: Mutex::new(witness),
+            quota,
+            poison,
+            chores: Chores::default(),
+            next: AtomicU64::new(next),
+            committed: AtomicU64::new(next - 1),
+            acked: AtomicU64::new(acked.min(next - 1)),
+            commit_began_ms: AtomicU64::new(0),
+            live_bytes: AtomicU64::new(0),
+            damaged: AtomicU64::new(0),
+            opened: Instant::now(),
+            subscribers: Mutex::default(),
+        });
+        for (first, last) in recovered.damaged {
+            shared.note_damage(first, last, "found at start");
+        }
+        lock(&shared.witness)
+            .write(Marks {
+                committed: next - 1,
+                acked: acked.min(next - 1),
+            })
+            .map_err(OpenError::io("write the witness in", &folder))?;
+        let mut threads = Vec::new();
+        for (role, body) in [
+            ("writer", writer::run as fn(&Arc<Shared>)),
+            ("housekeeper", housekeeper::run as fn(&Arc<Shared>)),
+        ] {
+            let shared = Arc::clone(&shared);
+            let thread = std::thread::Builder::new()
+                .name(format!("{} {role}", shared.options.name))
+                .spawn(move || body(&shared))
+                .map_err(OpenError::io("start a thread for", &folder))?;
+            threads.push(thread);
+        }
+        Ok(Self {
+            shared,
+            threads: Arc::new(Mutex::new(threads)),
+        })
+    }
+
+    /// Queues a batch: all of it goes to disk or none. The [`Commit`] resolves once the fdatasync that covers
+    /// it returned. An empty batch is the caller's mistake and is refused as too large for nothing: `Closed`.
+    ///
+    /// # Errors
+    /// At once where the answer is known already; otherwise the [`Commit`] has it.
+    pub fn append(&self, batch: Batch) -> Result<Commit, AppendError> {
+        self.shared.poison.check()?;
+        self.shared.queue.push(batch).map(Commit::new)
+    }
+
+    /// The four watermarks: `trimmed <= acked <= committed < next`.
+    #[must_use]
+    pub fn watermarks(&self) -> Watermarks {
+        // Read from the lowest to the highest, so that a change in between cannot turn the order round.
+        let trimmed = lock(&self.shared.row).first().map_or(0, |first| first - 1);
+        let acked = self.shared.acked.load(Ordering::Acquire);
+        let committed = self.shared.committed.load(Ordering::Acquire);
+        let next = self.shared.next.load(Ordering::Acquire);
+        Watermarks {
+            trimmed: trimmed.min(acked),
+            acked,
+            committed,
+            next: next.max(committed + 1),
+        }
+    }
+
+    /// A reader that begins at `from`, or at the first record that is still there.
+    #[must_use]
+    pub fn reader(&self, from: Sequence) -> Reader {
+        Reader::new(Arc::clone(&self.shared), from)
+    }
+
+    /// Everything up to `watermark` is settled: generations that hold nothing above it go (unless retained).
+    /// A watermark below the last one changes nothing.
+    ///
+    /// # Errors
+    /// A watermark above what is committed: nothing is changed then.
+    pub fn ack(&self, watermark: Sequence) -> Result<(), AckError> {
+        let shared = &self.shared;
+        let committed = shared.committed.load(Ordering::Acquire);
+        if watermark > committed {
+            return Err(AckError { watermark, committed });
+        }
+        if shared.acked.fetch_max(watermark, Ordering::AcqRel) >= watermark {
+            return Ok(());
+        }
+        let marked = {
+            let mut witness = lock(&shared.witness);
+            let marks = witness.marks();
+            witness.write(Marks {
+                acked: watermark.max(marks.acked),
+                committed: marks.committed.max(watermark),
+            })
+        };
+        if let Err(error) = marked {
+            // Not poison: nothing is lost by it, a restart sends some records again.
+            tracing::warn!(%error, "the witness cannot be written; after a restart some records may be sent again");
+        }
+        let removable = {
+            lock(&shared.row)
+                .place(0)
+                .and_then(|place| place.end)
+                .is_some_and(|end| end <= watermark + 1)
+        };
+        if removable {
+            shared.chores.wake();
+        }
+        Ok(())
+    }
+
+    /// `signal` is notified after each commit, until it is dropped.
+    pub fn subscribe(&self, signal: &Arc<Signal>) {
+        lock(&self.shared.subscribers).push(Arc::downgrade(signal));
+    }
+
+    /// Commits what is queued, ends the threads, fsyncs the witness.
+    pub(super) fn close(&self) {
+        self.shared.queue.close();
+        self.shared.chores.close();
+        for thread in lock(&self.threads).drain(..) {
+            if thread.join().is_err() {
+                self.shared.poison.set("a thread of the log panicked".to_owned());
+            }
+        }
+        if let Err(error) = lock(&self.shared.witness).sync() {
+            tracing::warn!(%error, "the witness cannot be fsynced; after a power loss some records may be sent again");
+        }
+    }
+
+    pub(super) fn disk_bytes(&self) -> u64 {
+        lock(&self.shared.row).disk_bytes()
+    }
+
+    pub(super) fn generations(&self) -> usize {
+        lock(&self.shared.row).count()
+    }
+
+    pub(super) fn damaged(&self) -> u64 {
+        self.shared.damaged.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn backlog_bytes(&self) -> u64 {
+        let marks = self.watermarks();
+        lock(&self.shared.row).backlog_bytes(marks.acked, marks.committed)
+    }
+
+    /// How long the commit under way has taken.
+    pub(super) fn commit_age(&self) -> Duration {
+        match self.shared.commit_began_ms.load(Ordering::Relaxed) {
+            0 => Duration::ZERO,
+            began => Duration::from_millis(self.shared.clock_ms().saturating_sub(began)),
+        }
+    }
+}
+
+struct Recovered {
+    next: Sequence,
+    damaged: Vec<(Sequence, Sequence)>,
+}
+
+/// Finds where the log ends: by the newest generation that holds anything, and the witness.
+fn recover(row: &mut Row, marks: Marks, name: &'static str) -> Result<Recovered, OpenError> {
+    let mut next = row.first().unwrap_or(1);
+    let mut damaged = Vec::new();
+    while let Some(newest) = row.newest() {
+        let path = newest.data_path();
+        let index = match Index::scan(&path, newest.key) {
+            Ok(index) => Some(index),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(source) => {
+                return Err(OpenError::Io {
+                    what: "read",
+                    path,
+                    source,
+                });
+            }
+        };
+        let (first, folder) = (newest.first, newest.folder.clone());
+        let tail = index.as_ref().and_then(Index::tail);
+        let end = match tail {
+            // Nothing of a later commit is there, so this one may have been torn; the witness knows better.
+            Some(tail) if tail.whole || tail.first <= marks.committed => tail.last + 1,
+            Some(tail) => tail.first,
+            None => first,
+        };
+        next = next.max(end).max(first);
+        if end.max(marks.committed + 1) == first && row.count() > 0 {
+            // It holds nothing that was ever answered: a start or a rotation that came to nothing.
+            row.forget_newest();
+            fs::remove_dir_all(&folder).map_err(OpenError::io("remove", &folder))?;
+            continue;
+        }
+        if let Some(index) = &index {
+            row.note_raw_bytes(first, index.raw_bytes());
+            damaged = index.missing(first.max(marks.acked + 1), end.max(marks.committed + 1) - 1);
+            if !damaged.is_empty() {
+                metrics::counter!(crate::metrics::WAL_SALVAGED_RECORDS_TOTAL).increment(end.saturating_sub(first));
+            }
+        }
+        if let Some(torn) = tail.filter(|tail| tail.first >= end) {
+            tracing::info!(
+                log = name,
+                "the last commit (sequences {} to {}) was cut off before it was answered OK; it is dropped whole",
+                torn.first,
+                torn.last
+            );
+        }
+        break;
+    }
+    Ok(Recovered { next, damaged })
+}
+
+impl Shared {
+    /// Milliseconds since the log was opened, at least 1.
+    pub(super) fn clock_ms(&self) -> u64 {
+        u64::try_from(self.opened.elapsed().as_millis())
+            .unwrap_or(u64::MAX)
+            .max(1)
+    }
+
+    /// Everything up to here is on disk.
+    pub(super) fn committed_sequence(&self) -> Sequence {
+        self.committed.load(Ordering::Acquire)
+    }
+
+    /// Everything up to here is settled.
+    pub(super) fn acked_sequence(&self) -> Sequence {
+        self.acked.load(Ordering::Acquire)
+    }
+
+    /// The generation to write to: rotates when the live one is full and the next one is ready. When it is
+    /// not (the disk is slow, or full), the live one takes more, up to four times its size.
+    pub(super) fn live_for_write(&self) -> Result<Arc<Generation>, AppendError> {
+        let full = self.options.generation_bytes;
+        let size = self.live_bytes.load(Ordering::Relaxed);
+        if size >= full {
+            match self.chores.take_prepared() {
+                Some(prepared) => self.rotate(prepared)?,
+                None if size < full.saturating_mul(4) => {}
+                None => return Err(AppendError::DiskLow { free_bytes_min: 0 }),
+            }
+        }
+        lock(&self.row)
+            .newest()
+            .and_then(|newest| newest.live.clone())
+            .ok_or_else(|| self.poison.set("there is no generation to write to".to_owned()))
+    }
+
+    fn rotate(&self, prepared: (PathBuf, Generation)) -> Result<(), AppendError> {
+        let first = self.next.load(Ordering::Acquire);
+        let rotated = lock(&self.witness)
+            .sync()
+            .and_then(|()| lock(&self.row).advance(&self.options.folder, prepared, first));
+        match rotated {
+            Ok(sealed) => {
+                self.live_bytes.store(0, Ordering::Relaxed);
+                self.chores.put_sealed(sealed);
+                Ok(())
+            }
+            Err(error) => Err(self.poison.set(format!("beginning a new generation failed: {error}"))),
+        }
+    }
+
+    /// A commit is on disk and in the witness.
+    pub(super) fn committed(&self, last: Sequence, bytes: u64, live: &Generation) {
+        {
+            let mut row = lock(&self.row);
+            if let Some(newest) = row.newest_mut() {
+                newest.raw_bytes = Some(newest.raw_bytes.unwrap_or(0) + bytes);
+                if let Ok(size) = live.data_bytes() {
+                    self.live_bytes.store(size, Ordering::Relaxed);
+                    self.quota.moved(newest.disk_bytes, size);
+                    newest.disk_bytes = size;
+                }
+            }
+        }
+        self.committed.store(last, Ordering::Release);
+        lock(&self.subscribers).retain(|subscriber| match subscriber.upgrade() {
+            Some(signal) => {
+                signal.notify();
+                true
+            }
+            None => false,
+        });
+    }
+
+    /// Sequences that were committed and cannot be read: counted once, told, and their generation is set
+    /// aside instead of removed when its time comes.
+    pub(super) fn note_damage(&self, first: Sequence, last: Sequence, reason: &str) {
+        let new = lock(&self.row).note_damage(first, last);
+        if new > 0 {
+            self.damaged.fetch_add(new, Ordering::Relaxed);
+            metrics::counter!(crate::metrics::WAL_CORRUPTION_RECORDS_TOTAL).increment(new);
+            tracing::error!(
+                log = self.options.name,
+                first,
+                last,
+                reason,
+                "records that were on disk can no longer be read; the rest goes on; the damaged generation is set \
+                 aside in the folder 'damaged', not deleted: check the disk"
+            );
+        }
+    }
+}

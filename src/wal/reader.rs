@@ -1,0 +1,236 @@
+//! Reading a log in order of sequence, never past what is committed.
+//!
+//! The live generation is read through sled's tree; a sealed one by a scan of its file (`scan.rs`), once for
+//! as long as the reader is in it. What cannot be read is told as a range, counted and passed over: nothing
+//! is skipped silently, and nothing stops.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use super::error::ReadError;
+use super::frame::{self, Key};
+use super::generations::Place;
+use super::log::{Shared, lock};
+use super::scan::{Added, Assembled, Index};
+use crate::record::{ENCODING, RecordRef, Sequence};
+
+/// Reads one log. For one thread.
+pub struct Reader {
+    shared: Arc<Shared>,
+    position: Sequence,
+    scanned: Option<(Key, Index)>,
+    frame: Vec<u8>,
+}
+
+/// What a read found.
+#[derive(Debug)]
+pub enum Read {
+    /// Entries, in order, without a gap.
+    Records(Chunk),
+    /// Sequences that were committed and cannot be read: counted and set aside by the log; the reader goes on
+    /// behind them.
+    Damaged {
+        /// The first one.
+        first: Sequence,
+        /// The last one.
+        last: Sequence,
+    },
+    /// Nothing more is committed now.
+    Nothing,
+}
+
+impl Reader {
+    pub(super) fn new(shared: Arc<Shared>, from: Sequence) -> Self {
+        Self {
+            shared,
+            position: from.max(1),
+            scanned: None,
+            frame: Vec::new(),
+        }
+    }
+
+    /// The sequence that the next read begins at.
+    #[must_use]
+    pub fn position(&self) -> Sequence {
+        self.position
+    }
+
+    /// The next entries: at least one, and about `bytes_max` bytes at most (a whole frame more).
+    ///
+    /// # Errors
+    /// The system could not read the file; the position is as before, and trying again is safe.
+    pub fn read(&mut self, bytes_max: usize) -> Result<Read, ReadError> {
+        let committed = self.shared.committed_sequence();
+        let place = lock(&self.shared.row).place(self.position);
+        let Some(place) = place else { return Ok(Read::Nothing) };
+        if self.position < place.first {
+            let unsettled = self.position.max(self.shared.acked_sequence() + 1);
+            if unsettled < place.first {
+                self.position = unsettled;
+                return Ok(self.damaged(place.first - 1, "their generation is gone"));
+            }
+            self.position = place.first; // settled and removed long ago
+        }
+        if self.position > committed {
+            self.scanned = None;
+            return Ok(Read::Nothing);
+        }
+        let last = place.end.map_or(committed, |end| committed.min(end - 1));
+        let mut chunk = Assembled::from(self.position);
+        let stop = match &place.live {
+            Some(live) => {
+                self.scanned = None;
+                let mut stop = Stop::End;
+                for frame in live.frames_from(self.position) {
+                    let frame = frame.map_err(|source| ReadError {
+                        path: place.data.clone(),
+                        source,
+                    })?;
+                    match step(&mut chunk, frame.as_ref(), place.key, last, bytes_max) {
+                        Stop::Go => {}
+                        reason => {
+                            stop = reason;
+                            break;
+                        }
+                    }
+                }
+                stop
+            }
+            None => self.read_sealed(&place, &mut chunk, last, bytes_max)?,
+        };
+        // Entries beyond `last` are not committed, or void: a torn commit from before a crash.
+        let keep = usize::try_from((last + 1).saturating_sub(chunk.first)).unwrap_or(usize::MAX);
+        chunk.ranges.truncate(keep);
+        if chunk.ranges.is_empty() {
+            return Ok(match stop {
+                Stop::Gap { next } => self.damaged(last.min(next.max(self.position + 1) - 1), "frames are missing"),
+                Stop::Broken { through, reason } => self.damaged(through.clamp(self.position, last), &reason),
+                Stop::End | Stop::Full | Stop::Go => self.damaged(last, "frames are missing"),
+            });
+        }
+        self.position = chunk.expected();
+        Ok(Read::Records(Chunk {
+            first: chunk.first,
+            payload: chunk.payload,
+            ranges: chunk.ranges,
+        }))
+    }
+
+    fn read_sealed(
+        &mut self,
+        place: &Place,
+        chunk: &mut Assembled,
+        last: Sequence,
+        bytes_max: usize,
+    ) -> Result<Stop, ReadError> {
+        let failed = |source| ReadError {
+            path: place.data.clone(),
+            source,
+        };
+        if self.scanned.as_ref().is_none_or(|(key, _)| *key != place.key) {
+            self.scanned = None;
+            match Index::scan(&place.data, place.key) {
+                Ok(index) => {
+                    lock(&self.shared.row).note_raw_bytes(place.first, index.raw_bytes());
+                    self.scanned = Some((place.key, index));
+                }
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Stop::End),
+                Err(error) => return Err(failed(error)),
+            }
+        }
+        let Some((_, index)) = &self.scanned else {
+            return Ok(Stop::End);
+        };
+        let mut at = index.seek(self.position);
+        while index.read(at, &mut self.frame).map_err(failed)?.is_some() {
+            at += 1;
+            match step(chunk, &self.frame, place.key, last, bytes_max) {
+                Stop::Go => {}
+                stop => return Ok(stop),
+            }
+        }
+        Ok(Stop::End)
+    }
+
+    fn damaged(&mut self, last: Sequence, reason: &str) -> Read {
+        let first = self.position;
+        self.shared.note_damage(first, last, reason);
+        self.position = last + 1;
+        Read::Damaged { first, last }
+    }
+}
+
+/// Why no more frames are taken now.
+enum Stop {
+    /// Go on.
+    Go,
+    /// There are no more.
+    End,
+    /// Enough for one read.
+    Full,
+    /// The next sequence is not there; `next` is.
+    Gap { next: Sequence },
+    /// A frame passed its checksum and still makes no sense.
+    Broken { through: Sequence, reason: String },
+}
+
+fn step(chunk: &mut Assembled, bytes: &[u8], key: Key, last: Sequence, bytes_max: usize) -> Stop {
+    if chunk.expected() > last || chunk.payload.len() >= bytes_max {
+        return Stop::Full;
+    }
+    let Some((header, payload)) = frame::check(bytes, key) else {
+        // sled's own empty marker entry, or a frame that went bad since the scan: a later frame shows the gap.
+        return Stop::Go;
+    };
+    match chunk.add(&header, payload) {
+        Added::Yes | Added::Part => Stop::Go,
+        // A later part without its first one: the entry itself is missing, go to the next.
+        Added::Gap if header.first <= chunk.expected() => Stop::Go,
+        Added::Gap => Stop::Gap { next: header.first },
+        Added::Broken(reason) => Stop::Broken {
+            through: header.last(),
+            reason,
+        },
+    }
+}
+
+/// Entries `first() ..= last()`, where they lie.
+#[derive(Debug)]
+pub struct Chunk {
+    first: Sequence,
+    payload: Vec<u8>,
+    ranges: Vec<Range<usize>>,
+}
+
+impl Chunk {
+    /// The sequence of the first entry.
+    #[must_use]
+    pub fn first(&self) -> Sequence {
+        self.first
+    }
+
+    /// The sequence of the last entry.
+    #[must_use]
+    pub fn last(&self) -> Sequence {
+        self.first + self.ranges.len() as u64 - 1
+    }
+
+    /// The entries as bytes.
+    pub fn entries(&self) -> impl Iterator<Item = (Sequence, &[u8])> {
+        (self.first..).zip(
+            self.ranges
+                .iter()
+                .map(|range| self.payload.get(range.clone()).unwrap_or_default()),
+        )
+    }
+
+    /// The entries as records. One whose bytes passed the checksum and still do not decode is an error text.
+    pub fn records(&self) -> impl Iterator<Item = (Sequence, Result<RecordRef<'_>, String>)> {
+        self.entries().map(|(sequence, bytes)| {
+            let record = bincode::borrow_decode_from_slice(bytes, ENCODING)
+                .map(|(record, _)| record)
+                .map_err(|error| format!("the record of sequence {sequence} does not decode: {error}"));
+            (sequence, record)
+        })
+    }
+}

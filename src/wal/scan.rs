@@ -1,0 +1,363 @@
+//! Reads a generation's file by its frames, never through sled: recovery, catching up, and later every
+//! offline verb.
+//!
+//! The file is searched for the generation's magic; whatever has it and passes its checksum is a frame,
+//! wherever it lies. sled rewrites pages, so a frame may be there several times: any intact copy will do.
+//! The search costs a sequential read; what stays in memory is an index of about 48 bytes a frame.
+//!
+//! Knows nothing of commits answered OK, acknowledgements, or other generations.
+
+use std::fs::File;
+use std::io;
+use std::ops::Range;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+use memchr::memmem;
+
+use super::frame::{self, FRAME_BYTES_MAX, HEADER_BYTES, Header, Key};
+use crate::record::Sequence;
+
+/// How much is read at once.
+const WINDOW_BYTES: usize = 1024 * 1024;
+
+/// The frames of one file, in order of sequence and part.
+#[derive(Debug)]
+pub struct Index {
+    file: File,
+    key: Key,
+    frames: Vec<(Header, u64)>,
+}
+
+/// What the last commit in a file is like.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Tail {
+    /// The sequence of its first entry.
+    pub first: Sequence,
+    /// The sequence of its last entry.
+    pub last: Sequence,
+    /// Whether all of it is there.
+    pub whole: bool,
+}
+
+impl Index {
+    /// Scans the file.
+    ///
+    /// # Errors
+    /// The system's. A damaged file is no error: what is intact is found.
+    pub fn scan(path: &Path, key: Key) -> io::Result<Self> {
+        let file = File::open(path)?;
+        let magic = frame::magic(key);
+        let finder = memmem::Finder::new(&magic);
+        let mut frames: Vec<(Header, u64)> = Vec::new();
+        let mut buffer = Vec::with_capacity(WINDOW_BYTES + FRAME_BYTES_MAX);
+        let mut base: u64 = 0;
+        loop {
+            let kept = buffer.len();
+            let end = read_more(&file, &mut buffer, base + kept as u64)?;
+            let mut at = 0;
+            while let Some(found) = buffer.get(at..).and_then(|rest| finder.find(rest)) {
+                let start = at + found;
+                if !end && buffer.len() - start < FRAME_BYTES_MAX {
+                    break; // it may go on in the next window
+                }
+                at = start + 1;
+                if let Some((header, _)) = buffer.get(start..).and_then(|bytes| frame::check(bytes, key)) {
+                    frames.push((header, base + start as u64));
+                    at = start + header.frame_bytes();
+                }
+            }
+            if end {
+                break;
+            }
+            // Keep what may be the beginning of a frame.
+            let consumed = at.max(buffer.len().saturating_sub(FRAME_BYTES_MAX)).min(buffer.len());
+            base += consumed as u64;
+            buffer.drain(..consumed);
+        }
+        frames.sort_by_key(|(header, place)| (header.first, header.part, *place));
+        frames.dedup_by_key(|(header, _)| (header.first, header.part));
+        Ok(Self { file, key, frames })
+    }
+
+    /// The last commit of which anything is here. Whatever lies before it was on disk before it was written.
+    #[must_use]
+    pub fn tail(&self) -> Option<Tail> {
+        let first = self.frames.iter().map(|(header, _)| header.commit_first).max()?;
+        let start = self.frames.partition_point(|(header, _)| header.first < first);
+        let last = self
+            .frames
+            .get(start..)?
+            .iter()
+            .map(|(header, _)| header.commit_last())
+            .max()?;
+        let whole = self.missing(first, last).is_empty();
+        Some(Tail { first, last, whole })
+    }
+
+    /// The sequences of `first ..= last` that are not here.
+    #[must_use]
+    pub fn missing(&self, first: Sequence, last: Sequence) -> Vec<(Sequence, Sequence)> {
+        let mut missing = Vec::new();
+        let mut expected = first;
+        let mut parts = 0;
+        for (header, _) in &self.frames {
+            if header.last() < expected || header.first > last {
+                continue;
+            }
+            // A split entry is there when its last part is, and none before it is missing.
+            if header.part != parts {
+                parts = 0;
+                continue;
+            }
+            parts += 1;
+            if parts < header.parts {
+                continue;
+            }
+            parts = 0;
+            if header.first > expected {
+                missing.push((expected, header.first - 1));
+            }
+            expected = header.last() + 1;
+        }
+        if expected <= last {
+            missing.push((expected, last));
+        }
+        missing
+    }
+
+    /// Bytes of all entries, before compression.
+    #[must_use]
+    pub fn raw_bytes(&self) -> u64 {
+        self.frames
+            .iter()
+            .filter(|(header, _)| header.part == 0)
+            .map(|(header, _)| u64::from(header.raw_bytes))
+            .sum()
+    }
+
+    /// The place in the index of the frame that holds `sequence`, or of the next one after it.
+    #[must_use]
+    pub fn seek(&self, sequence: Sequence) -> usize {
+        self.frames.partition_point(|(header, _)| header.last() < sequence)
+    }
+
+    /// Reads one frame whole, by its place in the index; `None` behind the last.
+    ///
+    /// # Errors
+    /// The system's. A frame that no longer passes its checksum comes back empty.
+    pub fn read(&self, place: usize, buffer: &mut Vec<u8>) -> io::Result<Option<()>> {
+        let Some((header, offset)) = self.frames.get(place) else {
+            return Ok(None);
+        };
+        buffer.resize(header.frame_bytes(), 0);
+        match self.file.read_exact_at(buffer, *offset) {
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => buffer.clear(),
+            other => other?,
+        }
+        if frame::check(buffer, self.key).is_none() {
+            buffer.clear();
+        }
+        Ok(Some(()))
+    }
+}
+
+/// Appends up to a window from `offset`; true at the end of the file.
+fn read_more(file: &File, buffer: &mut Vec<u8>, offset: u64) -> io::Result<bool> {
+    let kept = buffer.len();
+    buffer.resize(kept + WINDOW_BYTES, 0);
+    let mut filled = kept;
+    let end = loop {
+        let Some(free) = buffer.get_mut(filled..).filter(|free| !free.is_empty()) else {
+            break false;
+        };
+        match file.read_at(free, offset + (filled - kept) as u64) {
+            Ok(0) => break true,
+            Ok(n) => filled += n,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    };
+    buffer.truncate(filled);
+    Ok(end)
+}
+
+/// Entries that were put together from frames: consecutive sequences from `first`.
+#[derive(Debug, Default)]
+pub struct Assembled {
+    /// The sequence of the first entry.
+    pub first: Sequence,
+    /// The expanded payloads, one after the other.
+    pub payload: Vec<u8>,
+    /// Where each entry lies in it.
+    pub ranges: Vec<Range<usize>>,
+    parts: Vec<u8>,
+}
+
+/// What adding a frame came to.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Added {
+    /// Taken (or of no interest: all of it lies before what is asked for).
+    Yes,
+    /// A part of an entry was taken; more follow.
+    Part,
+    /// It does not follow on: `expected` is not in it.
+    Gap,
+    /// Its checksum holds, its contents do not: the reason.
+    Broken(String),
+}
+
+impl Assembled {
+    /// Nothing yet; `first` is wanted.
+    #[must_use]
+    pub fn from(first: Sequence) -> Self {
+        Self {
+            first,
+            ..Self::default()
+        }
+    }
+
+    /// The next sequence that is wanted.
+    #[must_use]
+    pub fn expected(&self) -> Sequence {
+        self.first + self.ranges.len() as u64
+    }
+
+    /// Adds a frame that passed [`frame::check`].
+    pub fn add(&mut self, header: &Header, payload: &[u8]) -> Added {
+        let expected = self.expected();
+        if header.last() < expected {
+            return Added::Yes;
+        }
+        if header.first > expected {
+            return Added::Gap;
+        }
+        let stored: &[u8] = if header.parts > 1 {
+            if header.part == 0 {
+                self.parts.clear();
+            } else if self.parts.len() != usize::from(header.part) * (FRAME_BYTES_MAX - HEADER_BYTES) {
+                return Added::Gap;
+            }
+            self.parts.extend_from_slice(payload);
+            if header.part + 1 < header.parts {
+                return Added::Part;
+            }
+            &self.parts
+        } else {
+            payload
+        };
+        let base = self.payload.len();
+        if let Err(reason) = frame::expand(header, stored, &mut self.payload) {
+            self.payload.truncate(base);
+            return Added::Broken(reason);
+        }
+        match frame::entries(self.payload.get(base..).unwrap_or_default(), header.count) {
+            Err(reason) => {
+                self.payload.truncate(base);
+                Added::Broken(reason)
+            }
+            Ok(ranges) => {
+                let skip = usize::try_from(expected - header.first).unwrap_or(usize::MAX);
+                self.ranges.extend(
+                    ranges
+                        .into_iter()
+                        .skip(skip)
+                        .map(|range| base + range.start..base + range.end),
+                );
+                Added::Yes
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::indexing_slicing)]
+mod tests {
+    use super::*;
+    use crate::wal::frame::Framer;
+    use proptest::prelude::*;
+
+    const KEY: Key = *b"scantest";
+
+    fn bytes_of(commits: &[usize], entry_bytes: usize) -> Vec<Vec<u8>> {
+        let mut framer = Framer::new(KEY, false);
+        let mut next = 1;
+        let mut frames = Vec::new();
+        for &count in commits {
+            let entries = vec![vec![7u8; entry_bytes]; count];
+            frames.extend(
+                framer
+                    .frame(next, entries.iter().map(Vec::as_slice))
+                    .into_iter()
+                    .map(|frame| frame.bytes),
+            );
+            next += count as u64;
+        }
+        frames
+    }
+
+    fn scan(bytes: &[u8]) -> Index {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), bytes).unwrap();
+        Index::scan(file.path(), KEY).unwrap()
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+        /// In any order, with repeats and rubbish between, across windows: every frame is found once.
+        #[test]
+        fn frames_are_found_wherever_they_lie(
+            commits in prop::collection::vec(1usize..60, 1..12),
+            entry_bytes in prop_oneof![Just(5usize), Just(900), Just(40_000)],
+            order in any::<prop::sample::Index>(),
+            rubbish in prop::collection::vec(any::<u8>(), 0..3000),
+        ) {
+            let mut frames = bytes_of(&commits, entry_bytes);
+            let turn = order.index(frames.len());
+            frames.rotate_left(turn);
+            frames.push(frames[0].clone());
+            let mut bytes = vec![0u8; WINDOW_BYTES - 700];
+            for frame in &frames {
+                bytes.extend_from_slice(&rubbish);
+                bytes.extend_from_slice(frame);
+            }
+            bytes.extend_from_slice(&frame::magic(KEY));
+            let index = scan(&bytes);
+            let total = commits.iter().sum::<usize>() as u64;
+            prop_assert_eq!(index.frames.len(), frames.len() - 1);
+            prop_assert_eq!(index.missing(1, total), vec![]);
+            let last = *commits.last().unwrap() as u64;
+            prop_assert_eq!(index.tail(), Some(Tail { first: total - last + 1, last: total, whole: true }));
+        }
+    }
+
+    #[test]
+    fn a_commit_that_lacks_a_frame_is_not_whole() {
+        let frames = bytes_of(&[3, 100], 900); // 17 entries a frame
+        let bytes: Vec<u8> = frames.iter().take(frames.len() - 1).flatten().copied().collect();
+        assert_eq!(
+            scan(&bytes).tail(),
+            Some(Tail {
+                first: 4,
+                last: 103,
+                whole: false
+            })
+        );
+    }
+
+    #[test]
+    fn a_split_entry_that_lacks_a_part_is_missing() {
+        let mut frames = bytes_of(&[1, 1, 1], 40_000); // 3 parts each
+        frames.remove(4);
+        let index = scan(&frames.concat());
+        assert_eq!(index.missing(1, 3), vec![(2, 2)]);
+        assert_eq!(
+            index.tail(),
+            Some(Tail {
+                first: 3,
+                last: 3,
+                whole: true
+            })
+        );
+    }
+}

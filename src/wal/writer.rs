@@ -1,0 +1,241 @@
+//! The one writer thread of a log: group commit.
+//!
+//! It takes everything that is queued, cuts it into frames, hands them to the live generation, waits for the
+//! one flush that covers them all, writes the witness, and only then answers. While it waits for the disk,
+//! the next commit queues up: it never waits for company when it has work (`linger` is 0 by default). One
+//! commit is under way at a time, so whatever was on disk when a frame was written was committed: recovery
+//! rests on that.
+//!
+//! The first failed write or flush poisons the log: nothing more is written, everything waiting is refused,
+//! and a restart finds out what is on disk. An fsync is never tried again: the kernel has forgotten what it
+//! failed to write.
+
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::{Duration, Instant};
+
+use tokio::sync::oneshot;
+
+use super::error::AppendError;
+use super::frame::{FRAME_BYTES_MAX, Framer};
+use super::log::{Shared, lock};
+use super::witness::Marks;
+use super::{Batch, Receipt};
+
+/// The most encoded bytes that wait for the writer; beyond it `append` answers `Busy`.
+pub const QUEUE_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// The most encoded bytes of one commit (and so of one batch).
+pub const COMMIT_BYTES_MAX: usize = 32 * 1024 * 1024;
+
+/// One batch and who waits for it.
+pub struct Job {
+    batch: Batch,
+    answer: oneshot::Sender<Result<Receipt, AppendError>>,
+}
+
+#[derive(Default)]
+struct Waiting {
+    jobs: Vec<Job>,
+    bytes: usize,
+    closed: bool,
+    idle: bool,
+}
+
+/// What waits for the writer.
+#[derive(Default)]
+pub struct Queue {
+    waiting: Mutex<Waiting>,
+    ready: Condvar,
+}
+
+impl Queue {
+    /// Adds a batch.
+    pub fn push(&self, batch: Batch) -> Result<oneshot::Receiver<Result<Receipt, AppendError>>, AppendError> {
+        let bytes = batch.bytes();
+        if bytes > COMMIT_BYTES_MAX {
+            return Err(AppendError::TooLarge {
+                bytes,
+                bytes_max: COMMIT_BYTES_MAX,
+            });
+        }
+        let (answer, receiver) = oneshot::channel();
+        let mut waiting = lock(&self.waiting);
+        if waiting.closed {
+            return Err(AppendError::Closed);
+        }
+        if waiting.bytes + bytes > QUEUE_BYTES_MAX {
+            return Err(AppendError::Busy {
+                queue_bytes_max: QUEUE_BYTES_MAX,
+            });
+        }
+        waiting.bytes += bytes;
+        waiting.jobs.push(Job { batch, answer });
+        let wake = std::mem::take(&mut waiting.idle);
+        drop(waiting);
+        if wake {
+            self.ready.notify_one();
+        }
+        Ok(receiver)
+    }
+
+    /// No more batches; those that wait are still written.
+    pub fn close(&self) {
+        lock(&self.waiting).closed = true;
+        self.ready.notify_one();
+    }
+
+    /// Waits for batches and takes as many as one commit may have; empty: closed, and nothing is left.
+    fn take(&self, linger: Duration, jobs: &mut Vec<Job>) {
+        let mut waiting = lock(&self.waiting);
+        while waiting.jobs.is_empty() && !waiting.closed {
+            waiting.idle = true;
+            waiting = self
+                .ready
+                .wait(waiting)
+                .unwrap_or_else(std::sync::PoisonError::into_inner);
+        }
+        if !linger.is_zero() && !waiting.closed {
+            drop(waiting);
+            std::thread::sleep(linger);
+            waiting = lock(&self.waiting);
+        }
+        let mut bytes = 0;
+        let fit = waiting.jobs.iter().take_while(|job| {
+            bytes += job.batch.bytes();
+            bytes <= COMMIT_BYTES_MAX
+        });
+        let fit = fit.count();
+        if fit == waiting.jobs.len() {
+            std::mem::swap(&mut waiting.jobs, jobs);
+            waiting.bytes = 0;
+        } else {
+            jobs.extend(waiting.jobs.drain(..fit));
+            let taken: usize = jobs.iter().map(|job| job.batch.bytes()).sum();
+            waiting.bytes -= taken;
+        }
+    }
+
+    /// Refuses everything that waits, and everything that comes.
+    fn refuse_all(&self, error: &AppendError) {
+        let mut waiting = lock(&self.waiting);
+        waiting.closed = true;
+        waiting.bytes = 0;
+        for job in waiting.jobs.drain(..) {
+            answer(job, Err(error.clone()));
+        }
+    }
+}
+
+/// A client that went away does not wait for its answer: not an error.
+fn answer(job: Job, result: Result<Receipt, AppendError>) {
+    drop(job.answer.send(result));
+}
+
+/// Poisons the log when the thread ends by a panic inside sled.
+struct Guard<'a>(&'a Shared);
+
+impl Drop for Guard<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.poison.set("the writer thread panicked".to_owned());
+            self.0.queue.refuse_all(&self.0.poison.error());
+        }
+    }
+}
+
+/// The thread's body.
+pub fn run(shared: &Arc<Shared>) {
+    let _guard = Guard(shared);
+    let mut jobs = Vec::new();
+    let mut framer: Option<(super::frame::Key, Framer)> = None;
+    let commit_seconds = metrics::histogram!(crate::metrics::WAL_COMMIT_SECONDS);
+    let commit_records = metrics::histogram!(crate::metrics::WAL_COMMIT_RECORDS);
+    loop {
+        shared.queue.take(shared.options.linger, &mut jobs);
+        if jobs.is_empty() {
+            return;
+        }
+        let began = Instant::now();
+        shared.commit_began_ms.store(shared.clock_ms(), Ordering::Relaxed);
+        let outcome = commit(shared, &jobs, &mut framer);
+        shared.commit_began_ms.store(0, Ordering::Relaxed);
+        match outcome {
+            Ok(first) => {
+                commit_seconds.record(began.elapsed());
+                let mut next = first;
+                for job in jobs.drain(..) {
+                    let receipt = Receipt {
+                        first_seq: next,
+                        last_seq: next + job.batch.len() as u64 - 1,
+                    };
+                    next = receipt.last_seq + 1;
+                    answer(job, Ok(receipt));
+                }
+                #[allow(clippy::cast_precision_loss)] // a commit has far fewer than 2^52 records
+                commit_records.record((next - first) as f64);
+            }
+            Err(error) => {
+                let poisoned = matches!(error, AppendError::Poisoned { .. });
+                for job in jobs.drain(..) {
+                    answer(job, Err(error.clone()));
+                }
+                if poisoned {
+                    shared.queue.refuse_all(&error);
+                    return;
+                }
+            }
+        }
+    }
+}
+
+/// Writes one commit; returns the sequence of its first entry.
+fn commit(shared: &Shared, jobs: &[Job], framer: &mut Option<(super::frame::Key, Framer)>) -> Result<u64, AppendError> {
+    let entries = jobs.iter().flat_map(|job| job.batch.entries());
+    let count: usize = jobs.iter().map(|job| job.batch.len()).sum();
+    let bytes: usize = jobs.iter().map(|job| job.batch.bytes()).sum();
+    shared.poison.check()?;
+    // What sled writes for it is more than its bytes by page rewrites and headers; twice covers that.
+    shared
+        .quota
+        .check(2 * bytes as u64 + FRAME_BYTES_MAX as u64, shared.options.reserve)?;
+    let live = shared.live_for_write()?;
+    let first = shared.next.load(Ordering::Acquire);
+    if framer.as_ref().is_none_or(|(key, _)| *key != live.key()) {
+        *framer = Some((live.key(), Framer::new(live.key(), shared.options.compression)));
+    }
+    let frames = framer
+        .as_mut()
+        .map(|(_, framer)| framer.frame(first, entries))
+        .unwrap_or_default();
+    let last = first + count as u64 - 1;
+    shared.next.store(last + 1, Ordering::Release);
+    let written = frames
+        .into_iter()
+        .try_for_each(|frame| live.put(frame))
+        .and_then(|()| live.flush())
+        .and_then(|()| {
+            if live.has_blobs()? {
+                Err(std::io::Error::other("a blob file was made"))
+            } else {
+                Ok(())
+            }
+        });
+    if let Err(error) = written {
+        return Err(shared
+            .poison
+            .set(format!("writing sequences {first} to {last} failed: {error}")));
+    }
+    let marked = {
+        let mut witness = lock(&shared.witness);
+        let marks = Marks {
+            committed: last,
+            ..witness.marks()
+        };
+        witness.write(marks)
+    };
+    if let Err(error) = marked {
+        return Err(shared.poison.set(format!("writing the witness failed: {error}")));
+    }
+    shared.committed(last, bytes as u64, &live);
+    Ok(first)
+}
