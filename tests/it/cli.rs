@@ -206,7 +206,8 @@ fn a_read_only_folder_is_named() {
 
 fn a_file_system_without_space_is_named() {
     let folder = tempfile::tempdir().unwrap();
-    let command = on_a_mount(folder.path(), "mount -t tmpfs -o size=64k none small");
+    let full = "mount -t tmpfs -o size=1m none small; head -c 2m /dev/zero >small/filler 2>/dev/null; true";
+    let command = on_a_mount(folder.path(), full);
     let mut config = config();
     config.set("wal.path", "small/wal").set("wal.free_bytes_min", "0 B");
     assert_refused_in(folder.path(), command, &config, 75, &["small/wal"]);
