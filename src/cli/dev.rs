@@ -20,7 +20,8 @@ const VALUE_CHARACTERS_MAX: usize = 120;
 
 pub(super) fn run(config: &Config) -> Result<()> {
     config.validate(Broker::MayBeEmbedded)?;
-    let mut forward = options::forward(config);
+    let mut config = config.clone();
+    let mut forward = options::forward(&config);
     // Lives until the gateway has ended.
     let embedded = if forward.bootstrap_servers.is_empty() {
         Some(EmbeddedBroker::start().context("the embedded broker did not start")?)
@@ -31,15 +32,17 @@ pub(super) fn run(config: &Config) -> Result<()> {
         Some(broker) => {
             forward.bootstrap_servers = broker.bootstrap_servers();
             forward.properties.extend(EmbeddedBroker::properties());
+            // The log of a real gateway must never drain into a broker that forgets.
+            config.wal.path.as_mut_os_string().push("-dev");
             "embedded: it forgets everything when this ends"
         }
         None => "from the configuration",
     };
     forward.on_delivery = Some(Box::new(print_deliveries()));
-    let path = example_path(config);
+    let path = example_path(&config);
     let broker = format!("{} ({kind})", forward.bootstrap_servers);
     gateway::run(Plan {
-        config,
+        config: &config,
         forward,
         on_listening: Box::new(move |addresses| eprint!("{}", greeting(addresses, &path, &broker))),
     })

@@ -6,7 +6,7 @@
 
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use tokio::runtime::Runtime;
@@ -19,7 +19,7 @@ use super::{listen, options, signals};
 use crate::config::Config;
 use crate::forward::Forwarder;
 use crate::wal::Wal;
-use crate::{forward, http, metrics, telemetry};
+use crate::{forward, http, metrics, record, telemetry};
 
 /// How long a poisoned process still answers what it has taken (with 503): it must end soon.
 const POISON_GRACE: Duration = Duration::from_secs(2);
@@ -74,7 +74,7 @@ async fn start(plan: Plan<'_>) -> Result<()> {
         wal.clone(),
         Arc::new(move || handle.status()),
         scrape,
-        Arc::new(now_ms),
+        Arc::new(record::now_ms),
     )?;
     let running = Running {
         wal,
@@ -224,12 +224,4 @@ async fn forwarder_stopped(forwarder: forward::Handle) -> String {
 /// The time until `deadline`, 0 behind it.
 fn left(deadline: Instant) -> Duration {
     deadline.saturating_duration_since(Instant::now())
-}
-
-/// Milliseconds since the Unix epoch; 0 for a clock that stands before it.
-fn now_ms() -> i64 {
-    let since = SystemTime::now()
-        .duration_since(SystemTime::UNIX_EPOCH)
-        .unwrap_or_default();
-    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
 }

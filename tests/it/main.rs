@@ -1,0 +1,66 @@
+//! tidegate as its users start it: the binary, on this machine's loopback, with a real Apache Kafka.
+//!
+//! A harness of its own (libtest-mimic) instead of `#[test]`: a test whose parts are not on this machine is
+//! reported as ignored and says what it misses, one broker serves the whole run and is stopped at its end,
+//! and tests run one at a time (several of them measure time or load). `tests/run` leaves nothing out.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
+
+#[macro_use]
+mod support;
+
+mod checker;
+mod cli;
+mod crash;
+mod forward;
+mod harness;
+mod http;
+
+use std::io::Write as _;
+use std::process::ExitCode;
+
+use libtest_mimic::{Arguments, Completion, Trial};
+
+fn main() -> ExitCode {
+    let mut arguments = Arguments::from_args();
+    arguments.test_threads.get_or_insert(1);
+    let modules = [
+        harness::CASES,
+        checker::CASES,
+        http::CASES,
+        forward::CASES,
+        crash::CASES,
+        cli::CASES,
+    ];
+    let mut skipped = Vec::new();
+    let mut trials = Vec::new();
+    for case in modules.into_iter().flatten() {
+        let missing: Vec<String> = case.needs.iter().filter_map(|part| part.missing()).collect();
+        let reason = missing.join("; ");
+        if !missing.is_empty() && !support::required() {
+            skipped.push(format!("{}: {reason}", case.name));
+        }
+        let run = case.run;
+        trials.push(Trial::ignorable_test(case.name, move || {
+            if reason.is_empty() {
+                run();
+                return Ok(Completion::Completed);
+            }
+            if support::required() {
+                return Err(reason.into());
+            }
+            Ok(Completion::ignored_with(reason))
+        }));
+    }
+    let conclusion = libtest_mimic::run(&arguments, trials);
+    support::kafka::Kafka::end_shared();
+    if !arguments.list && !skipped.is_empty() {
+        // Not a print macro: this line is to be seen whatever captures those.
+        let text = format!(
+            "\nskipped here (./tests/run leaves nothing out):\n  {}\n",
+            skipped.join("\n  ")
+        );
+        std::io::stderr().write_all(text.as_bytes()).expect("stderr is open");
+    }
+    conclusion.exit_code()
+}

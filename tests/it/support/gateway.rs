@@ -1,0 +1,417 @@
+//! The gateway as a user runs it: the binary, a configuration file, its two listeners, its signals.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::kafka::Kafka;
+use super::{poll, seconds, wait_until};
+
+/// The binary under test.
+pub const BINARY: &str = env!("CARGO_BIN_EXE_tidegate");
+
+const START_LIMIT: Duration = Duration::from_secs(30);
+
+/// A bootstrap address where nobody answers: Kafka is away.
+pub const NOWHERE: &str = "127.0.0.1:9";
+
+/// What goes into the configuration file.
+#[derive(Clone)]
+pub struct Config(toml::Table);
+
+impl Config {
+    /// Free ports, log lines as JSON, and `kafka` as the broker.
+    pub fn new(bootstrap: &str) -> Self {
+        let mut config = Self(toml::Table::new());
+        config
+            .set("gateway.id", "under-test")
+            .set("http.listen", "127.0.0.1:0")
+            .set("admin.listen", "127.0.0.1:0")
+            .set("kafka.bootstrap_servers", bootstrap)
+            .set("log.format", "json");
+        config
+    }
+
+    /// [`Config::new`] with `kafka`'s address.
+    pub fn with(kafka: &Kafka) -> Self {
+        Self::new(kafka.bootstrap())
+    }
+
+    /// Sets `section.key`.
+    pub fn set(&mut self, path: &str, value: impl Into<toml::Value>) -> &mut Self {
+        let (section, key) = path.split_once('.').expect("section.key");
+        self.section(section).insert(key.to_owned(), value.into());
+        self
+    }
+
+    /// Sets a property of librdkafka.
+    pub fn property(&mut self, name: &str, value: &str) -> &mut Self {
+        let properties = self
+            .section("kafka")
+            .entry("properties")
+            .or_insert_with(|| toml::Table::new().into());
+        properties
+            .as_table_mut()
+            .expect("a table")
+            .insert(name.to_owned(), value.into());
+        self
+    }
+
+    /// Declares a source; the six of the shipped file are then not there.
+    pub fn source(&mut self, name: &str, topic: &str, key: Option<&str>) -> &mut Self {
+        let mut source = toml::Table::new();
+        source.insert("name".to_owned(), name.into());
+        source.insert("topic".to_owned(), topic.into());
+        if let Some(key) = key {
+            source.insert("key".to_owned(), key.into());
+        }
+        let sources = self.0.entry("source").or_insert_with(|| toml::Value::Array(Vec::new()));
+        sources.as_array_mut().expect("an array").push(source.into());
+        self
+    }
+
+    /// The file.
+    pub fn text(&self) -> String {
+        self.0.to_string()
+    }
+
+    fn section(&mut self, name: &str) -> &mut toml::Table {
+        let section = self.0.entry(name).or_insert_with(|| toml::Table::new().into());
+        section.as_table_mut().expect("a table")
+    }
+}
+
+/// What the client read.
+#[derive(Debug, Clone)]
+pub struct Answer {
+    pub status: u16,
+    pub headers: BTreeMap<String, String>,
+    pub body: String,
+}
+
+impl Answer {
+    pub fn header(&self, name: &str) -> &str {
+        self.headers.get(name).map_or("", String::as_str)
+    }
+
+    /// The body as JSON; the test fails when it is none.
+    #[track_caller]
+    pub fn json(&self) -> serde_json::Value {
+        serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("no JSON ({error}): {self:?}"))
+    }
+}
+
+/// An HTTP client that keeps its connections. One for each thread.
+pub struct Client {
+    agent: ureq::Agent,
+    ingest: String,
+}
+
+impl Client {
+    /// POST to the ingest listener. An error means that the answer is unknown.
+    pub fn post(&self, path: &str, content_type: &str, body: &[u8]) -> Result<Answer, String> {
+        self.post_with(path, &[("content-type", content_type)], body)
+    }
+
+    /// POST with headers.
+    pub fn post_with(&self, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Result<Answer, String> {
+        let mut request = self.agent.post(format!("http://{}{path}", self.ingest));
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        answer(request.send(body))
+    }
+
+    /// GET on the ingest listener.
+    pub fn get(&self, path: &str) -> Result<Answer, String> {
+        answer(self.agent.get(format!("http://{}{path}", self.ingest)).call())
+    }
+}
+
+fn agent() -> ureq::Agent {
+    ureq::Agent::config_builder()
+        .http_status_as_error(false)
+        .timeout_global(Some(seconds(60)))
+        .proxy(None)
+        .build()
+        .into()
+}
+
+fn answer(result: Result<ureq::http::Response<ureq::Body>, ureq::Error>) -> Result<Answer, String> {
+    let mut response = result.map_err(|error| error.to_string())?;
+    let headers = response
+        .headers()
+        .iter()
+        .map(|(name, value)| (name.to_string(), String::from_utf8_lossy(value.as_bytes()).into_owned()))
+        .collect();
+    let body = response
+        .body_mut()
+        .read_to_string()
+        .map_err(|error| error.to_string())?;
+    Ok(Answer {
+        status: response.status().as_u16(),
+        headers,
+        body,
+    })
+}
+
+/// A gateway: its folder, and its process while it runs. Dropped: killed, and the folder removed.
+pub struct Gateway {
+    folder: Arc<tempfile::TempDir>,
+    config: Config,
+    child: Child,
+    log: PathBuf,
+    pub ingest: String,
+    pub admin: String,
+}
+
+impl Gateway {
+    /// Starts one on a new folder.
+    pub fn start(config: &Config) -> Self {
+        let folder = tempfile::Builder::new()
+            .prefix("tidegate-test-")
+            .tempdir()
+            .expect("a temporary folder");
+        Self::start_in(Arc::new(folder), config)
+    }
+
+    /// Starts one on `folder`, which another may have left; returns once both listeners are open.
+    fn start_in(folder: Arc<tempfile::TempDir>, config: &Config) -> Self {
+        let mut config = config.clone();
+        let wal = folder.path().join("wal");
+        config.set("wal.path", wal.to_str().expect("UTF-8"));
+        let log = folder.path().join("log");
+        let child = spawn(folder.path(), &config, &log);
+        let mut gateway = Self {
+            folder,
+            config,
+            child,
+            log,
+            ingest: String::new(),
+            admin: String::new(),
+        };
+        gateway.wait_for_listeners();
+        gateway
+    }
+
+    fn wait_for_listeners(&mut self) {
+        let child = &mut self.child;
+        let log = &self.log;
+        (self.ingest, self.admin) = poll("the gateway's listeners", START_LIMIT, || {
+            let lines = fs::read_to_string(log).unwrap_or_default();
+            let ended = child.try_wait().expect("its state is known");
+            assert!(
+                ended.is_none(),
+                "the gateway ended ({ended:?}) instead of serving:\n{lines}"
+            );
+            Some((
+                address(&lines, "ingest listening")?,
+                address(&lines, "admin listening")?,
+            ))
+        });
+    }
+
+    /// SIGKILL, and a new process on the same folder with the same configuration.
+    pub fn kill_and_restart(&mut self) {
+        self.sigkill();
+        self.restart();
+    }
+
+    /// A new process on the same folder; the old one must have ended.
+    pub fn restart(&mut self) {
+        self.child = spawn(self.folder.path(), &self.config, &self.log);
+        self.wait_for_listeners();
+    }
+
+    /// A new process on the same folder, killed after `pause`: somewhere in its start.
+    pub fn start_and_kill_after(&mut self, pause: Duration) {
+        self.child = spawn(self.folder.path(), &self.config, &self.log);
+        std::thread::sleep(pause);
+        self.sigkill();
+    }
+
+    /// The next start has this setting.
+    pub fn set(&mut self, path: &str, value: impl Into<toml::Value>) {
+        self.config.set(path, value);
+    }
+
+    pub fn wal(&self) -> PathBuf {
+        self.folder.path().join("wal")
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// What it wrote to stderr since its last start.
+    pub fn log(&self) -> String {
+        fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    pub fn client(&self) -> Client {
+        Client {
+            agent: agent(),
+            ingest: self.ingest.clone(),
+        }
+    }
+
+    pub fn sigkill(&mut self) {
+        self.child.kill().expect("it can be killed");
+        self.child.wait().expect("it ends");
+    }
+
+    /// SIGTERM, without waiting.
+    pub fn terminate(&self) {
+        let sent = Command::new("sh")
+            .args(["-c", r#"kill -TERM "$1""#, "sh", &self.pid().to_string()])
+            .status();
+        assert!(sent.expect("sh runs").success(), "SIGTERM to {}", self.pid());
+    }
+
+    /// SIGTERM; waits `limit` for the end.
+    #[track_caller]
+    pub fn sigterm(&mut self, limit: Duration) -> ExitStatus {
+        self.terminate();
+        self.wait_for_exit(limit)
+    }
+
+    #[track_caller]
+    pub fn wait_for_exit(&mut self, limit: Duration) -> ExitStatus {
+        let child = &mut self.child;
+        poll("the gateway has ended", limit, || {
+            child.try_wait().expect("its state is known")
+        })
+    }
+
+    /// GET on the admin listener.
+    pub fn admin(&self, path: &str) -> Result<Answer, String> {
+        answer(agent().get(format!("http://{}{path}", self.admin)).call())
+    }
+
+    /// `/v1/status`.
+    #[track_caller]
+    pub fn status(&self) -> serde_json::Value {
+        self.admin("/v1/status").expect("the admin listener answers").json()
+    }
+
+    /// The scrape: each series with its labels as written, and its value.
+    #[track_caller]
+    pub fn metrics(&self) -> BTreeMap<String, f64> {
+        let answer = self.admin("/metrics").expect("the admin listener answers");
+        assert_eq!(answer.status, 200, "{answer:?}");
+        parse_metrics(&answer.body)
+    }
+
+    /// The sum of the series of one metric.
+    #[track_caller]
+    pub fn metric(&self, name: &str) -> f64 {
+        sum(&self.metrics(), name)
+    }
+
+    /// Waits until nothing is left to forward.
+    #[track_caller]
+    pub fn wait_drained(&self, limit: Duration) {
+        wait_until("the backlog is forwarded", limit, || {
+            self.admin("/metrics").is_ok_and(|answer| {
+                let metrics = parse_metrics(&answer.body);
+                sum(&metrics, "tidegate_wal_acked_sequence") == sum(&metrics, "tidegate_wal_committed_sequence")
+            })
+        });
+    }
+
+    /// Resident memory in bytes.
+    pub fn rss_bytes(&self) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap_or_default();
+        let line = status.lines().find(|line| line.starts_with("VmRSS:"));
+        let kib = line
+            .and_then(|line| line.split_whitespace().nth(1))
+            .and_then(|kib| kib.parse::<u64>().ok());
+        kib.expect("a running process has a VmRSS line") * 1024
+    }
+}
+
+impl Drop for Gateway {
+    fn drop(&mut self) {
+        // Either may fail because it has ended already, which is the aim.
+        drop(self.child.kill());
+        drop(self.child.wait());
+        if std::thread::panicking() {
+            let log = self.log();
+            let lines: Vec<&str> = log.lines().collect();
+            eprintln!(
+                "the gateway's last lines:\n{}",
+                lines[lines.len().saturating_sub(40)..].join("\n")
+            );
+        }
+    }
+}
+
+fn spawn(folder: &Path, config: &Config, log: &Path) -> Child {
+    let file = folder.join("config.toml");
+    fs::write(&file, config.text()).expect("the configuration is written");
+    let log = File::create(log).expect("a log file");
+    command()
+        .arg("--config")
+        .arg(&file)
+        .arg("serve")
+        .current_dir(folder)
+        .stdout(log.try_clone().expect("a second handle"))
+        .stderr(log)
+        .spawn()
+        .expect("the binary starts")
+}
+
+/// A process that ends with the test, whatever its outcome.
+pub struct Killed(pub Child);
+
+impl Drop for Killed {
+    fn drop(&mut self) {
+        // Either may fail because it has ended already, which is the aim.
+        drop(self.0.kill());
+        drop(self.0.wait());
+    }
+}
+
+/// The binary, with no setting of this environment in it.
+pub fn command() -> Command {
+    let mut command = Command::new(BINARY);
+    command.stdin(Stdio::null());
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("TIDEGATE_") {
+            command.env_remove(name);
+        }
+    }
+    command
+}
+
+/// The `addr` of the log line with this message, as tracing's JSON has it (flattened or below `fields`).
+fn address(log: &str, message: &str) -> Option<String> {
+    log.lines().find_map(|line| {
+        let line: serde_json::Value = serde_json::from_str(line).ok()?;
+        let fields = line.get("fields").unwrap_or(&line);
+        (fields.get("message")?.as_str()? == message).then_some(())?;
+        Some(fields.get("addr")?.as_str()?.to_owned())
+    })
+}
+
+fn parse_metrics(text: &str) -> BTreeMap<String, f64> {
+    text.lines()
+        .filter(|line| !line.starts_with('#'))
+        .filter_map(|line| {
+            let (series, value) = line.rsplit_once(' ')?;
+            Some((series.to_owned(), value.parse().ok()?))
+        })
+        .collect()
+}
+
+/// The sum of the series of one metric in a scrape.
+pub fn sum(metrics: &BTreeMap<String, f64>, name: &str) -> f64 {
+    metrics
+        .iter()
+        .filter(|(series, _)| series.split('{').next() == Some(name))
+        .map(|(_, value)| value)
+        .sum()
+}

@@ -1,0 +1,261 @@
+//! A real Apache Kafka: one KRaft node (broker and controller in one JVM) on free ports of 127.0.0.1.
+//!
+//! `tests/run` puts its jars into `target/kafka/libs`. The JVM is the child of a shell that reads a pipe
+//! from this process: when the pipe closes, however this process ended, the shell kills the JVM and
+//! removes its folder. (A parent-death signal would be tied to the thread that started it.)
+
+use std::fs;
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::net::TcpStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::{Mutex, OnceLock, PoisonError};
+use std::time::Duration;
+
+use super::{free_port, poll, target, wait_until};
+
+const VERSION_OF_JAVA_MIN: u32 = 17;
+const START_LIMIT: Duration = Duration::from_secs(120);
+
+/// Starts the JVM, prints its pid, and waits for the pipe to close. `$1` is the folder, the rest the command.
+/// The folder goes with it, unless a line on the pipe said to keep it.
+const WATCHDOG: &str = r#"
+    folder=$1; shift
+    "$@" >>"$folder/console" 2>&1 </dev/null &
+    java=$!
+    echo "$java"
+    keep=
+    while read -r line; do keep=$line; done
+    kill -9 "$java" 2>/dev/null
+    wait "$java" 2>/dev/null
+    [ -n "$keep" ] || rm -rf "$folder"
+"#;
+
+/// What is missing for a broker of our own; `None` when all is there.
+pub fn missing() -> Option<String> {
+    static MISSING: OnceLock<Option<String>> = OnceLock::new();
+    MISSING
+        .get_or_init(|| {
+            if !libs().join("kafka_2.13-4.1.1.jar").exists() {
+                return Some(format!("no Apache Kafka in {} (./tests/run gets it)", libs().display()));
+            }
+            let version = Command::new("java").arg("-version").output().ok();
+            let version = version
+                .map(|output| String::from_utf8_lossy(&output.stderr).into_owned())
+                .unwrap_or_default();
+            let major = version.split('"').nth(1).and_then(|text| text.split('.').next());
+            match major.and_then(|text| text.parse::<u32>().ok()) {
+                Some(major) if major >= VERSION_OF_JAVA_MIN => None,
+                Some(major) => Some(format!("java is version {major}; Kafka needs {VERSION_OF_JAVA_MIN}")),
+                None => Some("no `java` (Debian: default-jre-headless)".to_owned()),
+            }
+        })
+        .clone()
+}
+
+fn libs() -> PathBuf {
+    target().join("kafka/libs")
+}
+
+/// A broker: its address, and the process when it is ours and runs.
+pub struct Kafka {
+    bootstrap: String,
+    own: Option<Own>,
+}
+
+/// A broker of our own.
+struct Own {
+    folder: tempfile::TempDir,
+    running: Mutex<Option<Running>>,
+}
+
+struct Running {
+    shell: Child,
+    pipe: Option<ChildStdin>,
+    java: u32,
+}
+
+static SHARED: OnceLock<Kafka> = OnceLock::new();
+
+impl Kafka {
+    /// The one broker of this test run, or the one that `TIDEGATE_TEST_KAFKA` names.
+    pub fn shared() -> &'static Kafka {
+        SHARED.get_or_init(|| match std::env::var("TIDEGATE_TEST_KAFKA") {
+            Ok(bootstrap) => Kafka { bootstrap, own: None },
+            Err(_) => Kafka::private(),
+        })
+    }
+
+    /// Stops the shared broker, if it was ever started. For the end of the run.
+    pub fn end_shared() {
+        if let Some(Kafka { own: Some(own), .. }) = SHARED.get() {
+            own.end("-KILL", false);
+        }
+    }
+
+    /// A broker that belongs to one test, which may stop, start and kill it.
+    pub fn private() -> Kafka {
+        let folder = tempfile::Builder::new()
+            .prefix("tidegate-kafka-")
+            .tempdir()
+            .expect("a temporary folder");
+        let (broker, controller) = (free_port(), free_port());
+        let data = folder.path().join("data");
+        let properties = format!(
+            "process.roles=broker,controller\n\
+             node.id=1\n\
+             controller.quorum.voters=1@127.0.0.1:{controller}\n\
+             listeners=PLAINTEXT://127.0.0.1:{broker},CONTROLLER://127.0.0.1:{controller}\n\
+             advertised.listeners=PLAINTEXT://127.0.0.1:{broker}\n\
+             listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT\n\
+             controller.listener.names=CONTROLLER\n\
+             inter.broker.listener.name=PLAINTEXT\n\
+             log.dirs={}\n\
+             auto.create.topics.enable=false\n\
+             num.partitions=1\n\
+             offsets.topic.replication.factor=1\n\
+             offsets.topic.num.partitions=1\n\
+             transaction.state.log.replication.factor=1\n\
+             transaction.state.log.min.isr=1\n\
+             transaction.state.log.num.partitions=1\n\
+             group.initial.rebalance.delay.ms=0\n\
+             broker.session.timeout.ms=2000\n\
+             broker.heartbeat.interval.ms=500\n\
+             controlled.shutdown.enable=false\n\
+             num.network.threads=2\n\
+             num.io.threads=4\n",
+            data.display()
+        );
+        fs::write(folder.path().join("server.properties"), properties).expect("server.properties");
+        let formatted = java(folder.path(), 128)
+            .args([
+                "kafka.tools.StorageTool",
+                "format",
+                "-t",
+                "dGlkZWdhdGUtdGVzdHMwMQ",
+                "-c",
+            ])
+            .arg(folder.path().join("server.properties"))
+            .stdin(Stdio::null())
+            .output()
+            .expect("java runs");
+        assert!(
+            formatted.status.success(),
+            "Kafka's folder could not be formatted: {}{}",
+            String::from_utf8_lossy(&formatted.stdout),
+            String::from_utf8_lossy(&formatted.stderr)
+        );
+        let kafka = Kafka {
+            bootstrap: format!("127.0.0.1:{broker}"),
+            own: Some(Own {
+                folder,
+                running: Mutex::new(None),
+            }),
+        };
+        kafka.start();
+        kafka
+    }
+
+    /// `host:port`.
+    pub fn bootstrap(&self) -> &str {
+        &self.bootstrap
+    }
+
+    fn own(&self) -> &Own {
+        self.own
+            .as_ref()
+            .expect("only a broker of the test's own is started and stopped")
+    }
+
+    /// Starts it, on its old folder and ports; returns when it answers.
+    pub fn start(&self) {
+        let own = self.own();
+        let folder = own.folder.path();
+        let mut running = own.running.lock().unwrap_or_else(PoisonError::into_inner);
+        assert!(running.is_none(), "the broker runs already");
+        let command = java(folder, 512);
+        let mut shell = Command::new("sh")
+            .args(["-c", WATCHDOG, "sh"])
+            .arg(folder)
+            .arg(command.get_program())
+            .args(command.get_args())
+            .arg("kafka.Kafka")
+            .arg(folder.join("server.properties"))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("sh runs");
+        let pipe = shell.stdin.take();
+        let mut line = String::new();
+        let stdout = shell.stdout.take().expect("a pipe from the shell");
+        BufReader::new(stdout).read_line(&mut line).expect("the pid of the JVM");
+        let java = line.trim().parse().expect("the pid of the JVM");
+        *running = Some(Running { shell, pipe, java });
+        drop(running);
+        let console = || fs::read_to_string(folder.join("console")).unwrap_or_default();
+        poll(format_args!("Kafka on {}", self.bootstrap), START_LIMIT, || {
+            assert!(
+                Path::new(&format!("/proc/{java}")).exists(),
+                "Kafka ended while it started:\n{}",
+                console()
+            );
+            TcpStream::connect(&self.bootstrap).ok()
+        });
+        super::topics::wait_for_broker(&self.bootstrap, START_LIMIT);
+    }
+
+    /// Stops it the orderly way (SIGTERM) and waits until it is gone.
+    pub fn stop(&self) {
+        self.own().end("-TERM", true);
+    }
+
+    /// SIGKILL.
+    pub fn kill(&self) {
+        self.own().end("-KILL", true);
+    }
+}
+
+impl Own {
+    fn end(&self, signal: &str, keep: bool) {
+        let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(mut running) = running.take() else { return };
+        let sent = Command::new("sh")
+            .args(["-c", r#"kill "$1" "$2""#, "sh", signal, &running.java.to_string()])
+            .status();
+        assert!(sent.expect("sh runs").success(), "signal {signal} to {}", running.java);
+        let process = format!("/proc/{}/stat", running.java);
+        wait_until("the JVM has ended", Duration::from_secs(60), || {
+            // A zombie has ended: the shell collects it below.
+            fs::read_to_string(&process).map_or(true, |stat| stat.contains(") Z "))
+        });
+        let mut pipe = running.pipe.take().expect("a pipe to the shell");
+        if keep {
+            pipe.write_all(b"keep\n").expect("the shell reads");
+        }
+        drop(pipe);
+        running.shell.wait().expect("the watchdog ends");
+    }
+}
+
+impl Drop for Kafka {
+    fn drop(&mut self) {
+        if let Some(own) = &self.own {
+            own.end("-KILL", false);
+        }
+    }
+}
+
+/// `java` with Kafka's class path.
+fn java(folder: &Path, heap_mib: u32) -> Command {
+    let mut command = Command::new("java");
+    let log4j = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/kafka/log4j2.properties");
+    command
+        .arg(format!("-Xmx{heap_mib}m"))
+        // A test broker lives for seconds: quick to start beats quick at its peak.
+        .args(["-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-Xshare:auto"])
+        .arg(format!("-Dlog4j2.configurationFile={}", log4j.display()))
+        .arg(format!("-Dkafka.logs.dir={}", folder.display()))
+        .arg("-cp")
+        .arg(libs().join("*"));
+    command
+}
