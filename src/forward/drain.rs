@@ -223,13 +223,15 @@ impl Drain {
             records += 1;
             bytes += u64::from(slot.bytes);
             if slot.received_ms != received_ms {
-                self.latency.record_many(seconds(now - received_ms), alike);
+                self.latency
+                    .record_many(seconds(now.saturating_sub(received_ms)), alike);
                 (received_ms, alike) = (slot.received_ms, 0);
             }
             alike += 1;
         }
         self.topics.count(topic, records, bytes);
-        self.latency.record_many(seconds(now - received_ms), alike);
+        self.latency
+            .record_many(seconds(now.saturating_sub(received_ms)), alike);
         if self.delivered > before {
             self.setbacks = 0;
             self.link.up();
@@ -415,6 +417,9 @@ impl Drain {
     /// Waits for reports, commits, or the time of something.
     fn rest(&mut self) {
         let now = Instant::now();
+        if self.sent() == 0 {
+            self.publish(true);
+        }
         let outstanding = self.sent() > 0 || self.lane.as_ref().is_some_and(Lane::is_waiting);
         // Reports say so when there are many, or bad ones. A few are looked for: often while Kafka answers,
         // seldom while it is away, which may be for days.
