@@ -35,3 +35,81 @@ impl EmbeddedBroker {
         BTreeMap::from([("allow.auto.create.topics".to_owned(), "true".to_owned())])
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+    use std::time::{Duration, Instant};
+
+    use super::*;
+    use crate::forward::{Forwarder, Options};
+    use crate::record::Record;
+    use crate::wal::{self, Batch, Retain, Wal};
+
+    #[test]
+    fn what_is_committed_arrives_in_order_and_is_acknowledged() {
+        let folder = tempfile::tempdir().unwrap();
+        let wal = Wal::open(wal::Options {
+            path: folder.path().join("wal"),
+            bytes_max: 1 << 30,
+            free_bytes_min: 0,
+            generation_bytes: 16 << 20,
+            compression: true,
+            retain: Retain::Off,
+            linger: Duration::ZERO,
+        })
+        .unwrap();
+        let push = |count: usize| {
+            let mut batch = Batch::new();
+            for i in 0..count {
+                batch.push(&Record {
+                    topic: "made-by-its-first-record".into(),
+                    key: Some(b"k".to_vec()),
+                    value: Some(i.to_string().into_bytes()),
+                    headers: Vec::new(),
+                    received_ms: crate::record::now_ms(),
+                    origin: None,
+                    idempotency: None,
+                });
+            }
+            wal.log().append(batch).unwrap().wait().unwrap();
+        };
+        let broker = EmbeddedBroker::start().unwrap();
+        let seen = Arc::new(Mutex::new(Vec::new()));
+        let start = || {
+            let seen = Arc::clone(&seen);
+            let options = Options {
+                bootstrap_servers: broker.bootstrap_servers(),
+                client_id: "test".into(),
+                properties: EmbeddedBroker::properties(),
+                in_flight_bytes_max: 8 << 20,
+                bytes_per_second_max: None,
+                on_delivery: Some(Box::new(move |delivery| seen.lock().unwrap().push(delivery.seq))),
+            };
+            Forwarder::start(wal.clone(), options).unwrap()
+        };
+        let acked = |watermark: u64| {
+            let deadline = Instant::now() + Duration::from_secs(30);
+            while wal.log().watermarks().acked < watermark {
+                assert!(Instant::now() < deadline, "{:?}", wal.log().watermarks());
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        };
+        push(500);
+        let forwarder = start();
+        acked(500);
+        assert!(forwarder.handle().status().broker_up);
+        forwarder.shutdown(Duration::from_secs(5));
+        // Another run, with a backlog, reads the tail back first and goes on behind it.
+        push(500);
+        let forwarder = start();
+        acked(1000);
+        let status = forwarder.handle().status();
+        forwarder.shutdown(Duration::from_secs(5));
+        assert_eq!(status.stopped, None);
+        let mut seen = std::mem::take(&mut *seen.lock().unwrap());
+        seen.dedup();
+        assert_eq!(seen, (1..=1000).collect::<Vec<_>>());
+    }
+}

@@ -120,6 +120,11 @@ impl Flow {
         }
     }
 
+    /// In the lane, an entry without a topic marks the end of a pass, which is to be finished after a crash.
+    pub(super) fn is_marker(&self, record: &RecordRef<'_>) -> bool {
+        self.lane && record.topic.is_empty()
+    }
+
     /// The next walk begins at the first record that waits.
     pub(super) fn rewind(&mut self) {
         self.next = self.window.first_waiting();
@@ -260,6 +265,13 @@ impl Flow {
                 return Ok(());
             }
         };
+        if self.is_marker(&record) {
+            if seq == self.window.end() {
+                self.window.push(0, 0, record.received_ms);
+            }
+            self.window.set(seq, State::Done);
+            return Ok(());
+        }
         let bytes = record.payload_bytes();
         let topic = out.topics.id(record.topic);
         if seq == self.window.end() {

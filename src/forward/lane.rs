@@ -7,6 +7,10 @@
 //! topics in the log wait (their slots do, their bytes stay on disk), or they would overtake: when the
 //! window is full of them the log's walk stalls until the pass ends, which is bounded by the lane.
 //!
+//! A pass begins with a marker in the lane (an entry without a topic), which is where it ends. A crash in its
+//! middle leaves older records of a topic behind younger ones; the next start finds the marker and finishes
+//! the pass before anything else is appended.
+//!
 //! A topic that Kafka refused when written to, while its metadata look fine, is released only after one
 //! record of it, alone, was taken.
 
@@ -31,7 +35,7 @@ const PROBE_MAX: Duration = Duration::from_secs(30);
 /// The held lane.
 pub(super) struct Lane {
     pub(super) flow: Flow,
-    /// The last sequence of the running pass.
+    /// The last sequence of the running pass: its marker.
     pub(super) pass: Option<Sequence>,
     probe: Option<Probe>,
 }
@@ -328,26 +332,42 @@ impl Drain {
 
     /// The topic works again: the running or next pass sends what was held.
     fn release(&mut self, topic: u32) {
-        let Some(lane) = &mut self.lane else { return };
-        tracing::info!(
-            topic = self.topics.name(topic),
-            "the topic works again; its held records are being sent"
-        );
-        if self
-            .producer
-            .native
-            .open_topic(topic as usize, self.topics.name(topic))
-            .is_err()
-        {
+        let name = self.topics.name(topic).to_owned();
+        if self.producer.native.open_topic(topic as usize, &name).is_err() {
             self.topics.probe_later(topic);
             return;
         }
-        self.topics.set_state(topic, TopicState::Releasing);
-        if lane.pass.is_none() {
-            lane.pass = Some(lane.flow.log.watermarks().committed);
-            lane.flow.rewind();
-            self.topics.reset_first();
+        if let Err(error) = self.begin_pass() {
+            self.link
+                .note(format!("the held records of {name} cannot be sent yet: {error}"));
+            self.topics.probe_later(topic);
+            return;
         }
+        tracing::info!(topic = name, "the topic works again; its held records are being sent");
+        self.topics.set_state(topic, TopicState::Releasing);
+    }
+
+    /// Begins a pass unless one is running: marks its end, fsynced.
+    fn begin_pass(&mut self) -> Result<(), AppendError> {
+        let Some(lane) = &mut self.lane else { return Ok(()) };
+        if lane.pass.is_some() {
+            return Ok(());
+        }
+        let mut batch = Batch::new();
+        batch.push(&Record {
+            topic: String::new(),
+            key: None,
+            value: None,
+            headers: Vec::new(),
+            received_ms: now_ms(),
+            origin: None,
+            idempotency: None,
+        });
+        let marker = lane.flow.log.append(batch)?.wait()?;
+        lane.pass = Some(marker.last_seq);
+        lane.flow.rewind();
+        self.topics.reset_first();
+        Ok(())
     }
 
     /// Everything up to the pass's end is sent, or is at the lane's end again.

@@ -1,7 +1,7 @@
 //! What an earlier run, or an ended producer, left open: which un-acknowledged records are in Kafka, or in
 //! the held lane, all the same? Found out before anything is sent; while Kafka is away, that waits.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use super::drain::{Drain, Step};
@@ -11,7 +11,7 @@ use super::tail::{self, Outcome, Seen};
 use super::topics::Topics;
 use super::window::State;
 use crate::record::{Origin, Sequence};
-use crate::wal::{Log, Read, ReadError};
+use crate::wal::{Read, ReadError};
 
 /// Bytes read at once.
 const CHUNK_BYTES: usize = 1 << 20;
@@ -24,10 +24,14 @@ const AWAY_MAX: Duration = Duration::from_secs(5);
 pub(super) struct Survey {
     /// The topics, with the earliest time of receipt in each.
     topics: HashMap<String, i64>,
-    /// Records that carry another identity than their place in this log.
+    /// Records that carry another identity than their place in the main log: all of the lane's.
     origins: HashMap<Origin, Sequence>,
-    /// The sequences that were looked at, if any.
+    /// The places of those.
+    places: HashSet<Sequence>,
+    /// The sequences of the main log that were looked at; none for the lane.
     range: Option<(Sequence, Sequence)>,
+    /// How many records are wanted.
+    count: usize,
     /// The lowest own sequence among the identities.
     lowest: Option<Sequence>,
     /// The earliest time of receipt.
@@ -35,7 +39,8 @@ pub(super) struct Survey {
 }
 
 impl Survey {
-    /// Reads the log behind the watermark, `last` at most, for records that `wanted` wants.
+    /// Reads the log behind the watermark, up to `last`, for the first records that `wanted` wants: as many
+    /// as may have been on their way.
     pub(super) fn make(
         flow: &Flow,
         identity: &Identity,
@@ -43,10 +48,9 @@ impl Survey {
         mut wanted: impl FnMut(Sequence, &str, Origin) -> bool,
     ) -> Result<Self, ReadError> {
         let first = flow.window.acked() + 1;
-        let last = last.min(flow.window.acked() + SLOTS_MAX as Sequence);
         let mut survey = Self::default();
         let mut reader = flow.log.reader(first);
-        while reader.position() <= last {
+        while reader.position() <= last && survey.count < SLOTS_MAX {
             let chunk = match reader.read(CHUNK_BYTES)? {
                 Read::Records(chunk) => chunk,
                 // Reported when the walk comes there.
@@ -55,7 +59,7 @@ impl Survey {
             };
             for (seq, record) in chunk.records() {
                 let Ok(record) = record else { continue };
-                if seq > last || flow.window.state(seq) == Some(State::Done) {
+                if seq > last || flow.window.state(seq) == Some(State::Done) || flow.is_marker(&record) {
                     continue;
                 }
                 let who = identity.of(seq, record.origin);
@@ -74,8 +78,11 @@ impl Survey {
                 }
                 if record.origin.is_some() {
                     survey.origins.insert(who, seq);
+                    survey.places.insert(seq);
+                } else {
+                    survey.range = Some((survey.range.map_or(seq, |(first, _)| first), seq));
                 }
-                survey.range = Some((survey.range.map_or(seq, |(first, _)| first), seq));
+                survey.count += 1;
             }
         }
         Ok(survey)
@@ -97,7 +104,7 @@ impl Survey {
                 return Seen::Ground;
             }
             match self.range {
-                Some((first, last)) if (first..=last).contains(&who.seq) => {
+                Some((first, last)) if (first..=last).contains(&who.seq) && !self.places.contains(&who.seq) => {
                     settled.insert(who.seq);
                     Seen::Wanted
                 }
@@ -113,9 +120,22 @@ impl Drain {
     pub(super) fn start(&mut self) -> Step<()> {
         let mut in_lane = HashSet::new();
         if let Some(log) = self.wal.held() {
-            let mut flow = Flow::new(log.clone(), true);
-            in_lane = self.patiently(|drain| scan(&log, &mut flow, &mut drain.topics, &drain.identity))?;
-            self.lane = Some(Lane::new(flow));
+            let mut flow = Flow::new(log, true);
+            let scan = self.patiently(|drain| {
+                let mut window = HashSet::new();
+                Survey::make(&drain.main, &drain.identity, Sequence::MAX, |_, _, who| {
+                    window.insert(who)
+                })?;
+                Scan::make(&mut flow, &mut drain.topics, &drain.identity, &window)
+            })?;
+            in_lane = scan.in_lane;
+            let mut lane = Lane::new(flow);
+            if let Some(end) = scan.pass {
+                tracing::info!("finishing a pass over the held lane that was interrupted");
+                lane.pass = Some(end);
+                self.topics.reset_first();
+            }
+            self.lane = Some(lane);
         }
         let survey = self.patiently(|drain| {
             let mut settled = HashSet::new();
@@ -218,38 +238,165 @@ impl Drain {
     }
 }
 
-/// Reads the whole lane: which topics are held, which records are there twice (a crash during a pass), and
-/// who the newest are (a crash between the lane's commit and the log's watermark).
-fn scan(log: &Log, flow: &mut Flow, topics: &mut Topics, identity: &Identity) -> Result<HashSet<Origin>, ReadError> {
-    topics.forget_held();
-    flow.settled.clear();
-    let mut first: HashSet<Origin> = HashSet::new();
-    let mut newest: VecDeque<Origin> = VecDeque::new();
-    let mut reader = log.reader(flow.window.acked() + 1);
-    loop {
-        let chunk = match reader.read(CHUNK_BYTES)? {
-            Read::Records(chunk) => chunk,
-            Read::Damaged { .. } => continue,
-            Read::Nothing => break,
-        };
-        for (seq, record) in chunk.records() {
-            let Ok(record) = record else { continue };
-            let who = identity.of(seq, record.origin);
-            let topic = topics.id(record.topic);
-            topics.found_in_lane(topic, seq);
-            // A pass moves records from the front to the end; only a window's worth can be in both places.
-            let twice = match first.len() < SLOTS_MAX {
-                true => !first.insert(who),
-                false => first.contains(&who),
+/// What the whole lane says of the run before.
+#[derive(Debug, Default)]
+struct Scan {
+    /// Records of the main log's window that are in the lane: the crash came between the lane's commit and
+    /// the log's watermark.
+    in_lane: HashSet<Origin>,
+    /// The end of a pass that was interrupted. It must be finished before anything is appended: it has moved
+    /// older records behind younger ones that it did not reach.
+    pass: Option<Sequence>,
+}
+
+impl Scan {
+    /// Reads the lane. Held topics go to `topics`, records that are there twice to the flow's `settled`.
+    fn make(
+        flow: &mut Flow,
+        topics: &mut Topics,
+        identity: &Identity,
+        window: &HashSet<Origin>,
+    ) -> Result<Self, ReadError> {
+        topics.forget_held();
+        flow.settled.clear();
+        let mut scan = Self::default();
+        let mut first: HashSet<Origin> = HashSet::new();
+        let (mut marker, mut moved, mut held) = (None, false, false);
+        let mut reader = flow.log.reader(flow.window.acked() + 1);
+        loop {
+            let chunk = match reader.read(CHUNK_BYTES)? {
+                Read::Records(chunk) => chunk,
+                Read::Damaged { .. } => continue,
+                Read::Nothing => break,
             };
-            if twice {
-                flow.settled.insert(seq);
-            }
-            newest.push_back(who);
-            if newest.len() > SLOTS_MAX {
-                newest.pop_front();
+            for (seq, record) in chunk.records() {
+                let Ok(record) = record else { continue };
+                if flow.is_marker(&record) {
+                    marker.get_or_insert(seq);
+                    continue;
+                }
+                let who = identity.of(seq, record.origin);
+                let topic = topics.id(record.topic);
+                topics.found_in_lane(topic, seq);
+                held = true;
+                moved |= marker.is_some();
+                // A pass appends before it settles; only a window's worth can be in both places.
+                let twice = match first.len() < SLOTS_MAX {
+                    true => !first.insert(who),
+                    false => first.contains(&who),
+                };
+                if twice {
+                    flow.settled.insert(seq);
+                }
+                if window.contains(&who) {
+                    scan.in_lane.insert(who);
+                }
             }
         }
+        // A pass that moved nothing left the lane in order: the next one does its work.
+        scan.pass = marker.filter(|_| moved || !held);
+        Ok(scan)
     }
-    Ok(newest.into_iter().collect())
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::record::Record;
+    use crate::wal::{self, Batch, Log, Retain, Wal};
+
+    fn wal(folder: &tempfile::TempDir) -> Wal {
+        Wal::open(wal::Options {
+            path: folder.path().join("wal"),
+            bytes_max: 1 << 30,
+            free_bytes_min: 0,
+            generation_bytes: 16 << 20,
+            compression: true,
+            retain: Retain::Off,
+            linger: Duration::ZERO,
+        })
+        .unwrap()
+    }
+
+    /// Appends records (topic, own sequence); an empty topic is a marker.
+    fn append(wal: &Wal, log: &Log, records: &[(&str, Sequence)]) {
+        let mut batch = Batch::new();
+        for (topic, seq) in records {
+            batch.push(&Record {
+                topic: (*topic).into(),
+                key: None,
+                value: None,
+                headers: Vec::new(),
+                received_ms: 1,
+                origin: Some(Origin {
+                    wal: *wal.id().0.as_bytes(),
+                    seq: *seq,
+                }),
+                idempotency: None,
+            });
+        }
+        log.append(batch).unwrap().wait().unwrap();
+    }
+
+    fn scan(wal: &Wal, log: &Log, window: &[Sequence]) -> (Scan, Flow, Topics) {
+        let identity = Identity::new(wal.id());
+        let mut flow = Flow::new(log.clone(), true);
+        let mut topics = Topics::new();
+        let window = window.iter().map(|seq| identity.of(*seq, None)).collect();
+        let scan = Scan::make(&mut flow, &mut topics, &identity, &window).unwrap();
+        (scan, flow, topics)
+    }
+
+    #[test]
+    fn a_pass_that_had_moved_records_is_finished() {
+        let folder = tempfile::tempdir().unwrap();
+        let wal = wal(&folder);
+        let lane = wal.held_or_create().unwrap();
+        // b:1 was moved behind the marker, and is still in front too; b:2 was not reached.
+        append(&wal, &lane, &[("b", 1), ("b", 2), ("", 0), ("b", 1)]);
+        let (scan, flow, topics) = scan(&wal, &lane, &[]);
+        assert_eq!(scan.pass, Some(3));
+        assert_eq!(flow.settled, HashSet::from([4]));
+        assert_eq!(topics.held().len(), 1);
+        wal.close().unwrap();
+    }
+
+    #[test]
+    fn a_pass_that_had_moved_nothing_is_left_to_the_next() {
+        let folder = tempfile::tempdir().unwrap();
+        let wal = wal(&folder);
+        let lane = wal.held_or_create().unwrap();
+        append(&wal, &lane, &[("a", 1), ("a", 2), ("", 0)]);
+        assert_eq!(scan(&wal, &lane, &[]).0.pass, None);
+        // Only the marker is left: it is to be settled, or it counts as held for ever.
+        lane.ack(2).unwrap();
+        assert_eq!(scan(&wal, &lane, &[]).0.pass, Some(3));
+        wal.close().unwrap();
+    }
+
+    #[test]
+    fn records_that_are_in_the_lane_already_are_not_held_twice() {
+        let folder = tempfile::tempdir().unwrap();
+        let wal = wal(&folder);
+        let lane = wal.held_or_create().unwrap();
+        append(&wal, &lane, &[("a", 1), ("a", 2)]);
+        let (scan, ..) = scan(&wal, &lane, &[2, 3]);
+        let in_lane: Vec<Sequence> = scan.in_lane.iter().map(|who| who.seq).collect();
+        assert_eq!(in_lane, vec![2]);
+        wal.close().unwrap();
+    }
+
+    #[test]
+    fn a_survey_takes_an_imported_record_by_its_own_identity_only() {
+        let folder = tempfile::tempdir().unwrap();
+        let wal = wal(&folder);
+        append(&wal, wal.log(), &[("a", 900)]);
+        let identity = Identity::new(wal.id());
+        let flow = Flow::new(wal.log().clone(), false);
+        let survey = Survey::make(&flow, &identity, Sequence::MAX, |_, _, _| true).unwrap();
+        assert_eq!(survey.origins.get(&identity.of(900, None)), Some(&1));
+        assert_eq!((survey.range, survey.lowest), (None, Some(900)));
+        wal.close().unwrap();
+    }
 }
