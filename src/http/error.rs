@@ -187,9 +187,9 @@ impl From<IngestError> for Problem {
         let detail = error.to_string();
         match error {
             IngestError::Malformed(_) => Self::new(Reason::Malformed, detail),
-            IngestError::RecordTooLarge { .. } | IngestError::TooManyRecords { .. } => {
-                Self::new(Reason::TooLarge, detail)
-            }
+            IngestError::RecordTooLarge { .. }
+            | IngestError::TooManyRecords { .. }
+            | IngestError::RequestTooLarge { .. } => Self::new(Reason::TooLarge, detail),
             IngestError::MediaType { .. } => Self::new(Reason::MediaType, detail),
             IngestError::ContentEncoding { .. } => {
                 Self::new(Reason::MediaType, detail).with(header::ACCEPT_ENCODING, "identity")
