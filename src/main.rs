@@ -1,1 +1,7 @@
-fn main() {}
+//! The binary: everything is in [`tidegate::cli`].
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    tidegate::cli::main()
+}

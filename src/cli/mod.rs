@@ -1,1 +1,156 @@
-//! stub
+//! The commands. The only place that names clap, and where the parts are put together: wiring, no
+//! behaviour of its own.
+//!
+//! Data goes to stdout, everything else to stderr. Every way to end has its code in `exit.rs`.
+
+mod config;
+mod dev;
+mod exit;
+mod gateway;
+mod listen;
+mod options;
+mod serve;
+mod signals;
+
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Args, CommandFactory, Parser, Subcommand};
+use clap_complete::Shell;
+
+use crate::config::{Config, Inputs};
+
+/// A durable ingest gateway: HTTP in, a local log that survives power loss, Kafka out.
+#[derive(Debug, Parser)]
+#[command(
+    name = "tidegate",
+    version,
+    about,
+    max_term_width = 100,
+    disable_help_subcommand = true
+)]
+struct Arguments {
+    #[command(flatten)]
+    settings: Settings,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// Flags over everything that file and environment say.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Configuration")]
+struct Settings {
+    /// The configuration file [default: $TIDEGATE_CONFIG, else ./config.toml, else
+    /// /etc/tidegate/config.toml, else the built-in one]
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Address and port for clients (http.listen)
+    #[arg(long, global = true, value_name = "IP:PORT")]
+    listen: Option<String>,
+    /// Address and port for status and metrics (admin.listen)
+    #[arg(long, global = true, value_name = "IP:PORT")]
+    admin_listen: Option<String>,
+    /// The folder of the log (wal.path)
+    #[arg(long, global = true, value_name = "DIR")]
+    wal: Option<String>,
+    /// The Kafka brokers, separated by commas (kafka.bootstrap_servers)
+    #[arg(long, global = true, value_name = "HOST:PORT")]
+    bootstrap_servers: Option<String>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the gateway and its forwarder
+    Serve,
+    /// Try it on this machine: the gateway with an embedded Kafka broker; prints each delivery
+    Dev,
+    /// Show or check the configuration
+    #[command(subcommand)]
+    Config(config::Command),
+    /// Print a completion script for a shell
+    Completions {
+        /// The shell
+        shell: Shell,
+    },
+}
+
+/// Runs the program of this process: its arguments, its environment. Ends with one of the exit codes 0, 1,
+/// 2, 4 or 75.
+#[must_use]
+pub fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    match run(arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            exit::report(&error);
+            ExitCode::from(exit::code(&error))
+        }
+    }
+}
+
+fn run(arguments: Arguments) -> Result<()> {
+    let settings = arguments.settings;
+    match arguments.command {
+        Command::Serve => serve::run(&settings.load()?),
+        Command::Dev => dev::run(&settings.load()?),
+        Command::Config(command) => config::run(command, &settings.load()?),
+        Command::Completions { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Arguments::command(), "tidegate", &mut script);
+            print(&script)
+        }
+    }
+}
+
+impl Settings {
+    fn load(self) -> Result<Config> {
+        let flags = [
+            ("http.listen", "--listen", self.listen),
+            ("admin.listen", "--admin-listen", self.admin_listen),
+            ("wal.path", "--wal", self.wal),
+            ("kafka.bootstrap_servers", "--bootstrap-servers", self.bootstrap_servers),
+        ];
+        Ok(Config::load(Inputs {
+            file: self.config,
+            environment: std::env::vars_os().collect(),
+            flags: flags
+                .into_iter()
+                .filter_map(|(key, flag, value)| Some((key, flag, value?)))
+                .collect(),
+        })?)
+    }
+}
+
+/// Writes data to stdout. Whoever reads it may stop reading: that is no failure.
+fn print(data: &[u8]) -> Result<()> {
+    let mut stdout = io::stdout().lock();
+    match stdout.write_all(data).and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error.into()),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
+
+    use super::*;
+
+    #[test]
+    fn the_arguments_contradict_each_other_nowhere() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn flags_are_taken_before_and_behind_the_command() {
+        for line in [
+            ["tidegate", "--listen", "127.0.0.1:1", "serve"],
+            ["tidegate", "serve", "--listen", "127.0.0.1:1"],
+        ] {
+            let arguments = Arguments::try_parse_from(line).expect("both are usual");
+            assert_eq!(arguments.settings.listen.as_deref(), Some("127.0.0.1:1"));
+        }
+    }
+}

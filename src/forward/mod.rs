@@ -1,1 +1,244 @@
-//! stub
+//! The way from the log to Kafka: read, produce, acknowledge.
+//!
+//! One blocking thread walks the log, hands records to librdkafka and moves the log's watermark over what
+//! Kafka acknowledged (acks=all). Everything it may not do without is decided here: nothing is settled before
+//! Kafka has it, a dead letter of it is fsynced, or it is fsynced in the held lane; records of one key, and
+//! of one partition, keep the order of the log, whatever fails.
+//!
+//! Records may be sent again after a crash or a producer's end; before that the tail of their topics is read
+//! back ([`tail`]), so that repeats are the exception, and what repeats carries its identity.
+//!
+//! | file | what |
+//! |---|---|
+//! | `drain` | the thread: reports, walk, watermark |
+//! | `recover` | after a failure: judge, replace the producer, sift suspects, dead letters |
+//! | `lane` | topics that do not work: hold, probe, release |
+//! | `start` | what an earlier run left open |
+//! | `flow`, `window`, `sift`, `topics`, `pace` | its parts; the last four are pure |
+//! | `producer`, `native`, `tail`, `verdict` | everything that names librdkafka |
+//!
+//! Does not know HTTP, the configuration file, or how the log lies on disk.
+
+mod drain;
+mod embedded;
+mod flow;
+mod lane;
+mod native;
+mod pace;
+mod producer;
+mod recover;
+mod sift;
+mod start;
+mod tail;
+mod topics;
+mod verdict;
+mod window;
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+
+pub use embedded::EmbeddedBroker;
+
+use crate::record::Sequence;
+use crate::wal::{Signal, Wal};
+use producer::{Kind, Link, Producer};
+
+/// Called for each record that Kafka acknowledged, on librdkafka's thread: it must be quick.
+pub type OnDelivery = Box<dyn Fn(&Delivery<'_>) + Send + Sync>;
+
+/// How records go to Kafka.
+pub struct Options {
+    /// `host:port`, several separated by commas.
+    pub bootstrap_servers: String,
+    /// What Kafka's logs and quotas know this gateway by.
+    pub client_id: String,
+    /// Passed on to librdkafka as written. What the promises rest on is set over them.
+    pub properties: BTreeMap<String, String>,
+    /// Memory for records on their way, bytes, librdkafka's own share included. At least 1 MiB is sensible.
+    pub in_flight_bytes_max: u64,
+    /// Payload bytes a second; `None`: as fast as Kafka takes them.
+    pub bytes_per_second_max: Option<u64>,
+    /// Told of each delivery.
+    pub on_delivery: Option<OnDelivery>,
+}
+
+/// One acknowledged record.
+#[derive(Debug, Clone, Copy)]
+pub struct Delivery<'a> {
+    /// Where it went.
+    pub topic: &'a str,
+    /// Its partition.
+    pub partition: i32,
+    /// Kafka's place in that partition.
+    pub offset: i64,
+    /// Its `tidegate-seq`.
+    pub seq: Sequence,
+    /// Its value; `None` is a tombstone.
+    pub value: Option<&'a [u8]>,
+}
+
+/// Why the forwarder did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// librdkafka does not know a property, or cannot use its value: exit code 2.
+    #[error("kafka.properties: {0}")]
+    Properties(#[from] rdkafka::error::KafkaError),
+    /// The system gave no thread.
+    #[error("cannot start the forwarder's thread: {0}")]
+    Thread(#[from] std::io::Error),
+}
+
+/// What an operator wants to know of the way to Kafka.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct Status {
+    /// A broker is known to be reachable.
+    pub broker_up: bool,
+    /// The last thing that went wrong, in words; stays after it was overcome.
+    pub last_error: Option<String>,
+    /// Records with the producer.
+    pub in_flight_records: u64,
+    /// When the oldest record that is not settled was received, milliseconds since the epoch.
+    pub oldest_received_ms: Option<i64>,
+    /// Times the producer ended with a fatal error and was made anew.
+    pub fatal_errors: u64,
+    /// Records that Kafka acknowledged since start.
+    pub delivered_records: u64,
+    /// Topics whose records are held; at most 1000 are listed.
+    pub held_topics: Vec<HeldTopic>,
+    /// Set when the forwarder ended although nobody asked it to: the process should end too.
+    pub stopped: Option<String>,
+}
+
+/// A topic whose records are held.
+#[derive(Debug, Clone, Serialize)]
+pub struct HeldTopic {
+    /// Its name.
+    pub topic: String,
+    /// How many records.
+    pub records: u64,
+    /// Why, and what to do.
+    pub reason: String,
+    /// Since when, milliseconds since the epoch.
+    pub since_ms: i64,
+}
+
+/// What the thread and its owner share.
+struct Shared {
+    status: Mutex<Status>,
+    /// Set by a shutdown: when to stop at the latest.
+    stop_at: Mutex<Option<Instant>>,
+    signal: Arc<Signal>,
+}
+
+impl Shared {
+    fn status(&self) -> MutexGuard<'_, Status> {
+        self.status.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn stop_at(&self) -> Option<Instant> {
+        *self.stop_at.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Looks at a forwarder. Cheap to clone.
+#[derive(Clone)]
+pub struct Handle {
+    shared: Arc<Shared>,
+}
+
+impl Handle {
+    /// How it stands, a few milliseconds old at most while something happens.
+    #[must_use]
+    pub fn status(&self) -> Status {
+        self.shared.status().clone()
+    }
+}
+
+/// The running forwarder.
+pub struct Forwarder {
+    shared: Arc<Shared>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Forwarder {
+    /// Starts the thread. Kafka need not be there.
+    ///
+    /// # Errors
+    /// Properties that librdkafka does not take, or no thread.
+    pub fn start(wal: Wal, mut options: Options) -> Result<Self, StartError> {
+        let signal = Arc::new(Signal::default());
+        wal.log().subscribe(&signal);
+        let shared = Arc::new(Shared {
+            status: Mutex::default(),
+            stop_at: Mutex::default(),
+            signal: Arc::clone(&signal),
+        });
+        let link = Arc::new(Link::default());
+        let on_delivery = options.on_delivery.take().map(Arc::new);
+        tail::settings(&options).create_native_config()?;
+        let kind = Kind::Gapless { batch_bytes: None };
+        let producer = Producer::create(&options, kind, &signal, &link, on_delivery.as_ref())?;
+        let drain = drain::Drain::new(wal, options, on_delivery, Arc::clone(&shared), link, producer);
+        // Tells of a thread that panicked: a forwarder must not be dead while the process looks alive.
+        let guard = Guard(Arc::clone(&shared));
+        let thread = std::thread::Builder::new()
+            .name("forwarder".to_owned())
+            .spawn(move || {
+                let guard = guard;
+                let stopped = drain.run().err().map(|ended| ended.to_string());
+                if let Some(reason) = &stopped {
+                    tracing::error!("the forwarder has stopped: {reason}");
+                }
+                guard.0.status().stopped = stopped;
+            })?;
+        Ok(Self {
+            shared,
+            thread: Some(thread),
+        })
+    }
+
+    /// A view for others.
+    #[must_use]
+    pub fn handle(&self) -> Handle {
+        Handle {
+            shared: Arc::clone(&self.shared),
+        }
+    }
+
+    /// Sends what is committed for at most `timeout`, then stops. Blocks until the thread has ended. What was
+    /// not acknowledged by then stays in the log for the next start.
+    pub fn shutdown(mut self, timeout: Duration) {
+        self.stop(timeout);
+    }
+
+    fn stop(&mut self, timeout: Duration) {
+        if let Some(thread) = self.thread.take() {
+            *self.shared.stop_at.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now() + timeout);
+            self.shared.signal.notify();
+            if thread.join().is_err() {
+                tracing::error!("the forwarder's thread panicked");
+            }
+        }
+    }
+}
+
+impl Drop for Forwarder {
+    fn drop(&mut self) {
+        self.stop(Duration::ZERO);
+    }
+}
+
+/// Dropped while the thread unwinds.
+struct Guard(Arc<Shared>);
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.status().stopped = Some("the forwarder's thread panicked".to_owned());
+        }
+    }
+}

@@ -1,1 +1,368 @@
-//! stub
+//! Bytes from a client -> records. Pure: the same input gives the same records or the same error.
+//!
+//! Constraints: no input panics, every loop is bounded by the body's length, and nothing is dropped in
+//! silence: what cannot be taken is an [`IngestError`] that says where and what to do. A value goes out
+//! byte for byte as it came; only a form is rewritten (as a JSON object of strings).
+//!
+//! Records are handed out one at a time through a callback, from one buffer that is used again, so that
+//! a batch costs its encoding and nothing else. The caller drops what it got when an error follows: a
+//! request is taken whole or not at all.
+//!
+//! Deliberately does not know: HTTP, the log, the clock (`received_ms` is given), configuration.
+
+mod form;
+mod json;
+
+use crate::record::{HEADER_PREFIX_RESERVED, Record, Topic};
+
+/// Why a body gives no records. Every text names the place (counted from 1) and what to do.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum IngestError {
+    /// The bytes are not what the media type says, or the parameters contradict each other.
+    #[error("{0}")]
+    Malformed(String),
+    /// One record is larger than `record_bytes_max`.
+    #[error(
+        "record {record} of this request has {bytes} bytes with its key and headers, and one record may have {bytes_max} \
+         (http.record_bytes_max). None of the request was taken; make that record smaller or split it."
+    )]
+    RecordTooLarge {
+        /// Which record of the request, counted from 1.
+        record: usize,
+        /// Its payload bytes.
+        bytes: usize,
+        /// The limit.
+        bytes_max: usize,
+    },
+    /// More records than one request may have.
+    #[error(
+        "the request has more than {records_max} records (http.records_max). None of it was taken; send it in parts."
+    )]
+    TooManyRecords {
+        /// The limit.
+        records_max: usize,
+    },
+    /// A media type that this path does not take.
+    #[error("the media type {given} is not taken here; taken are: {taken}. Set Content-Type to what the body is.")]
+    MediaType {
+        /// What the request said, shortened; `(none)` without a Content-Type.
+        given: String,
+        /// What can be sent.
+        taken: &'static str,
+    },
+    /// A compressed body.
+    #[error("bodies with Content-Encoding {given} are not taken; send the body as it is (identity).")]
+    ContentEncoding {
+        /// What the request said, shortened.
+        given: String,
+    },
+}
+
+/// What a body is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Media {
+    /// `application/x-www-form-urlencoded`: one record.
+    Form,
+    /// `application/json`: one object, or an array of records.
+    Json,
+    /// `application/x-ndjson`: one record per line.
+    Ndjson,
+}
+
+/// How many records a path takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Shape {
+    /// A source: one form or one JSON object.
+    One,
+    /// A topic: a JSON object, a JSON array or NDJSON.
+    Many,
+}
+
+impl Shape {
+    /// The media types taken, for people.
+    const fn taken(self) -> &'static str {
+        match self {
+            Self::One => "application/x-www-form-urlencoded, application/json (one object)",
+            Self::Many => "application/json (an object or an array), application/x-ndjson",
+        }
+    }
+}
+
+impl Media {
+    /// What `content_type` says the body is, if a path of this shape takes that.
+    ///
+    /// # Errors
+    /// [`IngestError::MediaType`], also for a charset that is not UTF-8.
+    pub fn parse(content_type: Option<&[u8]>, shape: Shape) -> Result<Self, IngestError> {
+        let refuse = |given: String| IngestError::MediaType {
+            given,
+            taken: shape.taken(),
+        };
+        let Some(given) = content_type else {
+            return Err(refuse("(none)".into()));
+        };
+        let text = std::str::from_utf8(given).map_err(|_| refuse(shorten(given)))?;
+        let mut parts = text.split(';');
+        let essence = parts.next().unwrap_or_default().trim();
+        let media = if essence.eq_ignore_ascii_case("application/json") {
+            Self::Json
+        } else if essence.eq_ignore_ascii_case("application/x-www-form-urlencoded") {
+            Self::Form
+        } else if ["application/x-ndjson", "application/ndjson", "application/jsonl"]
+            .iter()
+            .any(|name| essence.eq_ignore_ascii_case(name))
+        {
+            Self::Ndjson
+        } else {
+            return Err(refuse(shorten(given)));
+        };
+        for parameter in parts {
+            let Some((name, value)) = parameter.split_once('=') else {
+                continue;
+            };
+            let value = value.trim().trim_matches('"');
+            let utf8 = ["utf-8", "utf8", "us-ascii"]
+                .iter()
+                .any(|charset| value.eq_ignore_ascii_case(charset));
+            if name.trim().eq_ignore_ascii_case("charset") && !utf8 {
+                return Err(refuse(shorten(given)));
+            }
+        }
+        match (media, shape) {
+            (Self::Form, Shape::Many) | (Self::Ndjson, Shape::One) => Err(refuse(shorten(given))),
+            _ => Ok(media),
+        }
+    }
+}
+
+/// Refuses a body that is encoded (compressed).
+///
+/// # Errors
+/// [`IngestError::ContentEncoding`] for anything but `identity`.
+pub fn check_content_encoding(given: &[u8]) -> Result<(), IngestError> {
+    if given.trim_ascii().eq_ignore_ascii_case(b"identity") {
+        return Ok(());
+    }
+    Err(IngestError::ContentEncoding { given: shorten(given) })
+}
+
+/// Where the Kafka key comes from.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum Key {
+    /// No key.
+    #[default]
+    None,
+    /// The same key for every record; may be empty, which is not the same as none.
+    Given(Vec<u8>),
+    /// This field of each record: its string, or the JSON text of a number or a boolean. A record in
+    /// which it is missing or null has no key.
+    Field(String),
+}
+
+impl Key {
+    /// The key rule that a query (without its `?`) asks for.
+    ///
+    /// # Errors
+    /// [`IngestError::Malformed`] for an unknown or repeated parameter, for `key` together with
+    /// `key_field`, and for a bad percent escape.
+    pub fn from_query(query: &str) -> Result<Self, IngestError> {
+        let mut found = Self::None;
+        for (name, value) in form::query_pairs(query)? {
+            let key = match name.as_str() {
+                "key" => Self::Given(value),
+                "key_field" => Self::Field(String::from_utf8(value).map_err(|_| {
+                    IngestError::Malformed("the parameter key_field is not UTF-8; give the name of a field.".into())
+                })?),
+                _ => {
+                    return Err(IngestError::Malformed(format!(
+                        "the parameter {:?} is unknown; known are key and key_field.",
+                        shorten(name.as_bytes())
+                    )));
+                }
+            };
+            found = found.or(key)?;
+        }
+        Ok(found)
+    }
+
+    /// The one of both that is set.
+    ///
+    /// # Errors
+    /// [`IngestError::Malformed`] when both are: a record has one key.
+    pub fn or(self, other: Self) -> Result<Self, IngestError> {
+        match (self, other) {
+            (Self::None, key) | (key, Self::None) => Ok(key),
+            _ => Err(IngestError::Malformed(
+                "the request says more than once what the key is; give one of ?key=, ?key_field= and the header \
+                 tidegate-key, once."
+                    .into(),
+            )),
+        }
+    }
+}
+
+/// The Kafka header that the HTTP header `tidegate-header-{name}` stands for.
+///
+/// # Errors
+/// [`IngestError::Malformed`] for an empty name and for one that tidegate keeps for itself.
+pub fn client_header(name: &str) -> Result<&str, IngestError> {
+    if name.is_empty() {
+        return Err(IngestError::Malformed(
+            "the header tidegate-header- has no name after it; write tidegate-header-NAME: value.".into(),
+        ));
+    }
+    if name.starts_with(HEADER_PREFIX_RESERVED) {
+        return Err(IngestError::Malformed(format!(
+            "the Kafka header {:?} cannot be set: names that begin with {HEADER_PREFIX_RESERVED} say which record it \
+             is. Choose another name.",
+            shorten(name.as_bytes())
+        )));
+    }
+    Ok(name)
+}
+
+/// What all records of a request have in common.
+#[derive(Debug, Clone)]
+pub struct Envelope {
+    /// Where they go.
+    pub topic: Topic,
+    /// Where the key of each comes from.
+    pub key: Key,
+    /// The client's own Kafka headers, in the order sent. `content-type` is put before them.
+    pub headers: Vec<(String, Vec<u8>)>,
+    /// When the gateway received the request, milliseconds since the Unix epoch.
+    pub received_ms: i64,
+}
+
+/// The limits of a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Payload bytes of one record, with topic, key and headers.
+    pub record_bytes_max: usize,
+    /// Records of one request.
+    pub records_max: usize,
+}
+
+/// What a request gave.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Taken {
+    /// Records, at least 1.
+    pub records: usize,
+    /// Payload bytes of all of them.
+    pub bytes: u64,
+}
+
+/// Reads `body` and gives each record to `each`, in order. The record lives for the call only.
+///
+/// # Errors
+/// [`IngestError`]; what `each` got before is then to be dropped.
+pub fn read(
+    media: Media,
+    shape: Shape,
+    body: &[u8],
+    envelope: Envelope,
+    limits: Limits,
+    each: impl FnMut(&Record),
+) -> Result<Taken, IngestError> {
+    let Envelope {
+        topic,
+        key,
+        headers: own,
+        received_ms,
+    } = envelope;
+    // The value's type, not the body's: a form's value is the JSON object made of it, and a line of
+    // NDJSON is one JSON text.
+    let mut headers = Vec::with_capacity(1 + own.len());
+    headers.push(("content-type".to_owned(), b"application/json".to_vec()));
+    headers.extend(own);
+    let (key, key_field) = match key {
+        Key::None => (None, None),
+        Key::Given(bytes) => (Some(bytes), None),
+        Key::Field(name) => (None, Some(name)),
+    };
+    let mut out = Out {
+        record: Record {
+            topic: topic.as_str().to_owned(),
+            key,
+            value: None,
+            headers,
+            received_ms,
+            origin: None,
+            idempotency: None,
+        },
+        limits,
+        taken: Taken::default(),
+        each,
+    };
+    let key_field = key_field.as_deref();
+    match media {
+        Media::Form => form::read(body, key_field, &mut out)?,
+        Media::Json => json::read(body, shape, key_field, &mut out)?,
+        Media::Ndjson => json::read_lines(body, key_field, &mut out)?,
+    }
+    Ok(out.taken)
+}
+
+/// The one record that all of a request go through, and what was taken so far.
+struct Out<F> {
+    record: Record,
+    limits: Limits,
+    taken: Taken,
+    each: F,
+}
+
+impl<F: FnMut(&Record)> Out<F> {
+    /// Which record the next one is, counted from 1.
+    fn next(&self) -> usize {
+        self.taken.records.saturating_add(1)
+    }
+
+    /// Gives one record out. `key` is the field's value where the key is a field.
+    fn put(&mut self, value: &[u8], key: FieldKey) -> Result<(), IngestError> {
+        if self.taken.records >= self.limits.records_max {
+            return Err(IngestError::TooManyRecords {
+                records_max: self.limits.records_max,
+            });
+        }
+        if let FieldKey::Is(key) = key {
+            self.record.key = key;
+        }
+        let buffer = self.record.value.get_or_insert_default();
+        buffer.clear();
+        // Checked before the copy, so that a refused record costs nothing.
+        let bytes = self.record.payload_bytes().saturating_add(value.len());
+        if bytes > self.limits.record_bytes_max {
+            return Err(IngestError::RecordTooLarge {
+                record: self.next(),
+                bytes,
+                bytes_max: self.limits.record_bytes_max,
+            });
+        }
+        self.record.value.get_or_insert_default().extend_from_slice(value);
+        (self.each)(&self.record);
+        self.taken.records += 1;
+        self.taken.bytes += bytes as u64;
+        Ok(())
+    }
+}
+
+/// A record's key, where it is one of its fields.
+enum FieldKey {
+    /// It is not: the key is the envelope's.
+    Envelope,
+    /// It is, and has this value in this record.
+    Is(Option<Vec<u8>>),
+}
+
+/// At most 100 characters of what a client sent, fit to be shown.
+fn shorten(bytes: &[u8]) -> String {
+    let text = String::from_utf8_lossy(bytes);
+    let mut short: String = text.chars().take(100).flat_map(char::escape_debug).collect();
+    if text.chars().nth(100).is_some() {
+        short.push_str("...");
+    }
+    short
+}
+
+#[cfg(test)]
+pub(crate) mod tests;

@@ -97,13 +97,11 @@ pub(super) mod faults {
 
     /// The `nth` sync (1: the next one) of any file below `folder` fails with `errno`.
     pub fn fail_sync_below(folder: &Path, nth: u64, errno: i32) {
-        DUE.lock()
-            .expect("no test panics with it")
-            .push((folder.to_path_buf(), nth, errno));
+        crate::wal::log::lock(&DUE).push((folder.to_path_buf(), nth, errno));
     }
 
     pub fn due(fd: i32) -> Option<i32> {
-        let mut due = DUE.lock().ok()?;
+        let mut due = crate::wal::log::lock(&DUE);
         if due.is_empty() {
             return None;
         }

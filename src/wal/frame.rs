@@ -13,17 +13,18 @@
 //! 24   8  sequence of the first entry of the whole commit
 //! 32   4  entries in the whole commit
 //! 36   4  payload bytes that follow the header
-//! 40   4  payload bytes before compression; for a split entry: of the whole entry
-//! 44   2  entries in this frame (1 for a part)
+//! 40   4  payload bytes before compression, of all parts together
+//! 44   2  entries in this frame, or in all its parts together
 //! 46   2  part, from 0
 //! 48   2  parts; 1: the frame is whole
 //! 50   1  1: lz4 (block format); 0: as is
 //! 51   1  0
-//! 52   -  payload: entries, each a u32 length and its bytes; or a slice of one such entry
+//! 52   -  payload: entries, each a u32 length and its bytes, compressed or not; or a slice of that
 //! ```
 //!
-//! An entry larger than a frame is compressed as one piece, then cut into parts; parts share every header
-//! field but lengths, part number and checksum.
+//! Entries are put together up to about 32 KiB (one entry may be larger) and compressed as one piece; where the
+//! result is larger than a frame it is cut into parts, which share every header field but stored bytes, part
+//! number and checksum.
 //!
 //! Knows nothing of files, sled, or what an entry means.
 
@@ -37,6 +38,9 @@ pub const HEADER_BYTES: usize = 52;
 pub const FRAME_BYTES_MAX: usize = 16 * 1024;
 /// The most payload bytes of a frame.
 pub const PAYLOAD_BYTES_MAX: usize = FRAME_BYTES_MAX - HEADER_BYTES;
+/// Entries are put together up to so many bytes before compression: more of them compress better, and damage
+/// costs all that were put together.
+const RAW_BYTES_TARGET: usize = 32 * 1024;
 /// The most bytes of one entry: what 65,535 parts could hold is far more; this bounds what a header can
 /// make a reader allocate.
 pub const ENTRY_BYTES_MAX: usize = 32 * 1024 * 1024;
@@ -123,7 +127,6 @@ pub fn peek(bytes: &[u8], key: Key) -> Option<Header> {
     };
     let sane = header.count >= 1
         && header.part < header.parts
-        && (header.parts == 1 || header.count == 1)
         && header.stored_bytes as usize <= PAYLOAD_BYTES_MAX
         && header.raw_bytes as usize <= ENTRY_BYTES_MAX
         && header.first >= 1
@@ -239,7 +242,7 @@ impl Framer {
         self.raw.clear();
         for entry in entries {
             let with_prefix = entry.len() + ENTRY_PREFIX_BYTES;
-            if count > 0 && (self.raw.len() + with_prefix > PAYLOAD_BYTES_MAX || count == u16::MAX) {
+            if count > 0 && (self.raw.len() + with_prefix > RAW_BYTES_TARGET || count == u16::MAX) {
                 self.emit(first, count, commit_first, commit_count, &mut frames);
                 first += u64::from(count);
                 count = 0;
@@ -350,13 +353,13 @@ mod tests {
 
         #[test]
         fn no_bytes_make_the_decoder_panic(mut bytes in prop::collection::vec(any::<u8>(), 0..300), count: u16) {
-            let _ = entries(&bytes, count);
+            drop(entries(&bytes, count));
             if bytes.len() >= 12 {
                 bytes[..12].copy_from_slice(&magic(KEY));
             }
             if let Some(header) = peek(&bytes, KEY) {
                 let mut out = Vec::new();
-                let _ = expand(&header, &bytes, &mut out);
+                drop(expand(&header, &bytes, &mut out));
             }
             prop_assert!(check(&bytes, KEY).is_none() || bytes.len() >= HEADER_BYTES);
         }

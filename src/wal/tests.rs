@@ -48,8 +48,10 @@ fn append(wal: &Wal, values: &[Vec<u8>]) -> Receipt {
     wal.log().append(batch(values)).unwrap().wait().unwrap()
 }
 
+type Found = BTreeMap<Sequence, Vec<u8>>;
+
 /// Everything readable from `from`, and the damaged ranges on the way.
-fn read_all(log: &Log, from: Sequence) -> (BTreeMap<Sequence, Vec<u8>>, Vec<(Sequence, Sequence)>) {
+fn read_all(log: &Log, from: Sequence) -> (Found, Vec<(Sequence, Sequence)>) {
     let mut reader = log.reader(from);
     let (mut found, mut damaged) = (BTreeMap::new(), Vec::new());
     loop {

@@ -1,0 +1,93 @@
+//! What the benchmarks share: alternating runs side by side in one process, and the table.
+
+/// One line of a table: what was run, and its figures in the order of the runs.
+pub struct Row {
+    pub name: String,
+    pub figures: Vec<f64>,
+}
+
+/// Runs per contender: `TIDEGATE_BENCH_RUNS`, 5 by default.
+pub fn runs() -> usize {
+    std::env::var("TIDEGATE_BENCH_RUNS")
+        .ok()
+        .and_then(|text| text.parse().ok())
+        .unwrap_or(5)
+}
+
+/// Min, median, max.
+pub fn spread(figures: &[f64]) -> (f64, f64, f64) {
+    let mut sorted = figures.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    (sorted[0], sorted[sorted.len() / 2], sorted[sorted.len() - 1])
+}
+
+/// Prints a table in Markdown: each row, and its ratio to the row before named `limit` by medians.
+pub fn print_table(title: &str, unit: &str, rows: &[Row], limit: &str) {
+    let limit_median = rows
+        .iter()
+        .find(|row| row.name == limit)
+        .map(|row| spread(&row.figures).1);
+    println!("\n### {title}\n\n| | {unit}: min | median | max | median to limit |\n|---|--:|--:|--:|--:|");
+    for row in rows {
+        let (min, median, max) = spread(&row.figures);
+        let ratio = limit_median.map_or(String::new(), |limit| format!("{:.2}", median / limit));
+        println!(
+            "| {} | {} | {} | {} | {ratio} |",
+            row.name,
+            number(min),
+            number(median),
+            number(max)
+        );
+    }
+}
+
+pub fn number(value: f64) -> String {
+    if value >= 100.0 {
+        format!("{value:.0}")
+    } else {
+        format!("{value:.2}")
+    }
+}
+
+/// About 200 bytes of JSON, as a device sends it: `i` makes each one differ.
+pub fn json_record(i: u64) -> Vec<u8> {
+    let mut state = i
+        .wrapping_mul(6_364_136_223_846_793_005)
+        .wrapping_add(1_442_695_040_888_963_407);
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state
+    };
+    format!(
+        r#"{{"device":"press-{:02}","line":{},"at":"2026-01-{:02}T{:02}:{:02}:{:02}.{:03}Z","temperature":{}.{},"pressure":{}.{:02},"state":"running","batch":"{:016x}","operator":"op-{:03}","ok":true,"n":{:08}}}"#,
+        next() % 40, next() % 8, 1 + next() % 28, next() % 24, next() % 60, next() % 60, next() % 1000,
+        20 + next() % 60, next() % 10, 1 + next() % 9, next() % 100, next(), next() % 300, i % 100_000_000,
+    )
+    .into_bytes()
+}
+
+/// Bytes that this process handed to the kernel (`wchar`), and that it made the kernel write to storage
+/// (`write_bytes`: whole pages of 4 KiB), from `/proc/self/io`.
+pub fn bytes_written() -> (u64, u64) {
+    let io = std::fs::read_to_string("/proc/self/io").unwrap_or_default();
+    let field = |name: &str| {
+        io.lines()
+            .find_map(|line| line.strip_prefix(name))
+            .and_then(|n| n.trim().parse().ok())
+            .unwrap_or(0)
+    };
+    (field("wchar: "), field("write_bytes: "))
+}
+
+/// Resident memory of a process, in MiB.
+pub fn rss_mib(pid: u32) -> f64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let kib: f64 = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmRSS:"))
+        .and_then(|text| text.trim().trim_end_matches("kB").trim().parse().ok())
+        .unwrap_or(0.0);
+    kib / 1024.0
+}

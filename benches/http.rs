@@ -1,0 +1,236 @@
+//! A durable POST against its limits: a server that does nothing but read the body and say OK, in the same
+//! run, from the same load generator (wrk, one thread), keep-alive, 100 and 400 connections.
+//!
+//! `cargo bench --bench http`; needs wrk and ab (Debian: wrk, apache2-utils). Kafka is away during the runs:
+//! what is measured is the accept path, and the memory with the backlog that piles up.
+#![allow(
+    missing_docs,
+    dead_code,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic
+)]
+
+mod common;
+
+use std::net::{TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use common::Row;
+
+const BODY: &str = "test01=111&test02=222&test03=ccc&test04=ddd";
+const SECONDS: &str = "6s";
+/// Says that this process is the no-op server.
+const NO_OP: &str = "TIDEGATE_BENCH_NO_OP";
+
+struct Server {
+    child: Child,
+    port: u16,
+    folder: tempfile::TempDir,
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.child.kill().ok();
+        self.child.wait().ok();
+    }
+}
+
+fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+fn started(mut command: Command, port: u16, folder: tempfile::TempDir) -> Server {
+    let child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let limit = Instant::now() + Duration::from_secs(20);
+    while TcpStream::connect(("127.0.0.1", port)).is_err() {
+        assert!(Instant::now() < limit, "the server did not come up");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    Server { child, port, folder }
+}
+
+fn no_op(base: &Path) -> Server {
+    let port = free_port();
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.env(NO_OP, port.to_string());
+    started(command, port, tempfile::tempdir_in(base).unwrap())
+}
+
+fn tidegate(base: &Path) -> Server {
+    let (port, folder) = (free_port(), tempfile::tempdir_in(base).unwrap());
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tidegate"));
+    command
+        .current_dir(folder.path())
+        .args([
+            "serve",
+            "--listen",
+            &format!("127.0.0.1:{port}"),
+            "--admin-listen",
+            "127.0.0.1:0",
+        ])
+        // Nobody listens there.
+        .args(["--bootstrap-servers", "127.0.0.1:9", "--wal", "wal"]);
+    started(command, port, folder)
+}
+
+/// Reads the body, says OK: axum and hyper with the options that tidegate gives them, and nothing else.
+fn serve_no_op(port: u16) {
+    use axum::{Router, routing::post};
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    runtime.block_on(async move {
+        let app = Router::new().route(
+            "/{source}",
+            post(|body: bytes::Bytes| async move {
+                std::hint::black_box(body);
+                "OK"
+            }),
+        );
+        let listener = tokio::net::TcpListener::bind(("127.0.0.1", port)).await.unwrap();
+        loop {
+            let (socket, _) = listener.accept().await.unwrap();
+            socket.set_nodelay(true).unwrap();
+            let service = hyper_util::service::TowerToHyperService::new(app.clone());
+            tokio::spawn(async move {
+                let io = hyper_util::rt::TokioIo::new(socket);
+                hyper::server::conn::http1::Builder::new()
+                    .serve_connection(io, service)
+                    .await
+                    .ok();
+            });
+        }
+    });
+}
+
+struct Figures {
+    per_second: f64,
+    p50: f64,
+    p99: f64,
+    p999: f64,
+    rss: f64,
+}
+
+fn wrk(server: &Server, connections: u32, script: &Path) -> Figures {
+    let url = format!("http://127.0.0.1:{}/financial_pro", server.port);
+    let output = Command::new("wrk")
+        .args(["-t1", &format!("-c{connections}"), &format!("-d{SECONDS}"), "-s"])
+        .arg(script)
+        .arg(&url)
+        .output()
+        .expect("wrk is needed (Debian package wrk)");
+    let text = String::from_utf8_lossy(&output.stdout);
+    let line = text
+        .lines()
+        .find_map(|line| line.strip_prefix("figures "))
+        .unwrap_or_else(|| panic!("{text}"));
+    let n: Vec<f64> = line.split_whitespace().map(|n| n.parse().unwrap()).collect();
+    assert_eq!(n[4], 0.0, "answers that are not 2xx, or socket errors: {text}");
+    Figures {
+        per_second: n[0],
+        p50: n[1],
+        p99: n[2],
+        p999: n[3],
+        rss: common::rss_mib(server.child.id()),
+    }
+}
+
+fn main() {
+    if let Ok(port) = std::env::var(NO_OP) {
+        return serve_no_op(port.parse().unwrap());
+    }
+    let base = std::env::var_os("TIDEGATE_BENCH_DIR").map_or_else(|| "target".into(), PathBuf::from);
+    let scratch = tempfile::tempdir_in(&base).unwrap();
+    let script = scratch.path().join("post.lua");
+    std::fs::write(
+        &script,
+        format!(
+            r#"wrk.method = "POST"
+wrk.body = "{BODY}"
+wrk.headers["Content-Type"] = "application/x-www-form-urlencoded"
+function done(summary, latency)
+  local e = summary.errors
+  print(string.format("figures %.1f %.3f %.3f %.3f %d", summary.requests / summary.duration * 1e6,
+    latency:percentile(50) / 1e3, latency:percentile(99) / 1e3, latency:percentile(99.9) / 1e3,
+    e.connect + e.read + e.write + e.status + e.timeout))
+end
+"#
+        ),
+    )
+    .unwrap();
+    for connections in [100, 400] {
+        let (mut limit, mut durable) = (Vec::new(), Vec::new());
+        for _ in 0..common::runs() {
+            limit.push(wrk(&no_op(&base), connections, &script));
+            durable.push(wrk(&tidegate(&base), connections, &script));
+        }
+        let table = |title: &str, unit: &str, figure: fn(&Figures) -> f64| {
+            let row = |name: &str, runs: &[Figures]| Row {
+                name: name.into(),
+                figures: runs.iter().map(figure).collect(),
+            };
+            let rows = [row("no-op", &limit), row("durable POST", &durable)];
+            common::print_table(&format!("{title}, {connections} connections"), unit, &rows, "no-op");
+        };
+        table("POST, keep-alive", "requests/s", |run| run.per_second);
+        table("Answer, median", "ms", |run| run.p50);
+        table("Answer, 99th percentile", "ms", |run| run.p99);
+        table("Answer, 99.9th percentile", "ms", |run| run.p999);
+        table("Resident memory after the run", "MiB", |run| run.rss);
+    }
+    ab(&base, scratch.path());
+}
+
+/// The line that the stack before was measured with: a new connection for every request.
+fn ab(base: &Path, scratch: &Path) {
+    let body = scratch.join("body");
+    std::fs::write(&body, BODY).unwrap();
+    let run = |server: &Server| {
+        let output = Command::new("ab")
+            .args([
+                "-q",
+                "-c",
+                "100",
+                "-n",
+                "10000",
+                "-T",
+                "application/x-www-form-urlencoded",
+                "-p",
+            ])
+            .arg(&body)
+            .arg(format!("http://127.0.0.1:{}/financial_pro", server.port))
+            .output()
+            .expect("ab is needed (Debian package apache2-utils)");
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(
+            text.contains("Failed requests:        0") && !text.contains("Non-2xx"),
+            "{text}"
+        );
+        let line = text
+            .lines()
+            .find(|line| line.starts_with("Requests per second"))
+            .unwrap();
+        line.split_whitespace().nth(3).unwrap().parse().unwrap()
+    };
+    let (mut limit, mut durable) = (Vec::new(), Vec::new());
+    for _ in 0..common::runs() {
+        limit.push(run(&no_op(base)));
+        durable.push(run(&tidegate(base)));
+    }
+    let rows = [
+        Row {
+            name: "no-op".into(),
+            figures: limit,
+        },
+        Row {
+            name: "durable POST".into(),
+            figures: durable,
+        },
+    ];
+    common::print_table("ab -c 100 -n 10000, no keep-alive", "requests/s", &rows, "no-op");
+}

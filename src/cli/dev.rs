@@ -1,0 +1,152 @@
+//! `tidegate dev`: the whole way on one machine with nothing else installed.
+//!
+//! A broker is embedded while none is configured; it keeps what it gets in memory, for this run. Each
+//! delivery is a line on stdout, everything else goes to stderr.
+
+use std::borrow::Cow;
+use std::io::{self, Write};
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use anyhow::{Context, Result};
+
+use super::gateway::{self, Addresses, Plan};
+use super::options;
+use crate::config::{Broker, Config};
+use crate::forward::{self, EmbeddedBroker};
+
+/// The most characters of a value that a line shows.
+const VALUE_CHARACTERS_MAX: usize = 120;
+
+pub(super) fn run(config: &Config) -> Result<()> {
+    config.validate(Broker::MayBeEmbedded)?;
+    let mut config = config.clone();
+    let mut forward = options::forward(&config);
+    // Lives until the gateway has ended.
+    let embedded = if forward.bootstrap_servers.is_empty() {
+        Some(EmbeddedBroker::start().context("the embedded broker did not start")?)
+    } else {
+        None
+    };
+    let kind = match &embedded {
+        Some(broker) => {
+            forward.bootstrap_servers = broker.bootstrap_servers();
+            forward.properties.extend(EmbeddedBroker::properties());
+            // The log of a real gateway must never drain into a broker that forgets.
+            config.wal.path.as_mut_os_string().push("-dev");
+            "embedded: it forgets everything when this ends"
+        }
+        None => "from the configuration",
+    };
+    forward.on_delivery = Some(Box::new(print_deliveries()));
+    let path = example_path(&config);
+    let broker = format!("{} ({kind})", forward.bootstrap_servers);
+    gateway::run(Plan {
+        config: &config,
+        forward,
+        on_listening: Box::new(move |addresses| eprint!("{}", greeting(addresses, &path, &broker))),
+    })
+}
+
+/// Where the example goes: the source that everybody has, else the first, else a topic.
+fn example_path(config: &Config) -> String {
+    let names = || config.sources.iter().map(|source| source.name.as_str());
+    match names().find(|name| *name == "financial_pro").or_else(|| names().next()) {
+        Some(name) => format!("/{name}"),
+        None => "/v1/topics/try".to_owned(),
+    }
+}
+
+fn greeting(addresses: Addresses, path: &str, broker: &str) -> String {
+    let (ingest, admin) = (reachable(addresses.ingest), reachable(addresses.admin));
+    let curl = if path.starts_with("/v1/") {
+        format!("curl -H 'content-type: application/json' -d '{{\"test01\":\"111\"}}' http://{ingest}{path}")
+    } else {
+        format!("curl -d 'test01=111&test02=222&test03=ccc&test04=ddd' http://{ingest}{path}")
+    };
+    format!(
+        "\n  records in    http://{ingest}\n  metrics       http://{admin}/metrics\n  Kafka         {broker}\n\n  Try it in \
+         another terminal; the record then appears here:\n\n    {curl}\n\n"
+    )
+}
+
+/// An address to connect to: "every address" is none.
+fn reachable(mut address: SocketAddr) -> SocketAddr {
+    if address.ip().is_unspecified() {
+        address.set_ip(match address {
+            SocketAddr::V4(_) => [127, 0, 0, 1].into(),
+            SocketAddr::V6(_) => [0, 0, 0, 0, 0, 0, 0, 1u16].into(),
+        });
+    }
+    address
+}
+
+/// Prints until nobody reads any more.
+fn print_deliveries() -> impl Fn(&forward::Delivery<'_>) + Send + Sync {
+    let reading = AtomicBool::new(true);
+    move |delivery| {
+        if !reading.load(Ordering::Relaxed) {
+            return;
+        }
+        let line = format!(
+            "delivered topic={} partition={} offset={} seq={} value={}\n",
+            delivery.topic,
+            delivery.partition,
+            delivery.offset,
+            delivery.seq,
+            delivery
+                .value
+                .map_or_else(|| "(none: a tombstone)".to_owned(), one_line)
+        );
+        if io::stdout().lock().write_all(line.as_bytes()).is_err() {
+            reading.store(false, Ordering::Relaxed);
+        }
+    }
+}
+
+/// A value that fits a line: control characters as escapes, the end cut off.
+fn one_line(value: &[u8]) -> String {
+    // No more bytes are looked at than can be shown.
+    let beginning = value.get(..VALUE_CHARACTERS_MAX.saturating_mul(4)).unwrap_or(value);
+    let text: Cow<'_, str> = String::from_utf8_lossy(beginning);
+    let mut line = String::new();
+    for (count, c) in text.chars().enumerate() {
+        if count == VALUE_CHARACTERS_MAX {
+            line.push_str("...");
+            return line;
+        }
+        if c.is_control() {
+            line.extend(c.escape_default());
+        } else {
+            line.push(c);
+        }
+    }
+    line
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_value_of_any_size_and_content_is_one_short_line() {
+        assert_eq!(one_line(b"{\"a\":1}"), "{\"a\":1}");
+        assert_eq!(one_line(b"a\nb\x1b[2J"), "a\\nb\\u{1b}[2J");
+        assert_eq!(one_line(&[b'x'; 10_000]).len(), VALUE_CHARACTERS_MAX + 3);
+        assert!(
+            one_line(&[0xff, 0xfe])
+                .chars()
+                .all(|c| c == char::REPLACEMENT_CHARACTER)
+        );
+    }
+
+    #[test]
+    fn the_printed_address_can_be_connected_to() {
+        let addresses = Addresses {
+            ingest: SocketAddr::from(([0, 0, 0, 0], 4000)),
+            admin: SocketAddr::from(([127, 0, 0, 1], 4001)),
+        };
+        let text = greeting(addresses, "/financial_pro", "127.0.0.1:1 (embedded)");
+        assert!(text.contains("http://127.0.0.1:4000/financial_pro"), "{text}");
+    }
+}

@@ -1,0 +1,213 @@
+//! How the process ends: every failure and its exit code, in one place.
+//!
+//! 0 done; 1 failed; 2 wrong usage or configuration; 4 the WAL is in use; 75 try again later. (3, damage
+//! found, belongs to the verbs that look for it.)
+
+use std::io;
+use std::net::SocketAddr;
+
+use crate::config::{ConfigError, Origin};
+use crate::forward;
+use crate::wal;
+
+const FAILED: u8 = 1;
+const CONFIGURATION: u8 = 2;
+const WAL_IN_USE: u8 = 4;
+const TRY_AGAIN_LATER: u8 = 75;
+
+/// A listener that could not be opened.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot listen on {address} ({key}, {origin}): {source}. {}", advice(.source, .key))]
+pub(super) struct ListenError {
+    pub(super) address: SocketAddr,
+    pub(super) key: &'static str,
+    pub(super) origin: Origin,
+    #[source]
+    pub(super) source: io::Error,
+}
+
+fn advice(error: &io::Error, key: &str) -> String {
+    let flag = if key == "http.listen" {
+        "--listen"
+    } else {
+        "--admin-listen"
+    };
+    match error.kind() {
+        io::ErrorKind::AddrInUse => {
+            format!("Another process has this port: stop it, or set {key} ({flag}) to another one")
+        }
+        io::ErrorKind::AddrNotAvailable => {
+            format!("No interface of this machine has this address: set {key} ({flag}) to one that it has")
+        }
+        io::ErrorKind::PermissionDenied => {
+            format!("Ports below 1024 need a privilege: set {key} ({flag}) to a higher one")
+        }
+        _ => format!("Set {key} ({flag}) to an address that can be used"),
+    }
+}
+
+/// A log that did not open.
+#[derive(Debug, thiserror::Error)]
+#[error("{source}{} [wal.path: {origin}]", folder_advice(.source))]
+pub(super) struct LogError {
+    pub(super) origin: Origin,
+    #[source]
+    pub(super) source: wal::OpenError,
+}
+
+/// A log that opened and could never take a record: nothing waits in it whose delivery would make room.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "{reason}. Nothing was accepted, and nothing waits in the log that would make room: free some space, or set wal.path \
+     (--wal) to a larger disk [wal.path: {origin}]"
+)]
+pub(super) struct NoSpaceError {
+    pub(super) reason: String,
+    pub(super) origin: Origin,
+}
+
+/// What the log cannot say itself, because it does not know where its path came from.
+fn folder_advice(error: &wal::OpenError) -> &'static str {
+    match error {
+        wal::OpenError::Io { .. } if code_of_open(error) == CONFIGURATION => {
+            ". Nothing was accepted: make this a folder that this user can write, or set wal.path (--wal) to another"
+        }
+        wal::OpenError::Io { .. } => {
+            ". Nothing was accepted: look at the disk and its free space, then start tidegate again"
+        }
+        _ => "",
+    }
+}
+
+/// A part stopped for good while the gateway ran.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum StoppedError {
+    #[error(
+        "the log has stopped: {0}. What was answered 2xx is on disk; nothing more is accepted by this process. Look at \
+         the disk, then start tidegate again: the start decides what is readable"
+    )]
+    Log(String),
+    #[error(
+        "the forwarder has stopped: {0}. What was answered 2xx is on disk and is forwarded after the next start. Look at \
+         the disk, then start tidegate again"
+    )]
+    Forwarder(String),
+}
+
+/// The code for a failure: that of the first cause that has one.
+pub(super) fn code(error: &anyhow::Error) -> u8 {
+    error.chain().find_map(code_of).unwrap_or(FAILED)
+}
+
+fn code_of(cause: &(dyn std::error::Error + 'static)) -> Option<u8> {
+    if cause.is::<ConfigError>() || cause.is::<ListenError>() {
+        return Some(CONFIGURATION);
+    }
+    if let Some(error) = cause.downcast_ref::<forward::StartError>() {
+        return Some(match error {
+            forward::StartError::Properties(_) => CONFIGURATION,
+            forward::StartError::Thread(_) => TRY_AGAIN_LATER,
+        });
+    }
+    if cause.is::<StoppedError>() || cause.is::<NoSpaceError>() {
+        return Some(TRY_AGAIN_LATER);
+    }
+    cause.downcast_ref::<wal::OpenError>().map(code_of_open)
+}
+
+fn code_of_open(error: &wal::OpenError) -> u8 {
+    match error {
+        wal::OpenError::InUse { .. } => WAL_IN_USE,
+        wal::OpenError::NotDurable { .. } => TRY_AGAIN_LATER,
+        wal::OpenError::Format { .. } => CONFIGURATION,
+        wal::OpenError::Io { source, .. } => match source.kind() {
+            // A folder that cannot be one, or not for this user: somebody must change the configuration.
+            io::ErrorKind::PermissionDenied
+            | io::ErrorKind::NotFound
+            | io::ErrorKind::NotADirectory
+            | io::ErrorKind::AlreadyExists
+            | io::ErrorKind::ReadOnlyFilesystem
+            | io::ErrorKind::InvalidInput
+            | io::ErrorKind::InvalidFilename
+            | io::ErrorKind::Unsupported => CONFIGURATION,
+            _ => TRY_AGAIN_LATER,
+        },
+    }
+}
+
+/// Tells why the process ends: as a log line once there is a log, else as plain text.
+pub(super) fn report(error: &anyhow::Error) {
+    let text = text(error);
+    if tracing::dispatcher::has_been_set() {
+        tracing::error!("{text}");
+    } else {
+        eprintln!("tidegate: {text}");
+    }
+}
+
+/// The causes in one line; one whose text is part of the text before it is not repeated.
+fn text(error: &anyhow::Error) -> String {
+    let mut text = error.to_string();
+    for cause in error.chain().skip(1).map(ToString::to_string) {
+        if !text.contains(&cause) {
+            text.push_str(": ");
+            text.push_str(&cause);
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
+
+    use super::*;
+    use anyhow::Context;
+
+    fn io_error(kind: io::ErrorKind) -> anyhow::Error {
+        wal::OpenError::Io {
+            what: "create",
+            path: "/x".into(),
+            source: kind.into(),
+        }
+        .into()
+    }
+
+    #[test]
+    fn each_failure_has_its_code_whatever_is_said_around_it() {
+        let in_use = wal::OpenError::InUse {
+            path: "/x".into(),
+            pid: "1".into(),
+        };
+        assert_eq!(code(&anyhow::Error::from(in_use).context("opening the log")), 4);
+        assert_eq!(code(&io_error(io::ErrorKind::PermissionDenied)), 2);
+        assert_eq!(code(&io_error(io::ErrorKind::NotADirectory)), 2);
+        assert_eq!(code(&io_error(io::ErrorKind::StorageFull)), 75);
+        assert_eq!(code(&anyhow::Error::from(StoppedError::Log("EIO".into()))), 75);
+        assert_eq!(code(&anyhow::Error::from(ConfigError::Invalid(Vec::new()))), 2);
+        assert_eq!(code(&anyhow::anyhow!("something else")), 1);
+    }
+
+    #[test]
+    fn a_port_in_use_is_told_with_its_key_and_what_to_do() {
+        let error = ListenError {
+            address: SocketAddr::from(([127, 0, 0, 1], 4000)),
+            key: "http.listen",
+            origin: Origin::BuiltIn,
+            source: io::ErrorKind::AddrInUse.into(),
+        };
+        let text = text(&anyhow::Error::from(error));
+        for part in ["127.0.0.1:4000", "(http.listen, built-in)", "stop it", "--listen"] {
+            assert!(text.contains(part), "{part} not in {text}");
+        }
+    }
+
+    #[test]
+    fn a_cause_is_told_once() {
+        let error = Err::<(), _>(io_error(io::ErrorKind::StorageFull))
+            .context("opening the log")
+            .expect_err("an error");
+        let text = text(&error);
+        assert_eq!(text.matches("no storage space").count(), 1, "{text}");
+    }
+}

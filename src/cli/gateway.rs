@@ -1,0 +1,227 @@
+//! A running gateway: the parts started in order, and ended in order.
+//!
+//! Start: sockets, log, forwarder, then the first request. Whatever is wrong with the configuration has
+//! ended the process before that. End: no new requests, those under way finish, what is committed is
+//! forwarded for the time that is left, the log is closed. What blocks runs beside the runtime.
+
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use tokio::runtime::Runtime;
+use tokio::task::{JoinHandle, spawn_blocking};
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+
+use super::exit::{LogError, NoSpaceError, StoppedError};
+use super::{listen, options, signals};
+use crate::config::Config;
+use crate::forward::Forwarder;
+use crate::wal::Wal;
+use crate::{forward, http, metrics, record, telemetry};
+
+/// How long a poisoned process still answers what it has taken (with 503): it must end soon.
+const POISON_GRACE: Duration = Duration::from_secs(2);
+/// How long the admin listener may take to finish its answers at the end.
+const ADMIN_GRACE: Duration = Duration::from_secs(1);
+
+/// How often is looked whether the forwarder still runs.
+const FORWARDER_LOOK: Duration = Duration::from_secs(1);
+
+/// What to run.
+pub(super) struct Plan<'a> {
+    pub(super) config: &'a Config,
+    pub(super) forward: forward::Options,
+    /// Called once clients can connect.
+    pub(super) on_listening: Box<dyn FnOnce(Addresses)>,
+}
+
+/// Where the listeners are, real ports.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Addresses {
+    pub(super) ingest: SocketAddr,
+    pub(super) admin: SocketAddr,
+}
+
+/// Runs a gateway until a signal (Ok) or until it cannot go on.
+pub(super) fn run(plan: Plan<'_>) -> Result<()> {
+    let colour = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    telemetry::init(plan.config.log, colour)?;
+    let runtime = Runtime::new().context("no threads could be started")?;
+    let result = runtime.block_on(start(plan));
+    // A thread that hangs on a dead disk must not keep the process.
+    runtime.shutdown_background();
+    result
+}
+
+async fn start(plan: Plan<'_>) -> Result<()> {
+    let config = plan.config;
+    let stop = signals::shutdown_token().context("signals cannot be handled")?;
+    let connections_max = listen::connections_allowed(config.http.connections_max);
+    let ingest = listen::listen(config, "http.listen", config.http.listen)?;
+    let admin = listen::listen(config, "admin.listen", config.admin.listen)?;
+
+    // Before the log: what it finds on opening is counted too.
+    let scrape = metrics::install()?;
+
+    let wal = open_log(config).await?;
+    let forwarder = Forwarder::start(wal.clone(), plan.forward)?;
+
+    let handle = forwarder.handle();
+    let http = http::Gateway::new(
+        options::http(config, connections_max),
+        wal.clone(),
+        Arc::new(move || handle.status()),
+        scrape,
+        Arc::new(record::now_ms),
+    )?;
+    let running = Running {
+        wal,
+        forwarder,
+        stop_admin: CancellationToken::new(),
+        stop_ingest: CancellationToken::new(),
+    };
+    running
+        .serve(config, http, (ingest, admin), plan.on_listening, stop)
+        .await
+}
+
+async fn open_log(config: &Config) -> Result<Wal> {
+    let origin = config.origin("wal.path");
+    let wal_options = options::wal(config);
+    let opened = spawn_blocking(move || Wal::open(wal_options)).await?;
+    let wal = opened.map_err(|source| LogError {
+        origin: origin.clone(),
+        source,
+    })?;
+    let status = wal.status();
+    if let Some(reason) = status.refusing {
+        // With a backlog the gateway runs: it refuses, and makes room by forwarding.
+        if status.backlog_records == 0 && status.held_records == 0 {
+            let closing = wal.clone();
+            spawn_blocking(move || closing.close()).await??;
+            return Err(NoSpaceError { reason, origin }.into());
+        }
+        tracing::warn!("records are refused for now: {reason}");
+    }
+    let marks = status.watermarks;
+    tracing::info!(
+        path = %config.wal.path.display(),
+        wal = %wal.id(),
+        committed = marks.committed,
+        acked = marks.acked,
+        "log open"
+    );
+    Ok(wal)
+}
+
+struct Running {
+    wal: Wal,
+    forwarder: Forwarder,
+    stop_ingest: CancellationToken,
+    stop_admin: CancellationToken,
+}
+
+impl Running {
+    async fn serve(
+        self,
+        config: &Config,
+        http: Arc<http::Gateway>,
+        (ingest, admin): (TcpListener, TcpListener),
+        on_listening: Box<dyn FnOnce(Addresses)>,
+        stop: CancellationToken,
+    ) -> Result<()> {
+        let addresses = Addresses {
+            ingest: ingest.local_addr()?,
+            admin: admin.local_addr()?,
+        };
+        let mut ingest = tokio::spawn(http::serve_ingest(Arc::clone(&http), ingest, self.stop_ingest.clone()));
+        let mut admin = tokio::spawn(http::serve_admin(http, admin, self.stop_admin.clone()));
+        // Tests and supervisors read these two lines: message and field names stay.
+        tracing::info!(addr = %addresses.ingest, "ingest listening");
+        tracing::info!(addr = %addresses.admin, "admin listening");
+        on_listening(addresses);
+
+        let ended = tokio::select! {
+            () = stop.cancelled() => Ended::Signal,
+            reason = self.wal.poisoned() => Ended::Poisoned(reason),
+            reason = forwarder_stopped(self.forwarder.handle()) => Ended::Forwarder(reason),
+            result = &mut ingest => Ended::Listener("ingest", format!("{result:?}")),
+            result = &mut admin => Ended::Listener("admin", format!("{result:?}")),
+        };
+        let grace = if matches!(ended, Ended::Poisoned(_)) {
+            POISON_GRACE
+        } else {
+            config.http.shutdown
+        };
+        self.end(ingest, admin, Instant::now() + grace, &ended).await?;
+        match ended {
+            Ended::Signal => Ok(()),
+            Ended::Poisoned(reason) => Err(StoppedError::Log(reason).into()),
+            Ended::Forwarder(reason) => Err(StoppedError::Forwarder(reason).into()),
+            Ended::Listener(name, result) => bail!("the {name} listener ended by itself: {result}"),
+        }
+    }
+
+    async fn end<T>(self, ingest: JoinHandle<T>, admin: JoinHandle<T>, deadline: Instant, ended: &Ended) -> Result<()> {
+        self.stop_ingest.cancel();
+        if !ingest.is_finished() {
+            match timeout(left(deadline), ingest).await {
+                Ok(Ok(_)) => {}
+                Ok(Err(error)) => tracing::error!("the ingest listener failed while it ended: {error}"),
+                Err(_) => tracing::warn!("some requests did not finish in http.shutdown; their clients got no answer"),
+            }
+        }
+        let forwarder = self.forwarder;
+        let forwarding = spawn_blocking(move || forwarder.shutdown(left(deadline)));
+        match ended {
+            // Its disk may hang: it is not waited for longer than this, and there is nothing to close.
+            Ended::Poisoned(_) => {
+                if timeout(left(deadline), forwarding).await.is_err() {
+                    tracing::warn!("the forwarder did not stop in time; what it sent and did not settle is sent again");
+                }
+            }
+            _ => {
+                forwarding.await?;
+                let wal = self.wal.clone();
+                spawn_blocking(move || wal.close()).await??;
+            }
+        }
+        let marks = self.wal.log().watermarks();
+        tracing::info!(
+            committed = marks.committed,
+            acked = marks.acked,
+            left = marks.committed.saturating_sub(marks.acked),
+            "log closed"
+        );
+        self.stop_admin.cancel();
+        if !admin.is_finished() && timeout(ADMIN_GRACE, admin).await.is_err() {
+            tracing::debug!("an answer of the admin listener was cut off");
+        }
+        Ok(())
+    }
+}
+
+/// Why the gateway ends.
+enum Ended {
+    Signal,
+    Poisoned(String),
+    Forwarder(String),
+    Listener(&'static str, String),
+}
+
+/// Resolves when the forwarder ended although nobody asked it to.
+async fn forwarder_stopped(forwarder: forward::Handle) -> String {
+    loop {
+        if let Some(reason) = forwarder.status().stopped {
+            return reason;
+        }
+        tokio::time::sleep(FORWARDER_LOOK).await;
+    }
+}
+
+/// The time until `deadline`, 0 behind it.
+fn left(deadline: Instant) -> Duration {
+    deadline.saturating_duration_since(Instant::now())
+}

@@ -1,0 +1,70 @@
+//! The listeners' sockets, and how many files the process may have open.
+
+use std::net::SocketAddr;
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use tokio::net::TcpSocket;
+
+use super::exit::ListenError;
+use crate::config::Config;
+
+/// Connections that the kernel completes while the gateway is busy. Its own limit may be lower.
+const BACKLOG: u32 = 4096;
+/// Files that are no client's connection: the log, Kafka's connections, the admin listener.
+const FILES_RESERVED: u64 = 512;
+
+/// Opens a listener; needs a tokio runtime around it.
+pub(super) fn listen(
+    config: &Config,
+    key: &'static str,
+    address: SocketAddr,
+) -> Result<std::net::TcpListener, ListenError> {
+    let open = || {
+        let socket = match address {
+            SocketAddr::V4(_) => TcpSocket::new_v4()?,
+            SocketAddr::V6(_) => TcpSocket::new_v6()?,
+        };
+        // A restart must not wait for the old process's connections to time out.
+        socket.set_reuseaddr(true)?;
+        socket.bind(address)?;
+        socket.listen(BACKLOG)?.into_std()
+    };
+    open().map_err(|source| ListenError {
+        address,
+        key,
+        origin: config.origin(key),
+        source,
+    })
+}
+
+/// How many of `wanted` connections the limit of open files allows, after raising it as far as it goes.
+/// Without this, connections would eat the files that the log needs.
+pub(super) fn connections_allowed(wanted: u32) -> u32 {
+    let needed = u64::from(wanted).saturating_add(FILES_RESERVED);
+    let limit = getrlimit(Resource::Nofile);
+    let current = limit.current.unwrap_or(u64::MAX);
+    let maximum = limit.maximum.unwrap_or(u64::MAX);
+    if current >= needed {
+        return wanted;
+    }
+    let raised = needed.min(maximum);
+    let new = Rlimit {
+        current: Some(raised),
+        maximum: limit.maximum,
+    };
+    let files = if setrlimit(Resource::Nofile, new).is_ok() {
+        raised
+    } else {
+        current
+    };
+    let allowed = u32::try_from(files.saturating_sub(FILES_RESERVED).max(files / 4))
+        .unwrap_or(u32::MAX)
+        .min(wanted);
+    if allowed < wanted {
+        tracing::warn!(
+            "the limit of open files ({files}, ulimit -n) allows {allowed} connections, not http.connections_max = {wanted}: \
+             raise it, or lower connections_max"
+        );
+    }
+    allowed
+}

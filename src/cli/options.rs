@@ -1,0 +1,107 @@
+//! From the one `Config` to the `Options` of each part.
+
+use crate::config::{Compression, Config, Retain};
+use crate::{forward, http, wal};
+
+pub(super) fn wal(config: &Config) -> wal::Options {
+    wal::Options {
+        path: config.wal.path.clone(),
+        bytes_max: config.wal.bytes_max,
+        free_bytes_min: config.wal.free_bytes_min,
+        generation_bytes: config.wal.generation_bytes,
+        compression: config.wal.compression == Compression::Lz4,
+        retain: match config.wal.retain {
+            Retain::Off => wal::Retain::Off,
+            Retain::Bytes(bytes) => wal::Retain::Bytes(bytes),
+            Retain::Time(time) => wal::Retain::Time(time),
+        },
+        linger: config.wal.linger,
+    }
+}
+
+pub(super) fn forward(config: &Config) -> forward::Options {
+    forward::Options {
+        bootstrap_servers: config.kafka.bootstrap_servers.trim().to_owned(),
+        client_id: gateway_id(config),
+        properties: config.kafka.properties.reveal().clone(),
+        in_flight_bytes_max: config.forward.in_flight_bytes_max,
+        bytes_per_second_max: config.forward.bytes_per_second_max,
+        on_delivery: None,
+    }
+}
+
+/// `connections_max` may be lower than the configured one: the system has limits too.
+pub(super) fn http(config: &Config, connections_max: u32) -> http::Options {
+    let sources = config.sources.iter().map(|source| http::Source {
+        name: source.name.clone(),
+        topic: source.topic.clone(),
+        key: source.key.clone(),
+    });
+    http::Options {
+        body_bytes_max: in_memory(config.http.body_bytes_max),
+        record_bytes_max: in_memory(config.http.record_bytes_max),
+        records_max: in_memory(config.http.records_max.into()),
+        header_bytes_max: in_memory(config.http.header_bytes_max),
+        headers_max: in_memory(config.http.headers_max.into()),
+        connections_max: in_memory(connections_max.into()),
+        in_flight_max: in_memory(config.http.in_flight_max.into()),
+        header_timeout: config.http.header_timeout,
+        body_timeout: config.http.body_timeout,
+        idle_timeout: config.http.idle_timeout,
+        shutdown_timeout: config.http.shutdown,
+        topics: config.http.topics.clone(),
+        sources: sources.collect(),
+        admin_token: config.admin.token.reveal().map(str::to_owned),
+        gateway_id: gateway_id(config),
+    }
+}
+
+/// The configured name, else the host's.
+fn gateway_id(config: &Config) -> String {
+    if !config.gateway.id.is_empty() {
+        return config.gateway.id.clone();
+    }
+    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    if host.is_empty() { "tidegate".to_owned() } else { host }
+}
+
+/// A size that memory must hold anyway.
+fn in_memory(count: u64) -> usize {
+    usize::try_from(count).unwrap_or(usize::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
+
+    use super::*;
+    use crate::config::{Broker, Inputs};
+
+    #[test]
+    fn the_largest_body_that_can_be_configured_fits_one_commit() {
+        let largest = |text: &str| {
+            let environment = vec![("TIDEGATE_HTTP__BODY_BYTES_MAX".into(), text.into())];
+            Config::load(Inputs {
+                environment,
+                ..Inputs::default()
+            })
+        };
+        assert!(largest(&wal::COMMIT_BYTES_MAX.to_string()).is_ok());
+        assert!(largest(&(wal::COMMIT_BYTES_MAX + 1).to_string()).is_err());
+    }
+
+    #[test]
+    fn a_source_cannot_take_a_path_of_the_gateway() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("config.toml");
+        for name in http::SOURCE_NAMES_RESERVED {
+            std::fs::write(&path, format!("[[source]]\nname = {name:?}\n")).unwrap();
+            let inputs = Inputs {
+                file: Some(path.clone()),
+                ..Inputs::default()
+            };
+            let config = Config::load(inputs).unwrap();
+            assert!(config.validate(Broker::MayBeEmbedded).is_err(), "{name}");
+        }
+    }
+}

@@ -1,0 +1,179 @@
+//! What is refused before anything starts, what goes on to librdkafka, and what is never shown.
+
+use super::*;
+
+#[test]
+fn properties_go_on_as_written_and_from_the_environment() {
+    let file =
+        "[kafka.properties]\nsecurity.protocol = \"SSL\"\n\"linger.ms\" = 20\n\"socket.keepalive.enable\" = true\n";
+    let config = load(file, &[("TIDEGATE_KAFKA__PROPERTIES__SASL_PASSWORD", "s3cret")]).unwrap();
+    let properties: Vec<_> = config
+        .kafka
+        .properties
+        .reveal()
+        .iter()
+        .map(|(k, v)| (k.as_str(), v.as_str()))
+        .collect();
+    assert_eq!(
+        properties,
+        [
+            ("linger.ms", "20"),
+            ("sasl.password", "s3cret"),
+            ("security.protocol", "SSL"),
+            ("socket.keepalive.enable", "true")
+        ]
+    );
+}
+
+#[test]
+fn what_the_promises_rest_on_is_refused_under_every_name() {
+    for name in [
+        "acks",
+        "request.required.acks",
+        "enable.idempotence",
+        "enable.gapless.guarantee",
+        "max.in.flight",
+        "max.in.flight.requests.per.connection",
+        "message.timeout.ms",
+        "delivery.timeout.ms",
+        "retries",
+        "message.send.max.retries",
+        "transactional.id",
+        "group.id",
+        "enable.auto.commit",
+        "enable.auto.offset.store",
+        "auto.commit.enable",
+        "auto.offset.reset",
+        "isolation.level",
+        "bootstrap.servers",
+        "metadata.broker.list",
+        "client.id",
+    ] {
+        let text = refused(&format!("[kafka.properties]\n\"{name}\" = \"1\"\n"));
+        assert!(
+            text.contains(&format!("t.toml:2: kafka.properties \"{name}\" ")),
+            "{text}"
+        );
+    }
+    accepted("[kafka.properties]\n\"compression.type\" = \"zstd\"\n");
+}
+
+#[test]
+fn secrets_are_shown_nowhere() {
+    let file = "[admin]\ntoken = \"hunter2hunter2hunter2\"\n[kafka.properties]\n\"sasl.username\" = \"hunter2\"\n\
+                \"ssl.key.password\" = \"hunter2\"\n\"sasl.oauthbearer.client.secret\" = \"hunter2\"\n\
+                \"ssl.key.pem\" = \"hunter2\"\n\"sasl.mechanism\" = \"PLAIN\"\n";
+    let config = load(file, &[]).unwrap();
+    let json = serde_json::to_string(&config.shown()).unwrap();
+    for text in [
+        format!("{config:?}"),
+        format!("{config:#?}"),
+        config.to_toml().to_string(),
+        json,
+    ] {
+        assert!(!text.contains("hunter2"), "{text}");
+        assert!(text.contains("[redacted]"), "{text}");
+        assert!(text.contains("PLAIN"), "{text}");
+    }
+    assert_eq!(config.admin.token.reveal(), Some("hunter2hunter2hunter2"));
+}
+
+#[test]
+fn what_is_shown_can_be_used_as_a_file() {
+    let file = "[http]\ntopics = [\"a-*\"]\n[kafka.properties]\n\"linger.ms\" = 20\n[[source]]\nname = \"s\"\nfields = [\"a\", \"b\"]\nkey = \"a\"\n";
+    let config = accepted(file);
+    let again = accepted(&config.to_toml().to_string());
+    let without_places = |config: &Config| {
+        let shown = config.shown();
+        shown
+            .into_iter()
+            .map(|shown| (shown.key, shown.value))
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(without_places(&config), without_places(&again));
+    assert!(config.to_toml().to_string().contains("# built-in"));
+}
+
+#[test]
+fn strangers_are_let_in_only_when_that_is_written_down() {
+    assert!(refused("[http]\nlisten = \"0.0.0.0:4000\"\n").contains("http.allow_anonymous = true"));
+    assert!(refused("[http]\nlisten = \"[::]:4000\"\n").contains("http.allow_anonymous = true"));
+    accepted("[http]\nlisten = \"0.0.0.0:4000\"\nallow_anonymous = true\n");
+    accepted("[http]\nlisten = \"[::1]:4000\"\n");
+    assert!(refused("[admin]\nlisten = \"0.0.0.0:4001\"\n").contains("admin.token"));
+    assert!(refused("[admin]\ntoken = \"short\"\n").contains("16 characters"));
+    accepted("[admin]\nlisten = \"0.0.0.0:4001\"\ntoken = \"0123456789abcdef\"\n");
+}
+
+#[test]
+fn two_listeners_cannot_share_a_port() {
+    assert!(refused("[admin]\nlisten = \"127.0.0.1:4000\"\n").contains("the same port"));
+    accepted("[http]\nlisten = \"127.0.0.1:0\"\n[admin]\nlisten = \"127.0.0.1:0\"\n");
+}
+
+#[test]
+fn limits_that_contradict_each_other_are_refused() {
+    assert!(refused("[wal]\nbytes_max = \"100 MiB\"\n").contains("4 times wal.generation_bytes"));
+    assert!(refused("[http]\nbody_bytes_max = \"100 KiB\"\n").contains("http.body_bytes_max"));
+    assert!(refused("[http]\nrecord_bytes_max = \"2 MiB\"\n").contains("message.max.bytes"));
+    accepted("[http]\nrecord_bytes_max = \"2 MiB\"\n[kafka.properties]\n\"message.max.bytes\" = 3000000\n");
+}
+
+#[test]
+fn serve_needs_brokers_and_dev_does_not() {
+    let config = accepted("");
+    let text = config.validate(Broker::Configured).unwrap_err().to_string();
+    assert!(
+        text.contains("kafka.bootstrap_servers is empty") && text.contains("tidegate dev"),
+        "{text}"
+    );
+    for wrong in ["a:b", "a b:1", "a:9092,,b:9092", "a:0", "http://a/:1"] {
+        assert!(
+            refused(&format!("[kafka]\nbootstrap_servers = \"{wrong}\"\n")).contains("host:port"),
+            "{wrong}"
+        );
+    }
+    for right in [
+        "a",
+        "a:9092, b:9093",
+        "SASL_SSL://a:9092",
+        "[::1]:9092",
+        "127.0.0.1:9092",
+    ] {
+        let config = accepted(&format!("[kafka]\nbootstrap_servers = \"{right}\"\n"));
+        config.validate(Broker::Configured).unwrap();
+    }
+}
+
+#[test]
+fn a_source_that_cannot_be_served_is_refused() {
+    for (source, why) in [
+        ("topic = \"a\"", "has no name"),
+        ("name = \"hello\"", "is a path of the gateway"),
+        ("name = \"v1\"", "is a path of the gateway"),
+        ("name = \"a/b\"\ntopic = \"a\"", "cannot be a path"),
+        ("name = \"a\"\ntopic = \"a b\"", "topic of source"),
+        ("name = \"a\"\ntopic = \"__consumer_offsets\"", "Kafka's own"),
+        ("name = \"a\"\nfields = [\"x\"]\nfield_count = 1", "beside fields"),
+        ("name = \"a\"\nfields = [\"x\", \"x\"]", "twice"),
+        ("name = \"a\"\nfields = [\"x\"]\nkey = \"y\"", "none of its fields"),
+        ("name = \"a\"\nenforce = \"reject\"", "does not have yet"),
+        ("name = \"a\"\nconsumers = 0", "from 1 to 64"),
+        ("name = \"a\"\n[[source]]\nname = \"a\"", "another source"),
+    ] {
+        let text = refused(&format!("[[source]]\n{source}\n"));
+        assert!(text.contains(why), "{why} not in {text}");
+    }
+}
+
+#[test]
+fn topic_patterns_must_be_able_to_match() {
+    accepted("[http]\ntopics = []\n");
+    accepted("[http]\ntopics = [\"orders\", \"eu.*-raw\"]\n");
+    assert!(refused("[http]\ntopics = [\"a b\"]\n").contains("no topic can match"));
+}
+
+#[test]
+fn what_is_not_built_yet_is_refused_and_says_so() {
+    assert!(refused("[forward]\ndelivery = \"exactly_once\"\n").contains("does not have yet"));
+}

@@ -1,0 +1,480 @@
+//! The forwarder's thread: take reports, move the watermark, hand out the next records.
+//!
+//! One loop, nothing in it blocks for long while Kafka answers. What happens after a failure is in
+//! [`super::recover`], held topics are in [`super::lane`], what an earlier run left open in [`super::start`].
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rdkafka::error::RDKafkaErrorCode;
+
+use super::flow::{Flow, Identity, Out, Stop, Walk};
+use super::lane::Lane;
+use super::pace::Pace;
+use super::producer::{Kind, Link, Lookup, Producer, Report};
+use super::topics::{State as TopicState, Topics};
+use super::window::State;
+use super::{OnDelivery, Options, Shared, native};
+use crate::metrics::{FORWARD_DELIVERY_SECONDS, FORWARD_THROTTLED_SECONDS_TOTAL};
+use crate::record::{Sequence, now_ms};
+use crate::wal::{AckError, AppendError, Wal};
+
+/// The most payload bytes that one walk looks at.
+const CHUNK_BYTES: usize = 256 * 1024;
+/// How long Kafka may take to tell of a topic.
+pub(super) const LOOKUP_MAX: Duration = Duration::from_secs(2);
+/// Between two tries of something that did not work.
+pub(super) const RETRY: Duration = Duration::from_secs(1);
+
+/// The log takes nothing more: the process is about to end, and so is this thread.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Ended {
+    /// It was poisoned, or closed.
+    #[error(transparent)]
+    Append(#[from] AppendError),
+    /// It refused a watermark.
+    #[error(transparent)]
+    Ack(#[from] AckError),
+}
+
+/// What a step may come to.
+pub(super) type Step<T> = Result<T, Ended>;
+
+/// A delivery that failed.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Failure {
+    pub(super) lane: bool,
+    pub(super) seq: Sequence,
+    pub(super) topic: u32,
+    pub(super) code: RDKafkaErrorCode,
+    pub(super) maybe_persisted: bool,
+}
+
+/// Everything that the thread has.
+pub(super) struct Drain {
+    pub(super) wal: Wal,
+    pub(super) options: Options,
+    pub(super) on_delivery: Option<Arc<OnDelivery>>,
+    pub(super) shared: Arc<Shared>,
+    pub(super) link: Arc<Link>,
+    pub(super) identity: Identity,
+    pub(super) producer: Producer,
+    pub(super) main: Flow,
+    pub(super) lane: Option<Lane>,
+    /// The lane takes nothing before then (disk full).
+    pub(super) lane_blocked: Option<Instant>,
+    pub(super) topics: Topics,
+    pub(super) pace: Pace,
+    pub(super) failures: Vec<Failure>,
+    /// A send that failed at once, for its topic.
+    pub(super) refused: Option<(u32, RDKafkaErrorCode)>,
+    /// A smaller batch.size, once one was needed.
+    pub(super) batch_bytes: Option<u32>,
+    /// In the running sift: a batch was too large; and a record alone was.
+    pub(super) too_large: (bool, bool),
+    /// Producers that ended in a row without a delivery between.
+    pub(super) setbacks: u32,
+    /// Nothing is sent before then.
+    retry_at: Option<Instant>,
+    /// While an earlier run's records are looked for: when the oldest was received.
+    pub(super) surveyed_ms: Option<i64>,
+    reports: Vec<Report>,
+    reported_at: Instant,
+    throttled: Duration,
+    delivered: u64,
+    pub(super) fatal_errors: u64,
+    published_at: Option<Instant>,
+    latency: metrics::Histogram,
+}
+
+impl Drain {
+    pub(super) fn new(
+        wal: Wal,
+        options: Options,
+        on_delivery: Option<Arc<OnDelivery>>,
+        shared: Arc<Shared>,
+        link: Arc<Link>,
+        producer: Producer,
+    ) -> Self {
+        let now = Instant::now();
+        Self {
+            identity: Identity::new(wal.id()),
+            main: Flow::new(wal.log().clone(), false),
+            lane: None,
+            lane_blocked: None,
+            topics: Topics::new(),
+            pace: Pace::new(options.bytes_per_second_max, now),
+            wal,
+            options,
+            on_delivery,
+            shared,
+            link,
+            producer,
+            failures: Vec::new(),
+            refused: None,
+            batch_bytes: None,
+            too_large: (false, false),
+            setbacks: 0,
+            retry_at: None,
+            surveyed_ms: None,
+            reports: Vec::new(),
+            reported_at: now,
+            throttled: Duration::ZERO,
+            delivered: 0,
+            fatal_errors: 0,
+            published_at: None,
+            latency: metrics::histogram!(FORWARD_DELIVERY_SECONDS),
+        }
+    }
+
+    /// Runs until a shutdown was asked for, or the log stopped.
+    pub(super) fn run(mut self) -> Step<()> {
+        self.start()?;
+        while !self.over() {
+            self.settle()?;
+            if self.producer.inbox.failed() || !self.failures.is_empty() || self.refused.is_some() {
+                self.recover()?;
+                continue;
+            }
+            self.sift()?;
+            let lane = self.lane_step()?;
+            let main = self.main_step()?;
+            self.publish(false);
+            if !lane && !main {
+                self.rest();
+            }
+        }
+        self.finish()
+    }
+
+    /// A shutdown was asked for, and everything is sent or its time is over.
+    pub(super) fn over(&self) -> bool {
+        self.shared.stop_at().is_some_and(|at| {
+            Instant::now() >= at
+                || (self.main.window.is_empty() && self.main.next > self.main.log.watermarks().committed)
+        })
+    }
+
+    /// What was acknowledged until now still counts; the rest is for the next start.
+    fn finish(mut self) -> Step<()> {
+        self.producer.purge();
+        let deadline = Instant::now() + Duration::from_millis(500);
+        while self.producer.outstanding() > 0 && Instant::now() < deadline {
+            self.shared.signal.wait(Duration::from_millis(10));
+        }
+        self.settle()?;
+        self.publish(true);
+        Ok(())
+    }
+
+    /// Takes the reports in and moves the watermarks.
+    pub(super) fn settle(&mut self) -> Step<()> {
+        let mut reports = std::mem::take(&mut self.reports);
+        self.producer.inbox.swap(&mut reports);
+        if !reports.is_empty() {
+            self.take(&reports);
+            reports.clear();
+        }
+        self.reports = reports;
+        acknowledge(&mut self.main)?;
+        if let Some(lane) = &mut self.lane {
+            acknowledge(&mut lane.flow)?;
+        }
+        Ok(())
+    }
+
+    fn take(&mut self, reports: &[Report]) {
+        let now = now_ms();
+        self.reported_at = Instant::now();
+        // Records come back in runs of one topic and of one time of receipt: metrics are told per run.
+        let (mut topic, mut records, mut bytes) = (u32::MAX, 0_u64, 0_u64);
+        let (mut received_ms, mut alike) = (i64::MIN, 0_usize);
+        let before = self.delivered;
+        for report in reports {
+            let (lane, seq) = native::place(report.opaque);
+            let flow = match (&mut self.lane, lane) {
+                (Some(lane), true) => &mut lane.flow,
+                (None, true) => continue,
+                (_, false) => &mut self.main,
+            };
+            if let Some(code) = report.error {
+                if let Some(slot) = flow.window.set(seq, State::Waiting) {
+                    self.failures.push(Failure {
+                        lane,
+                        seq,
+                        topic: slot.topic,
+                        code,
+                        maybe_persisted: report.maybe_persisted,
+                    });
+                }
+                continue;
+            }
+            let Some(slot) = flow.window.set(seq, State::Done) else {
+                continue;
+            };
+            if lane {
+                self.topics.left_lane(slot.topic);
+            }
+            self.delivered += 1;
+            if slot.topic != topic {
+                self.topics.count(topic, records, bytes);
+                (topic, records, bytes) = (slot.topic, 0, 0);
+            }
+            records += 1;
+            bytes += u64::from(slot.bytes);
+            if slot.received_ms != received_ms {
+                self.latency
+                    .record_many(seconds(now.saturating_sub(received_ms)), alike);
+                (received_ms, alike) = (slot.received_ms, 0);
+            }
+            alike += 1;
+        }
+        self.topics.count(topic, records, bytes);
+        self.latency
+            .record_many(seconds(now.saturating_sub(received_ms)), alike);
+        if self.delivered > before {
+            self.setbacks = 0;
+            self.link.up();
+        }
+    }
+
+    /// A record that showed its topic to work was delivered beside the walk.
+    pub(super) fn delivered_alone(&mut self, topic: u32) {
+        self.delivered += 1;
+        self.topics.count(topic, 1, 0);
+    }
+
+    /// The flow that is being sifted: nothing else is sent meanwhile.
+    fn sifting(&self) -> Option<bool> {
+        if self.lane.as_ref().is_some_and(|lane| lane.flow.sift.is_active()) {
+            return Some(true);
+        }
+        self.main.sift.is_active().then_some(false)
+    }
+
+    /// Ends a group of suspects that went well, and the sift with the last of them.
+    fn sift(&mut self) -> Step<()> {
+        let Some(lane) = self.sifting() else { return Ok(()) };
+        let sent = self.sent();
+        let Some(flow) = self.flow_mut(lane) else { return Ok(()) };
+        // Not before the whole group is queued: it must be one batch per partition.
+        let whole = flow.sift.current().is_some_and(|(_, last)| flow.next > last);
+        if !whole {
+            return Ok(());
+        }
+        if sent > 0 {
+            self.producer.native.flush(Duration::from_millis(20));
+            return Ok(());
+        }
+        flow.sift.passed();
+        flow.group_sent = 0;
+        if self.sifting().is_none() {
+            self.sifted();
+        }
+        Ok(())
+    }
+
+    pub(super) fn flow_mut(&mut self, lane: bool) -> Option<&mut Flow> {
+        match lane {
+            true => self.lane.as_mut().map(|lane| &mut lane.flow),
+            false => Some(&mut self.main),
+        }
+    }
+
+    /// Records with the producer.
+    pub(super) fn sent(&self) -> usize {
+        self.main.window.sent() + self.lane.as_ref().map_or(0, |lane| lane.flow.window.sent())
+    }
+
+    /// Payload bytes that the next walk may look at; 0: not now.
+    pub(super) fn allowance(&mut self, lane: bool) -> usize {
+        if self.sifting().is_some_and(|sifting| sifting != lane) {
+            return 0;
+        }
+        let now = Instant::now();
+        if self.retry_at.is_some_and(|at| now < at) || !self.pace.wait(now).is_zero() {
+            return 0;
+        }
+        let most = self.options.in_flight_bytes_max.max(1 << 20);
+        let lane_bytes = self.lane.as_ref().map_or(0, |lane| lane.flow.window.sent_bytes());
+        let room = most.saturating_sub(self.main.window.sent_bytes() + lane_bytes);
+        let slots = self.flow_mut(lane).map_or(0, |flow| flow.room());
+        // Not for a few records at a time; but one is always allowed when nothing is on its way.
+        let group = self.sifting().is_some();
+        if slots == 0 || (room < most / 8 && self.sent() > 0 && !group) {
+            return 0;
+        }
+        // A quarter, because librdkafka takes about three times the bytes of a small record.
+        let bytes = usize::try_from(room / 4).unwrap_or(CHUNK_BYTES).clamp(1, CHUNK_BYTES);
+        self.pace.chunk_bytes(bytes)
+    }
+
+    /// One walk over the main log; whether there may be more at once.
+    fn main_step(&mut self) -> Step<bool> {
+        if self.lane_blocked.is_some_and(|at| Instant::now() >= at) {
+            self.lane_blocked = None;
+            for lane in [true, false] {
+                if let Some(flow) = self.flow_mut(lane) {
+                    flow.window.undefer();
+                    flow.rewind();
+                }
+            }
+        }
+        let bytes = self.allowance(false);
+        if bytes == 0 {
+            return Ok(false);
+        }
+        let passing = self.lane.as_ref().is_some_and(|lane| lane.pass.is_some());
+        let mut out = Out {
+            producer: &self.producer,
+            topics: &mut self.topics,
+            pace: &mut self.pace,
+            identity: &self.identity,
+            now_ms: now_ms(),
+            defer_held: passing || self.lane_blocked.is_some(),
+            limit: self.main.sift.current().map_or(Sequence::MAX, |(_, last)| last),
+        };
+        match self.main.walk(bytes, &mut out) {
+            Ok(walk) => self.walked(false, walk),
+            Err(error) => {
+                self.trouble(format!("{error}; the forwarder tries again"));
+                Ok(false)
+            }
+        }
+    }
+
+    /// Does what a walk left to do; whether the next may follow at once.
+    pub(super) fn walked(&mut self, lane: bool, walk: Walk) -> Step<bool> {
+        for (seq, record, code) in walk.letters {
+            self.dead_letter(lane, seq, record, code)?;
+        }
+        if !walk.held.is_empty() {
+            self.hold(lane, walk.held)?;
+        }
+        if let Some(refused) = walk.refused {
+            self.refused = Some(refused);
+        }
+        match walk.stop {
+            Stop::Chunk => Ok(true),
+            Stop::End | Stop::QueueFull => Ok(false),
+            Stop::Failed => Ok(true),
+            Stop::Unknown(topic) => {
+                match self
+                    .producer
+                    .lookup(topic as usize, self.topics.name(topic), LOOKUP_MAX)
+                {
+                    Lookup::Exists => self.topics.set_state(topic, TopicState::Good),
+                    Lookup::Refused(code) => self.topics.hold(topic, code, false),
+                    Lookup::Away => {
+                        self.link.error("Kafka does not answer".to_owned());
+                        self.retry_at = Some(Instant::now() + RETRY);
+                        return Ok(false);
+                    }
+                }
+                Ok(true)
+            }
+        }
+    }
+
+    /// Something did not work and will be tried again a little later.
+    pub(super) fn trouble(&mut self, text: String) {
+        tracing::warn!("{text}");
+        self.link.note(text);
+        self.retry_at = Some(Instant::now() + RETRY);
+    }
+
+    /// A new producer in place of the old one, which has nothing outstanding any more.
+    pub(super) fn replace(&mut self, kind: Kind) {
+        let made = Producer::create(
+            &self.options,
+            kind,
+            &self.shared.signal,
+            &self.link,
+            self.on_delivery.as_ref(),
+        );
+        match made {
+            Ok(producer) => self.producer = producer,
+            Err(error) => {
+                // The same settings worked at start: threads or memory are short.
+                self.trouble(format!("cannot make a producer: {error}"));
+                return;
+            }
+        }
+        for state in [TopicState::Good, TopicState::Releasing] {
+            for topic in self.topics.with_state(state).collect::<Vec<_>>() {
+                if self
+                    .producer
+                    .native
+                    .open_topic(topic as usize, self.topics.name(topic))
+                    .is_err()
+                {
+                    self.topics.set_state(topic, TopicState::New);
+                }
+            }
+        }
+    }
+
+    /// Waits for reports, commits, or the time of something.
+    fn rest(&mut self) {
+        let now = Instant::now();
+        let outstanding = self.sent() > 0 || self.lane.as_ref().is_some_and(Lane::is_waiting);
+        // Reports say so when there are many, or bad ones. A few are looked for: often while Kafka answers,
+        // seldom while it is away, which may be for days.
+        let mut wait = match outstanding {
+            true if now - self.reported_at < Duration::from_secs(2) => Duration::from_millis(5),
+            true => Duration::from_millis(50),
+            false => Duration::from_millis(250),
+        };
+        let throttle = self.pace.wait(now);
+        if !throttle.is_zero() {
+            wait = wait.min(throttle);
+        }
+        if let Some(at) = self.shared.stop_at() {
+            wait = wait.min(at.saturating_duration_since(now));
+        }
+        self.shared.signal.wait(wait);
+        if !throttle.is_zero() {
+            self.throttled += now.elapsed();
+            let whole = self.throttled.as_secs();
+            metrics::counter!(FORWARD_THROTTLED_SECONDS_TOTAL).increment(whole);
+            self.throttled -= Duration::from_secs(whole);
+        }
+    }
+
+    /// Tells the status, at most every 20 ms unless `now`.
+    pub(super) fn publish(&mut self, now: bool) {
+        if !now
+            && self
+                .published_at
+                .is_some_and(|at| at.elapsed() < Duration::from_millis(20))
+        {
+            return;
+        }
+        self.published_at = Some(Instant::now());
+        let link = self.link.state();
+        let held = self.topics.held();
+        let mut status = self.shared.status();
+        status.broker_up = link.up;
+        status.last_error = link.last_error;
+        status.in_flight_records = self.sent() as u64;
+        status.oldest_received_ms = self.main.window.oldest_received_ms().or(self.surveyed_ms);
+        status.fatal_errors = self.fatal_errors;
+        status.delivered_records = self.delivered;
+        status.held_topics = held;
+    }
+}
+
+/// Moves the log's watermark to the window's.
+fn acknowledge(flow: &mut Flow) -> Step<()> {
+    flow.window.advance();
+    let acked = flow.window.acked();
+    if acked > flow.told {
+        flow.log.ack(acked)?;
+        flow.told = acked;
+    }
+    Ok(())
+}
+
+fn seconds(ms: i64) -> f64 {
+    ms.max(0) as f64 / 1000.0
+}

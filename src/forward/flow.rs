@@ -1,0 +1,432 @@
+//! A walk over one log: read, route each record, stop where something must be decided first.
+//!
+//! A walk can begin anew at any unsettled sequence (`rewind`): slots that are sent or done are passed over,
+//! those that wait are routed. That one primitive is what a resend after a lost producer, the end of a pass
+//! over the held lane and a full queue come down to. Knows the producer's `send`, not its errors' cure.
+
+use std::collections::HashSet;
+
+use rdkafka::error::RDKafkaErrorCode;
+
+use super::native::{self, Message};
+use super::pace::Pace;
+use super::producer::Producer;
+use super::sift::Sift;
+use super::topics::{self, Topics};
+use super::window::{State, Window};
+use crate::record::{HEADER_RECEIVED, HEADER_SEQ, HEADER_WAL, Origin, Record, RecordRef, Sequence, WalId};
+use crate::wal::{Chunk, Log, Read, ReadError, Reader};
+
+/// Slots of a window: 24 bytes each, and as many records may be looked for in Kafka after a crash.
+pub(super) const SLOTS_MAX: usize = 400_000;
+
+/// Why a walk stopped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Stop {
+    /// The chunk is through; more may follow.
+    Chunk,
+    /// Nothing more is committed, or allowed now.
+    End,
+    /// librdkafka's queue is full.
+    QueueFull,
+    /// Kafka must be asked for this topic first.
+    Unknown(u32),
+    /// The producer, or a topic, failed.
+    Failed,
+}
+
+/// What a walk left to do.
+pub(super) struct Walk {
+    pub(super) stop: Stop,
+    /// Records to append to the lane, in order; their slots wait until that is committed.
+    pub(super) held: Vec<(Sequence, u32, Record)>,
+    /// Records that librdkafka refused alone: too large.
+    pub(super) letters: Vec<(Sequence, Record, RDKafkaErrorCode)>,
+    /// A send that failed for its topic.
+    pub(super) refused: Option<(u32, RDKafkaErrorCode)>,
+    /// Sequences (first, last) that cannot be read; the slots of those in the window are done.
+    pub(super) damaged: Option<(Sequence, Sequence)>,
+    /// Records handed to the producer.
+    pub(super) sent: usize,
+}
+
+/// What a walk needs of the rest.
+pub(super) struct Out<'a> {
+    pub(super) producer: &'a Producer,
+    pub(super) topics: &'a mut Topics,
+    pub(super) pace: &'a mut Pace,
+    pub(super) identity: &'a Identity,
+    pub(super) now_ms: i64,
+    /// Records of held topics wait: older ones are still on their way to the end of the lane.
+    pub(super) defer_held: bool,
+    /// Walk no further than this.
+    pub(super) limit: Sequence,
+}
+
+/// This WAL's identity, as bytes and as the header's text.
+pub(super) struct Identity {
+    pub(super) wal: [u8; 16],
+    pub(super) text: String,
+}
+
+impl Identity {
+    pub(super) fn new(id: WalId) -> Self {
+        Self {
+            wal: *id.0.as_bytes(),
+            text: id.to_string(),
+        }
+    }
+
+    /// Who the record at `seq` of the main log is.
+    pub(super) fn of(&self, seq: Sequence, origin: Option<Origin>) -> Origin {
+        origin.unwrap_or(Origin { wal: self.wal, seq })
+    }
+}
+
+/// One log on its way to Kafka.
+pub(super) struct Flow {
+    pub(super) log: Log,
+    pub(super) window: Window,
+    pub(super) sift: Sift,
+    /// Records handed out for the current group of the sift.
+    pub(super) group_sent: usize,
+    /// Known to be in Kafka, or in the lane, although not acknowledged here.
+    pub(super) settled: HashSet<Sequence>,
+    /// 1 for the held lane: part of the opaque.
+    lane: bool,
+    reader: Option<Reader>,
+    chunk: Option<Chunk>,
+    /// The watermark that the log was told last.
+    pub(super) told: Sequence,
+    /// The next sequence to look at.
+    pub(super) next: Sequence,
+}
+
+impl Flow {
+    /// Begins behind the log's watermark.
+    pub(super) fn new(log: Log, lane: bool) -> Self {
+        let acked = log.watermarks().acked;
+        Self {
+            log,
+            window: Window::new(acked),
+            sift: Sift::default(),
+            group_sent: 0,
+            settled: HashSet::new(),
+            lane,
+            reader: None,
+            chunk: None,
+            told: acked,
+            next: acked + 1,
+        }
+    }
+
+    /// The next walk begins at the first record that waits.
+    pub(super) fn rewind(&mut self) {
+        self.next = self.window.first_waiting();
+    }
+
+    /// The record at `seq`, owned.
+    ///
+    /// # Errors
+    /// The log cannot be read.
+    pub(super) fn fetch(&mut self, seq: Sequence) -> Result<Option<Record>, ReadError> {
+        let find = |chunk: &Chunk| {
+            let record = chunk
+                .records()
+                .find(|(at, _)| *at == seq)
+                .and_then(|(_, record)| record.ok());
+            record.map(|record| record.to_record())
+        };
+        // It was just sent, so its chunk is mostly still here.
+        if let Some(record) = self.chunk.as_ref().and_then(find) {
+            return Ok(Some(record));
+        }
+        Ok(match self.log.reader(seq).read(1)? {
+            Read::Records(chunk) => find(&chunk),
+            Read::Damaged { .. } | Read::Nothing => None,
+        })
+    }
+
+    /// Makes `self.chunk` hold `self.next`. `Ok(None)`: it does.
+    fn load(&mut self, bytes_max: usize) -> Result<Option<Walk>, ReadError> {
+        if let Some(chunk) = &self.chunk {
+            if (chunk.first()..=chunk.last()).contains(&self.next) {
+                return Ok(None);
+            }
+            self.chunk = None;
+        }
+        let reader = self.reader.get_or_insert_with(|| self.log.reader(self.next));
+        if reader.position() != self.next {
+            reader.seek(self.next);
+        }
+        match reader.read(bytes_max)? {
+            Read::Nothing => Ok(Some(Walk::stopped(Stop::End))),
+            Read::Records(chunk) => {
+                let first = chunk.first();
+                self.chunk = Some(chunk);
+                if first > self.next {
+                    return Ok(Some(self.lost(first - 1)));
+                }
+                Ok(None)
+            }
+            Read::Damaged { last, .. } => Ok(Some(self.lost(last))),
+        }
+    }
+
+    /// `self.next ..= last` cannot be read.
+    fn lost(&mut self, last: Sequence) -> Walk {
+        let first = self.next;
+        tracing::error!(
+            "records {first} to {last} of the {} cannot be read and were not sent; the rest goes on. Run \
+             `tidegate wal verify`",
+            if self.lane { "held lane" } else { "log" }
+        );
+        for seq in first..=last.min(self.window.end() - 1) {
+            if self.window.state(seq) != Some(State::Sent) {
+                self.window.set(seq, State::Done);
+            }
+        }
+        let mut walk = Walk::stopped(Stop::Chunk);
+        walk.damaged = Some((first, last));
+        self.next = last + 1;
+        walk
+    }
+
+    /// Looks at about `bytes_max` payload bytes from `self.next` on.
+    ///
+    /// # Errors
+    /// The log cannot be read.
+    pub(super) fn walk(&mut self, bytes_max: usize, out: &mut Out<'_>) -> Result<Walk, ReadError> {
+        if self.next > out.limit {
+            return Ok(Walk::stopped(Stop::End));
+        }
+        // Behind damage the window must be empty before it can go on there.
+        if self.next > self.window.end() {
+            if !self.window.is_empty() {
+                return Ok(Walk::stopped(Stop::End));
+            }
+            self.window.jump(self.next - 1);
+        }
+        if let Some(walk) = self.load(bytes_max)? {
+            return Ok(walk);
+        }
+        // Taken out while it is borrowed from.
+        let Some(chunk) = self.chunk.take() else {
+            return Ok(Walk::stopped(Stop::End));
+        };
+        let mut walk = Walk::stopped(Stop::Chunk);
+        for (seq, record) in chunk.records() {
+            if seq < self.next {
+                continue;
+            }
+            if seq > out.limit {
+                walk.stop = Stop::End;
+                break;
+            }
+            if let Err(stop) = self.route(seq, record, out, &mut walk) {
+                walk.stop = stop;
+                break;
+            }
+            self.next = seq + 1;
+        }
+        self.group_sent += walk.sent;
+        self.chunk = Some(chunk);
+        Ok(walk)
+    }
+
+    /// One record. `Err`: stop here and look at it again later.
+    fn route(
+        &mut self,
+        seq: Sequence,
+        record: Result<RecordRef<'_>, String>,
+        out: &mut Out<'_>,
+        walk: &mut Walk,
+    ) -> Result<(), Stop> {
+        match self.window.state(seq) {
+            Some(State::Waiting) | None => {}
+            Some(State::Sent | State::Done | State::Deferred) => return Ok(()),
+        }
+        let record = match record {
+            Ok(record) => record,
+            Err(reason) => {
+                if seq == self.window.end() {
+                    self.window.push(0, 0, out.now_ms);
+                }
+                metrics::counter!(crate::metrics::WAL_CORRUPTION_RECORDS_TOTAL).increment(1);
+                tracing::error!(
+                    "record {seq} cannot be decoded: {reason}. It was not sent; run `tidegate wal show {seq}`"
+                );
+                self.window.set(seq, State::Done);
+                return Ok(());
+            }
+        };
+        let bytes = record.payload_bytes();
+        let topic = out.topics.id(record.topic);
+        if seq == self.window.end() {
+            self.window.push(topic, bytes, record.received_ms);
+        }
+        if !self.settled.is_empty() && self.settled.remove(&seq) {
+            self.window.set(seq, State::Done);
+            if self.lane {
+                out.topics.left_lane(topic);
+            }
+            return Ok(());
+        }
+        match out.topics.state(topic) {
+            topics::State::New => return Err(Stop::Unknown(topic)),
+            topics::State::Releasing if !self.lane => {
+                self.window.set(seq, State::Deferred);
+                return Ok(());
+            }
+            topics::State::Held => {
+                if out.defer_held {
+                    self.window.set(seq, State::Deferred);
+                } else {
+                    let mut record = record.to_record();
+                    record.origin = Some(out.identity.of(seq, record.origin));
+                    // Answered by the main log's own index; in the lane it would only be repeated.
+                    record.idempotency = None;
+                    walk.held.push((seq, topic, record));
+                }
+                return Ok(());
+            }
+            topics::State::Good | topics::State::Releasing => {}
+        }
+        // Behind a failure nothing goes out: it would overtake.
+        if out.producer.inbox.failed() {
+            return Err(Stop::Failed);
+        }
+        match self.send(seq, topic, &record, out) {
+            Ok(()) => {
+                self.window.set(seq, State::Sent);
+                walk.sent += 1;
+                out.pace.take(bytes);
+                Ok(())
+            }
+            Err(RDKafkaErrorCode::QueueFull) => Err(Stop::QueueFull),
+            Err(RDKafkaErrorCode::MessageSizeTooLarge) => {
+                walk.letters
+                    .push((seq, record.to_record(), RDKafkaErrorCode::MessageSizeTooLarge));
+                Ok(())
+            }
+            Err(code) => {
+                walk.refused = Some((topic, code));
+                Err(Stop::Failed)
+            }
+        }
+    }
+
+    fn send(&self, seq: Sequence, topic: u32, record: &RecordRef<'_>, out: &Out<'_>) -> Result<(), RDKafkaErrorCode> {
+        send(out.producer, topic, self.lane, seq, record, out.identity, out.now_ms)
+    }
+
+    /// Slots that may still be filled.
+    pub(super) fn room(&self) -> usize {
+        SLOTS_MAX.saturating_sub(self.window.len())
+    }
+}
+
+impl Walk {
+    fn stopped(stop: Stop) -> Self {
+        Self {
+            stop,
+            held: Vec::new(),
+            letters: Vec::new(),
+            refused: None,
+            damaged: None,
+            sent: 0,
+        }
+    }
+}
+
+/// Hands one record to the producer, with its identity in the headers.
+pub(super) fn send(
+    producer: &Producer,
+    topic: u32,
+    lane: bool,
+    seq: Sequence,
+    record: &RecordRef<'_>,
+    identity: &Identity,
+    now_ms: i64,
+) -> Result<(), RDKafkaErrorCode> {
+    let who = identity.of(seq, record.origin);
+    let mut foreign = [0_u8; uuid::fmt::Hyphenated::LENGTH];
+    let wal: &str = if who.wal == identity.wal {
+        &identity.text
+    } else {
+        uuid::Uuid::from_bytes(who.wal).hyphenated().encode_lower(&mut foreign)
+    };
+    let (mut seq_text, mut received_text) = (Decimal::new(), Decimal::new());
+    let own: [(&str, &[u8]); 3] = [
+        (HEADER_RECEIVED, received_text.signed(record.received_ms)),
+        (HEADER_WAL, wal.as_bytes()),
+        (HEADER_SEQ, seq_text.unsigned(who.seq)),
+    ];
+    producer.native.send(
+        topic as usize,
+        Message {
+            opaque: native::opaque(lane, seq, who.seq),
+            key: record.key,
+            value: record.value,
+            // 0 would mean "now" to librdkafka.
+            timestamp_ms: record.received_ms.min(now_ms).max(1),
+            headers_max: own.len() + record.headers.len(),
+            headers: own.into_iter().chain(record.headers.iter().copied()),
+        },
+    )
+}
+
+/// The borrowed form of an owned record.
+pub(super) fn borrowed(record: &Record) -> RecordRef<'_> {
+    RecordRef {
+        topic: &record.topic,
+        key: record.key.as_deref(),
+        value: record.value.as_deref(),
+        headers: (record.headers.iter())
+            .map(|(name, value)| (name.as_str(), value.as_slice()))
+            .collect(),
+        received_ms: record.received_ms,
+        origin: record.origin,
+        idempotency: None,
+    }
+}
+
+/// A number as text, on the stack.
+struct Decimal([u8; 20]);
+
+impl Decimal {
+    fn new() -> Self {
+        Self([0; 20])
+    }
+
+    fn unsigned(&mut self, mut number: u64) -> &[u8] {
+        let mut at = self.0.len();
+        for place in self.0.iter_mut().rev() {
+            *place = b'0' + (number % 10) as u8;
+            number /= 10;
+            at -= 1;
+            if number == 0 {
+                break;
+            }
+        }
+        self.0.get(at..).unwrap_or_default()
+    }
+
+    /// A time before 1970 is written as 0.
+    fn signed(&mut self, number: i64) -> &[u8] {
+        self.unsigned(u64::try_from(number).unwrap_or_default())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_written_as_everywhere() {
+        for number in [0, 7, 10, 999, 1_700_000_000_123, u64::MAX] {
+            assert_eq!(Decimal::new().unsigned(number), number.to_string().as_bytes());
+        }
+        assert_eq!(Decimal::new().signed(-5), b"0");
+    }
+}

@@ -1,0 +1,371 @@
+//! Topics that do not work: their records wait, in order, in the held lane (one more log), and leave it in
+//! order when their topic works again.
+//!
+//! While a topic is held its records are appended to the lane and the log goes on. Held topics are looked at
+//! with back-off. When one works, a *pass* goes over the lane once: records of released topics are sent,
+//! those of topics still held are appended to the lane's end. While a pass runs, newer records of these
+//! topics in the log wait (their slots do, their bytes stay on disk), or they would overtake: when the
+//! window is full of them the log's walk stalls until the pass ends, which is bounded by the lane.
+//!
+//! A topic that Kafka refused when written to, while its metadata look fine, is released only after one
+//! record of it, alone, was taken.
+
+use std::time::{Duration, Instant};
+
+use super::drain::{Drain, LOOKUP_MAX, RETRY, Step};
+use super::flow::{self, Flow, Out};
+use super::producer::{Kind, Lookup, Producer};
+use super::start::Survey;
+use super::topics::State as TopicState;
+use super::verdict::{self, Verdict};
+use super::window::State;
+use crate::record::{Record, Sequence, now_ms};
+use crate::wal::{AppendError, Batch};
+
+/// How many held topics are looked at before a pass begins.
+const LOOKS_MAX: usize = 200;
+/// How long a single record may take to show that its topic works.
+const PROBE_MAX: Duration = Duration::from_secs(30);
+
+/// The held lane.
+pub(super) struct Lane {
+    pub(super) flow: Flow,
+    /// The last sequence of the running pass.
+    pub(super) pass: Option<Sequence>,
+    probe: Option<Probe>,
+}
+
+/// One record on its way, alone, to see whether its topic works.
+struct Probe {
+    producer: Producer,
+    topic: u32,
+    seq: Sequence,
+    since: Instant,
+}
+
+impl Lane {
+    pub(super) fn new(flow: Flow) -> Self {
+        Self {
+            flow,
+            pass: None,
+            probe: None,
+        }
+    }
+
+    /// Something is to be looked for soon.
+    pub(super) fn is_waiting(&self) -> bool {
+        self.pass.is_some() || self.probe.is_some()
+    }
+}
+
+impl Drain {
+    /// Appends records to the lane, fsynced, and settles them where they came from (`from_lane`: a pass).
+    pub(super) fn hold(&mut self, from_lane: bool, records: Vec<(Sequence, u32, Record)>) -> Step<()> {
+        if self.lane.is_none() {
+            match self.wal.held_or_create() {
+                Ok(log) => self.lane = Some(Lane::new(Flow::new(log, true))),
+                Err(error) => {
+                    self.blocked(from_lane, &records, &error.to_string());
+                    return Ok(());
+                }
+            }
+        }
+        let Some(lane) = &mut self.lane else { return Ok(()) };
+        let mut batch = Batch::new();
+        for (_, _, record) in &records {
+            batch.push(record);
+        }
+        let receipt = match lane.flow.log.append(batch).and_then(crate::wal::Commit::wait) {
+            Ok(receipt) => receipt,
+            Err(error @ (AppendError::Poisoned { .. } | AppendError::Closed)) => return Err(error.into()),
+            Err(error) => {
+                self.blocked(from_lane, &records, &error.to_string());
+                return Ok(());
+            }
+        };
+        for (at, (seq, topic, _)) in (receipt.first_seq..).zip(&records) {
+            if let Some(hold) = self.topics.get_mut(*topic).and_then(|topic| topic.hold.as_mut()) {
+                hold.first.get_or_insert(at);
+                if !from_lane {
+                    hold.records += 1;
+                }
+            }
+            if let Some(flow) = self.flow_mut(from_lane) {
+                flow.window.set(*seq, State::Done);
+            }
+        }
+        Ok(())
+    }
+
+    /// The lane takes nothing now: the records wait where they are, and newer ones of their topics too.
+    fn blocked(&mut self, from_lane: bool, records: &[(Sequence, u32, Record)], why: &str) {
+        self.lane_blocked = Some(Instant::now() + RETRY);
+        self.link.note(format!(
+            "records of held topics cannot be put aside: {why}. They wait in the log; other topics go on"
+        ));
+        let Some(flow) = self.flow_mut(from_lane) else { return };
+        for (seq, ..) in records {
+            flow.window.set(*seq, State::Deferred);
+        }
+    }
+
+    /// One step of a pass, or a look at a held topic; whether there may be more at once.
+    pub(super) fn lane_step(&mut self) -> Step<bool> {
+        self.probe_step();
+        let Some(lane) = &mut self.lane else { return Ok(false) };
+        let Some(end) = lane.pass else {
+            self.look();
+            return Ok(false);
+        };
+        if lane.flow.next > end && lane.flow.window.is_empty() {
+            self.end_pass();
+            return Ok(true);
+        }
+        let bytes = self.allowance(true);
+        let Some(lane) = &mut self.lane else { return Ok(false) };
+        if bytes == 0 || lane.flow.next > end {
+            return Ok(false);
+        }
+        let mut out = Out {
+            producer: &self.producer,
+            topics: &mut self.topics,
+            pace: &mut self.pace,
+            identity: &self.identity,
+            now_ms: now_ms(),
+            defer_held: self.lane_blocked.is_some(),
+            limit: lane.flow.sift.current().map_or(end, |(_, last)| last.min(end)),
+        };
+        match lane.flow.walk(bytes, &mut out) {
+            Ok(walk) => self.walked(true, walk),
+            Err(error) => {
+                self.trouble(format!("{error}; the forwarder tries again"));
+                Ok(false)
+            }
+        }
+    }
+
+    /// Looks at the held topic whose time has come; if it works, at the others too, and begins a pass.
+    fn look(&mut self) {
+        let busy = self.main.sift.is_active() || self.lane_blocked.is_some();
+        if busy || self.lane.as_ref().is_none_or(|lane| lane.probe.is_some()) {
+            return;
+        }
+        let Some(due) = self.topics.due(Instant::now()) else {
+            return;
+        };
+        if !self.works(due) {
+            return;
+        }
+        let mut working = vec![due];
+        let others: Vec<u32> = self
+            .topics
+            .with_state(TopicState::Held)
+            .filter(|id| *id != due)
+            .collect();
+        for topic in others.into_iter().take(LOOKS_MAX) {
+            if self.works(topic) {
+                working.push(topic);
+            }
+        }
+        if let Err(error) = self.verify(&working) {
+            self.link.error(error);
+            working.iter().for_each(|topic| self.topics.probe_later(*topic));
+            return;
+        }
+        for topic in working {
+            let Some(hold) = self.topics.get(topic).and_then(|topic| topic.hold.as_ref()) else {
+                continue;
+            };
+            match hold.first {
+                Some(first) if hold.refused => self.begin_probe(topic, first),
+                _ => self.release(topic),
+            }
+        }
+    }
+
+    /// Whether the metadata say that the topic works.
+    fn works(&mut self, topic: u32) -> bool {
+        match self
+            .producer
+            .lookup(topic as usize, self.topics.name(topic), LOOKUP_MAX)
+        {
+            Lookup::Exists => true,
+            Lookup::Refused(code) => {
+                self.topics.still_held(topic, code, false);
+                false
+            }
+            Lookup::Away => {
+                self.topics.probe_later(topic);
+                false
+            }
+        }
+    }
+
+    /// Which records of topics that were held before this start does Kafka have already?
+    fn verify(&mut self, topics: &[u32]) -> Result<(), String> {
+        let unverified: Vec<u32> = (topics.iter().copied())
+            .filter(|id| {
+                let hold = self.topics.get(*id).and_then(|topic| topic.hold.as_ref());
+                hold.is_some_and(|hold| hold.unverified)
+            })
+            .collect();
+        let Some(lane) = &self.lane else { return Ok(()) };
+        if unverified.is_empty() {
+            return Ok(());
+        }
+        let names: Vec<&str> = unverified.iter().map(|id| self.topics.name(*id)).collect();
+        let survey = Survey::make(&lane.flow, &self.identity, Sequence::MAX, |_, topic, _| {
+            names.contains(&topic)
+        });
+        let survey = survey.map_err(|error| error.to_string())?;
+        self.read_back_once(true, &survey)
+            .map_err(|error| format!("cannot read held topics' tails back: {error}"))?;
+        for id in unverified {
+            if let Some(hold) = self.topics.get_mut(id).and_then(|topic| topic.hold.as_mut()) {
+                hold.unverified = false;
+            }
+        }
+        Ok(())
+    }
+
+    /// Sends the topic's first record alone, by a producer of its own.
+    fn begin_probe(&mut self, topic: u32, seq: Sequence) {
+        if self.lane.as_ref().is_some_and(|lane| lane.probe.is_some()) {
+            return;
+        }
+        let made = Producer::create(
+            &self.options,
+            Kind::Probe,
+            &self.shared.signal,
+            &self.link,
+            self.on_delivery.as_ref(),
+        );
+        let mut producer = match made {
+            Ok(producer) => producer,
+            Err(error) => {
+                self.link.note(error.to_string());
+                self.topics.probe_later(topic);
+                return;
+            }
+        };
+        let name = self.topics.name(topic).to_owned();
+        let Some(lane) = &mut self.lane else { return };
+        let record = match lane.flow.fetch(seq) {
+            Ok(record) => record,
+            Err(error) => return self.trouble(error.to_string()),
+        };
+        let sent = match record {
+            Some(record) if record.topic == name => producer.native.open_topic(topic as usize, &name).and_then(|()| {
+                flow::send(
+                    &producer,
+                    topic,
+                    true,
+                    seq,
+                    &flow::borrowed(&record),
+                    &self.identity,
+                    now_ms(),
+                )
+            }),
+            // It left the lane meanwhile: the pass will show.
+            _ => return self.release(topic),
+        };
+        match sent {
+            Ok(()) => {
+                lane.probe = Some(Probe {
+                    producer,
+                    topic,
+                    seq,
+                    since: Instant::now(),
+                });
+            }
+            Err(code) => self.judge_probe(topic, code),
+        }
+    }
+
+    /// Takes the report of the single record.
+    fn probe_step(&mut self) {
+        let Some(lane) = &mut self.lane else { return };
+        let Some(probe) = &lane.probe else { return };
+        let mut reports = Vec::new();
+        probe.producer.inbox.swap(&mut reports);
+        let (topic, seq) = (probe.topic, probe.seq);
+        match reports.first() {
+            Some(report) => {
+                lane.probe = None;
+                match report.error {
+                    None => {
+                        lane.flow.settled.insert(seq);
+                        self.delivered_alone(topic);
+                        self.release(topic);
+                    }
+                    Some(code) => self.judge_probe(topic, code),
+                }
+            }
+            None if probe.since.elapsed() > PROBE_MAX => {
+                lane.probe = None;
+                // It may have arrived all the same.
+                if let Some(hold) = self.topics.get_mut(topic).and_then(|topic| topic.hold.as_mut()) {
+                    hold.unverified = true;
+                }
+                self.topics.probe_later(topic);
+            }
+            None => {}
+        }
+    }
+
+    fn judge_probe(&mut self, topic: u32, code: rdkafka::error::RDKafkaErrorCode) {
+        match verdict::verdict(code) {
+            Verdict::Config => self.topics.still_held(topic, code, !verdict::is_missing(code)),
+            // The record's own fault, not the topic's.
+            Verdict::Poison => self.release(topic),
+            Verdict::Retry | Verdict::Fatal => {
+                self.link.note(format!("{}: {code}", self.topics.name(topic)));
+                self.topics.probe_later(topic);
+            }
+        }
+    }
+
+    /// The topic works again: the running or next pass sends what was held.
+    fn release(&mut self, topic: u32) {
+        let Some(lane) = &mut self.lane else { return };
+        tracing::info!(
+            topic = self.topics.name(topic),
+            "the topic works again; its held records are being sent"
+        );
+        if self
+            .producer
+            .native
+            .open_topic(topic as usize, self.topics.name(topic))
+            .is_err()
+        {
+            self.topics.probe_later(topic);
+            return;
+        }
+        self.topics.set_state(topic, TopicState::Releasing);
+        if lane.pass.is_none() {
+            lane.pass = Some(lane.flow.log.watermarks().committed);
+            lane.flow.rewind();
+            self.topics.reset_first();
+        }
+    }
+
+    /// Everything up to the pass's end is sent, or is at the lane's end again.
+    fn end_pass(&mut self) {
+        if let Some(lane) = &mut self.lane {
+            lane.pass = None;
+        }
+        let released: Vec<u32> = self.topics.with_state(TopicState::Releasing).collect();
+        for topic in released {
+            tracing::info!(
+                topic = self.topics.name(topic),
+                "all held records of the topic were sent"
+            );
+            if let Some(topic) = self.topics.get_mut(topic) {
+                topic.state = TopicState::Good;
+                topic.hold = None;
+            }
+        }
+        self.main.window.undefer();
+        self.main.rewind();
+    }
+}

@@ -1,0 +1,321 @@
+//! The calls of librdkafka that the safe crate does not offer: producing with a kept topic handle and
+//! headers built in place, a partitioner that sees the record's opaque, a flush that ignores linger, and
+//! whether a failed record may have been written all the same.
+//!
+//! One of the two files with `unsafe`. Each block says why it is sound; the types keep handles from
+//! outliving their client. Knows nothing of windows, topics' states or the log.
+//!
+//! # The opaque
+//! ```text
+//! bit  0       1: a record of the held lane
+//! bits 1..=12  what chooses the partition of a record without a key
+//! bits 13..=63 the sequence (2^51: 70 years at a million a second)
+//! ```
+//! A record without a key would go to a random partition, and to another one when it is sent again; then a
+//! partition would see it behind later records. So the partition follows from the record's own sequence,
+//! in runs of 256 for the sake of batches.
+#![allow(unsafe_code)]
+
+use std::ffi::{CStr, CString, c_char, c_int, c_void};
+use std::ptr::NonNull;
+use std::time::Duration;
+
+use rdkafka::bindings as sys;
+use rdkafka::message::BorrowedMessage;
+use rdkafka::producer::{Producer as _, ThreadedProducer};
+use rdkafka::types::{RDKafkaErrorCode, RDKafkaRespErr};
+
+use super::producer::Context;
+use crate::record::Sequence;
+
+const _: () = assert!(usize::BITS == 64, "the opaque needs 64 bits");
+
+/// A record's place as librdkafka carries it; see the module.
+pub(super) fn opaque(lane: bool, seq: Sequence, identity_seq: Sequence) -> usize {
+    let hint = (identity_seq >> 8) & 0xfff;
+    (seq as usize) << 13 | (hint as usize) << 1 | usize::from(lane)
+}
+
+/// (lane, sequence) of an opaque.
+pub(super) fn place(opaque: usize) -> (bool, Sequence) {
+    (opaque & 1 == 1, (opaque >> 13) as Sequence)
+}
+
+/// A record to send. Borrowed: librdkafka copies it.
+pub(super) struct Message<'a, H> {
+    pub(super) opaque: usize,
+    pub(super) key: Option<&'a [u8]>,
+    pub(super) value: Option<&'a [u8]>,
+    pub(super) timestamp_ms: i64,
+    /// Upper bound of how many headers there are.
+    pub(super) headers_max: usize,
+    pub(super) headers: H,
+}
+
+/// A handle that lives in a [`Native`] and dies before its client.
+struct Topic(NonNull<sys::rd_kafka_topic_t>);
+
+// SAFETY: librdkafka's objects may be used and destroyed from any thread.
+unsafe impl Send for Topic {}
+
+impl Drop for Topic {
+    fn drop(&mut self) {
+        // SAFETY: made by rd_kafka_topic_new, destroyed once, and before the client (field order of Native).
+        unsafe { sys::rd_kafka_topic_destroy(self.0.as_ptr()) }
+    }
+}
+
+/// The producer and its topic handles.
+pub(super) struct Native {
+    /// First, so that it is dropped first.
+    topics: Vec<Option<Topic>>,
+    producer: ThreadedProducer<Context>,
+    /// Index in [`PARTITIONERS`].
+    partitioner: usize,
+}
+
+type PartitionerFn =
+    unsafe extern "C" fn(*const sys::rd_kafka_topic_t, *const c_void, usize, i32, *mut c_void, *mut c_void) -> i32;
+
+/// librdkafka's values of `partitioner`; the first is ours when none is given.
+const PARTITIONERS: [(&str, PartitionerFn); 7] = [
+    ("murmur2_random", sys::rd_kafka_msg_partitioner_murmur2_random),
+    ("murmur2", sys::rd_kafka_msg_partitioner_murmur2),
+    ("consistent_random", sys::rd_kafka_msg_partitioner_consistent_random),
+    ("consistent", sys::rd_kafka_msg_partitioner_consistent),
+    ("fnv1a_random", sys::rd_kafka_msg_partitioner_fnv1a_random),
+    ("fnv1a", sys::rd_kafka_msg_partitioner_fnv1a),
+    ("random", sys::rd_kafka_msg_partitioner_random),
+];
+
+/// Chooses the partition: by the opaque without a key, by the configured function with one.
+unsafe extern "C" fn partition(
+    topic: *const sys::rd_kafka_topic_t,
+    key: *const c_void,
+    key_bytes: usize,
+    partitions: i32,
+    topic_opaque: *mut c_void,
+    message_opaque: *mut c_void,
+) -> i32 {
+    if key.is_null() && partitions > 0 {
+        let hint = (message_opaque as usize >> 1) & 0xfff;
+        return (hint % partitions as usize) as i32;
+    }
+    let function = match PARTITIONERS.get(topic_opaque as usize) {
+        Some((_, function)) => *function,
+        None => sys::rd_kafka_msg_partitioner_murmur2_random,
+    };
+    // SAFETY: librdkafka's own functions with librdkafka's own arguments. They do not look at the opaques.
+    unsafe { function(topic, key, key_bytes, partitions, topic_opaque, message_opaque) }
+}
+
+impl Native {
+    /// `partitioner` is the property of that name, checked by librdkafka before.
+    pub(super) fn new(producer: ThreadedProducer<Context>, partitioner: Option<&str>) -> Self {
+        let partitioner = PARTITIONERS
+            .iter()
+            .position(|(name, _)| Some(*name) == partitioner)
+            .unwrap_or_default();
+        Self {
+            topics: Vec::new(),
+            producer,
+            partitioner,
+        }
+    }
+
+    pub(super) fn producer(&self) -> &ThreadedProducer<Context> {
+        &self.producer
+    }
+
+    /// Makes the handle `index` for the topic `name`, unless it is there.
+    ///
+    /// # Errors
+    /// librdkafka's reason; `InvalidTopic` for a name with a NUL.
+    pub(super) fn open_topic(&mut self, index: usize, name: &str) -> Result<(), RDKafkaErrorCode> {
+        if self.topics.len() <= index {
+            self.topics.resize_with(index + 1, || None);
+        }
+        let Some(place) = self.topics.get_mut(index) else {
+            return Err(RDKafkaErrorCode::InvalidArgument);
+        };
+        if place.is_some() {
+            return Ok(());
+        }
+        let name = CString::new(name).map_err(|_| RDKafkaErrorCode::InvalidTopic)?;
+        let client = self.producer.client().native_ptr();
+        // SAFETY: `client` is alive; `conf` is made here and handed to rd_kafka_topic_new, which owns it from
+        // then on, also when it fails; `partition` is a function for the life of the process; the opaque is
+        // a small number and never followed.
+        let topic = unsafe {
+            let conf = sys::rd_kafka_default_topic_conf_dup(client);
+            sys::rd_kafka_topic_conf_set_partitioner_cb(conf, Some(partition));
+            sys::rd_kafka_topic_conf_set_opaque(conf, self.partitioner as *mut c_void);
+            sys::rd_kafka_topic_new(client, name.as_ptr(), conf)
+        };
+        let topic = NonNull::new(topic).ok_or_else(|| {
+            // SAFETY: reads a thread-local number.
+            RDKafkaErrorCode::from(unsafe { sys::rd_kafka_last_error() })
+        })?;
+        *place = Some(Topic(topic));
+        Ok(())
+    }
+
+    /// Forgets the handle, so that librdkafka stops asking for a topic that is not there.
+    pub(super) fn close_topic(&mut self, index: usize) {
+        if let Some(topic) = self.topics.get_mut(index) {
+            *topic = None;
+        }
+    }
+
+    /// Queues a message. Everything is copied; nothing blocks.
+    ///
+    /// # Errors
+    /// librdkafka's code: the message was not queued.
+    pub(super) fn send<'a, H>(&self, index: usize, message: Message<'a, H>) -> Result<(), RDKafkaErrorCode>
+    where
+        H: Iterator<Item = (&'a str, &'a [u8])>,
+    {
+        let Some(Some(topic)) = self.topics.get(index) else {
+            return Err(RDKafkaErrorCode::UnknownTopic);
+        };
+        let (value, value_bytes) = raw(message.value);
+        let (key, key_bytes) = raw(message.key);
+        // SAFETY: the headers are made here and owned by librdkafka after a successful call, destroyed here
+        // after a failed one. Name, value and key are read during the calls only (F_COPY), with the lengths
+        // of their slices. The variable arguments have the types that rdkafka.h gives for each tag, and the
+        // list ends with VTYPE_END. Client and topic are alive, the topic being the client's own.
+        unsafe {
+            let headers = sys::rd_kafka_headers_new(message.headers_max);
+            for (name, value) in message.headers {
+                let added = sys::rd_kafka_header_add(
+                    headers,
+                    name.as_ptr().cast::<c_char>(),
+                    name.len() as isize,
+                    value.as_ptr().cast::<c_void>(),
+                    value.len() as isize,
+                );
+                if added != RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR {
+                    sys::rd_kafka_headers_destroy(headers);
+                    return Err(added.into());
+                }
+            }
+            let result = sys::rd_kafka_producev(
+                self.producer.client().native_ptr(),
+                sys::rd_kafka_vtype_t::RD_KAFKA_VTYPE_RKT,
+                topic.0.as_ptr(),
+                sys::rd_kafka_vtype_t::RD_KAFKA_VTYPE_MSGFLAGS,
+                sys::RD_KAFKA_MSG_F_COPY as c_int,
+                sys::rd_kafka_vtype_t::RD_KAFKA_VTYPE_VALUE,
+                value,
+                value_bytes,
+                sys::rd_kafka_vtype_t::RD_KAFKA_VTYPE_KEY,
+                key,
+                key_bytes,
+                sys::rd_kafka_vtype_t::RD_KAFKA_VTYPE_OPAQUE,
+                message.opaque as *mut c_void,
+                sys::rd_kafka_vtype_t::RD_KAFKA_VTYPE_TIMESTAMP,
+                message.timestamp_ms,
+                sys::rd_kafka_vtype_t::RD_KAFKA_VTYPE_HEADERS,
+                headers,
+                sys::rd_kafka_vtype_t::RD_KAFKA_VTYPE_END,
+            );
+            if result == RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR {
+                return Ok(());
+            }
+            sys::rd_kafka_headers_destroy(headers);
+            Err(result.into())
+        }
+    }
+
+    /// Sends what is queued now, whatever linger says; true once nothing is outstanding.
+    pub(super) fn flush(&self, timeout: Duration) -> bool {
+        let timeout_ms = c_int::try_from(timeout.as_millis()).unwrap_or(c_int::MAX);
+        // SAFETY: the client is alive.
+        let result = unsafe { sys::rd_kafka_flush(self.producer.client().native_ptr(), timeout_ms) };
+        result == RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR
+    }
+}
+
+/// Pointer and length; null for `None`, which Kafka tells from empty.
+fn raw(bytes: Option<&[u8]>) -> (*mut c_void, usize) {
+    bytes.map_or((std::ptr::null_mut(), 0), |bytes| {
+        (bytes.as_ptr().cast::<c_void>().cast_mut(), bytes.len())
+    })
+}
+
+/// The last header `name` of a message. (The safe iterator panics when a stranger's header name is no UTF-8.)
+pub(super) fn header<'m>(message: &'m BorrowedMessage<'_>, name: &CStr) -> Option<&'m [u8]> {
+    let mut headers = std::ptr::null_mut();
+    let mut value = std::ptr::null();
+    let mut bytes = 0_usize;
+    // SAFETY: the message is alive and owns its headers; the value lies in them, `bytes` long, for as long as
+    // the message is borrowed.
+    unsafe {
+        if sys::rd_kafka_message_headers(message.ptr(), &mut headers) != RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR
+            || sys::rd_kafka_header_get_last(headers, name.as_ptr(), &mut value, &mut bytes)
+                != RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR
+            || value.is_null()
+        {
+            return None;
+        }
+        Some(std::slice::from_raw_parts(value.cast::<u8>(), bytes))
+    }
+}
+
+/// [`crate::record::HEADER_WAL`] for [`header`].
+pub(super) const WAL: &CStr = c"tidegate-wal";
+/// [`crate::record::HEADER_SEQ`] for [`header`].
+pub(super) const SEQ: &CStr = c"tidegate-seq";
+
+/// Whether Kafka may have the message although its delivery failed.
+pub(super) fn maybe_persisted(message: &BorrowedMessage<'_>) -> bool {
+    // SAFETY: the message of a delivery report is alive for as long as it is borrowed.
+    let status = unsafe { sys::rd_kafka_message_status(message.ptr()) };
+    status != sys::rd_kafka_msg_status_t::RD_KAFKA_MSG_STATUS_NOT_PERSISTED
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_for_librdkafka_are_those_of_the_record() {
+        assert_eq!(WAL.to_str(), Ok(crate::record::HEADER_WAL));
+        assert_eq!(SEQ.to_str(), Ok(crate::record::HEADER_SEQ));
+    }
+
+    #[test]
+    fn opaque_keeps_lane_and_sequence() {
+        for seq in [0, 1, 255, 256, 1 << 40, (1 << 51) - 1] {
+            for lane in [false, true] {
+                assert_eq!(place(opaque(lane, seq, 77_777)), (lane, seq));
+            }
+        }
+    }
+
+    #[test]
+    fn a_record_without_a_key_goes_to_the_same_partition_when_sent_again() {
+        let partition_of = |opaque: usize| {
+            // SAFETY: no pointer is followed for a null key.
+            unsafe {
+                partition(
+                    std::ptr::null(),
+                    std::ptr::null(),
+                    0,
+                    6,
+                    std::ptr::null_mut(),
+                    opaque as *mut c_void,
+                )
+            }
+        };
+        // The same identity through the main log and through the lane.
+        assert_eq!(
+            partition_of(opaque(false, 5000, 5000)),
+            partition_of(opaque(true, 3, 5000))
+        );
+        let all: std::collections::BTreeSet<i32> = (0..20)
+            .map(|run| partition_of(opaque(false, run * 256, run * 256)))
+            .collect();
+        assert_eq!(all.into_iter().collect::<Vec<_>>(), vec![0, 1, 2, 3, 4, 5]);
+    }
+}

@@ -1,0 +1,305 @@
+//! Reading the tail of the topics back: which un-acknowledged records does Kafka have all the same?
+//!
+//! After a crash, or a producer that ended with requests on the wire, a record may be in Kafka without its
+//! acknowledgement having reached the log. Sent again it would be a repeat. So each partition is read
+//! backwards, in blocks that grow, until a settled record of this gateway appears (records of one partition
+//! are in the order of the log, so all of ours before it are settled too), or the time of the oldest
+//! un-acknowledged record is passed, or a limit is reached. Not a proof: a request of a connection that died
+//! may be written after the read. What repeats then remain carry their identity.
+//!
+//! Does not know the log: the caller says what each identity means.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rdkafka::client::ClientContext;
+use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
+use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::{BorrowedMessage, Message as _};
+use rdkafka::statistics::Statistics;
+use rdkafka::{Offset, TopicPartitionList};
+
+use super::Options;
+use super::native;
+use super::producer::{Link, Lookup, base_settings, log_line, refusal};
+use crate::record::{Origin, now_ms};
+
+/// The most records that are read back, over all topics.
+const RECORDS_MAX: i64 = 500_000;
+/// The longest time that a read-back takes while Kafka answers.
+const TIME_MAX: Duration = Duration::from_secs(30);
+/// Without an answer for this long, Kafka is away.
+const SILENCE_MAX: Duration = Duration::from_secs(10);
+/// The first block of a partition; each further one is ten times as long.
+const BLOCK_RECORDS: i64 = 1000;
+/// How far clocks (ours before and after a jump, the broker's) may be apart: read from this much earlier.
+const CLOCK_MARGIN_MS: i64 = 300_000;
+
+/// What a record found in Kafka is to the caller.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Seen {
+    /// Un-acknowledged: it need not be sent again. The caller has taken note.
+    Wanted,
+    /// Ours and settled, and everything of ours before it in its partition too.
+    Ground,
+    /// Says nothing.
+    Other,
+}
+
+/// How far the read-back came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Outcome {
+    pub(super) read: i64,
+    pub(super) wanted: i64,
+    /// A limit ended it: repeats are possible.
+    pub(super) cut: bool,
+}
+
+struct Context {
+    link: Arc<Link>,
+}
+
+impl ClientContext for Context {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, line: &str) {
+        log_line(level, facility, line);
+    }
+
+    fn stats(&self, _: Statistics) {}
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        match error.rdkafka_error_code() {
+            Some(RDKafkaErrorCode::AllBrokersDown | RDKafkaErrorCode::PartitionEOF) => {}
+            _ => self.link.error(reason.to_owned()),
+        }
+    }
+}
+
+impl ConsumerContext for Context {}
+
+/// The settings of the reading consumer: it joins no group and commits nothing.
+pub(super) fn settings(options: &Options) -> ClientConfig {
+    let mut config = ClientConfig::new();
+    config.set_log_level(RDKafkaLogLevel::Warning);
+    for (name, value) in base_settings(options) {
+        config.set(name, value);
+    }
+    config.set("group.id", "tidegate-read-back");
+    config.set("enable.auto.commit", "false");
+    config.set("enable.auto.offset.store", "false");
+    config.set("auto.offset.reset", "earliest");
+    config.set("isolation.level", "read_uncommitted");
+    config.set("enable.partition.eof", "true");
+    config.set("queued.max.messages.kbytes", "16384");
+    config.set("fetch.wait.max.ms", "100");
+    config.set("statistics.interval.ms", "0");
+    config
+}
+
+/// One partition on its way backwards.
+struct Part {
+    id: i32,
+    /// Nothing of interest before this offset.
+    floor: i64,
+    /// Everything from here on was read.
+    read_from: i64,
+    ground: bool,
+}
+
+/// Reads back the `topics`, each with the time its oldest un-acknowledged record was received.
+///
+/// # Errors
+/// Kafka does not answer: to be tried again, with the same `see`.
+pub(super) fn read_back(
+    options: &Options,
+    link: &Arc<Link>,
+    topics: &[(String, i64)],
+    see: &mut dyn FnMut(&str, Origin) -> Seen,
+    stopped: &dyn Fn() -> bool,
+) -> Result<Outcome, KafkaError> {
+    let consumer: BaseConsumer<Context> = settings(options).create_with_context(Context { link: Arc::clone(link) })?;
+    let mut tail = Tail {
+        consumer,
+        deadline: Instant::now() + TIME_MAX,
+        outcome: Outcome {
+            read: 0,
+            wanted: 0,
+            cut: false,
+        },
+        stopped,
+    };
+    let share = (RECORDS_MAX / i64::try_from(topics.len()).unwrap_or(RECORDS_MAX).max(1)).max(BLOCK_RECORDS);
+    for (topic, oldest_ms) in topics {
+        tail.topic(topic, *oldest_ms, share, see)?;
+        link.up();
+    }
+    Ok(tail.outcome)
+}
+
+struct Tail<'a> {
+    consumer: BaseConsumer<Context>,
+    deadline: Instant,
+    outcome: Outcome,
+    stopped: &'a dyn Fn() -> bool,
+}
+
+impl Tail<'_> {
+    fn topic(
+        &mut self,
+        topic: &str,
+        oldest_ms: i64,
+        share: i64,
+        see: &mut dyn FnMut(&str, Origin) -> Seen,
+    ) -> Result<(), KafkaError> {
+        let mut parts = self.parts(topic, oldest_ms)?;
+        let mut left = share;
+        let mut block = BLOCK_RECORDS;
+        loop {
+            let mut open: Vec<&mut Part> = (parts.iter_mut())
+                .filter(|part| !part.ground && part.read_from > part.floor)
+                .collect();
+            if open.is_empty() {
+                return Ok(());
+            }
+            let count = i64::try_from(open.len()).unwrap_or(i64::MAX);
+            if left <= 0 || Instant::now() >= self.deadline {
+                self.outcome.cut = true;
+                return Ok(());
+            }
+            let length = block.min(left / count).max(1);
+            left -= length.saturating_mul(count);
+            self.blocks(topic, &mut open, length, see)?;
+            block = block.saturating_mul(10);
+        }
+    }
+
+    /// Where each partition ends, and how far back it is of interest.
+    fn parts(&self, topic: &str, oldest_ms: i64) -> Result<Vec<Part>, KafkaError> {
+        let metadata = self.consumer.fetch_metadata(Some(topic), SILENCE_MAX)?;
+        let Some(known) = metadata.topics().first() else {
+            return Ok(Vec::new());
+        };
+        if refusal(known.error().map(RDKafkaErrorCode::from)) != Lookup::Exists {
+            return Ok(Vec::new());
+        }
+        // A clock that was set back since: what was sent after that carries the earlier time.
+        let since = oldest_ms.min(now_ms()).saturating_sub(CLOCK_MARGIN_MS).max(0);
+        let mut times = TopicPartitionList::new();
+        for partition in known.partitions() {
+            if partition.leader() < 0 {
+                tracing::warn!(
+                    topic,
+                    partition = partition.id(),
+                    "the partition has no leader, so it cannot be read back: records of it may be sent twice \
+                     (they carry their identity)"
+                );
+                continue;
+            }
+            times.add_partition_offset(topic, partition.id(), Offset::Offset(since))?;
+        }
+        if times.count() == 0 {
+            return Ok(Vec::new());
+        }
+        let times = self.consumer.offsets_for_times(times, SILENCE_MAX)?;
+        let mut parts = Vec::new();
+        for found in times.elements() {
+            let (low, high) = self.consumer.fetch_watermarks(topic, found.partition(), SILENCE_MAX)?;
+            found.error()?;
+            if let Offset::Offset(offset) = found.offset() {
+                parts.push(Part {
+                    id: found.partition(),
+                    floor: offset.max(low),
+                    read_from: high,
+                    ground: false,
+                });
+            }
+        }
+        Ok(parts)
+    }
+
+    /// Reads the block of `length` offsets before what was read of each partition.
+    fn blocks(
+        &mut self,
+        topic: &str,
+        parts: &mut [&mut Part],
+        length: i64,
+        see: &mut dyn FnMut(&str, Origin) -> Seen,
+    ) -> Result<(), KafkaError> {
+        let mut list = TopicPartitionList::new();
+        // (partition, first offset behind its block), until it was reached.
+        let mut open: Vec<(i32, i64)> = Vec::new();
+        for part in parts.iter_mut() {
+            let from = part.floor.max(part.read_from - length);
+            list.add_partition_offset(topic, part.id, Offset::Offset(from))?;
+            open.push((part.id, part.read_from));
+            part.read_from = from;
+        }
+        self.consumer.assign(&list)?;
+        let mut heard = Instant::now();
+        while !open.is_empty() {
+            let closed = match self.consumer.poll(Duration::from_millis(100)) {
+                None => {
+                    if (self.stopped)() || heard.elapsed() > SILENCE_MAX {
+                        return Err(KafkaError::MessageConsumption(RDKafkaErrorCode::OperationTimedOut));
+                    }
+                    continue;
+                }
+                Some(Err(KafkaError::PartitionEOF(partition))) => Some(partition),
+                // Said by the error callback too; librdkafka tries again by itself.
+                Some(Err(_)) => {
+                    if heard.elapsed() > SILENCE_MAX {
+                        return Err(KafkaError::MessageConsumption(RDKafkaErrorCode::OperationTimedOut));
+                    }
+                    continue;
+                }
+                Some(Ok(message)) => {
+                    let Some((_, end)) = open.iter().find(|(id, _)| *id == message.partition()) else {
+                        continue;
+                    };
+                    if message.offset() < *end {
+                        self.outcome.read += 1;
+                        match identity(&message).map_or(Seen::Other, |who| see(topic, who)) {
+                            Seen::Wanted => self.outcome.wanted += 1,
+                            Seen::Ground => {
+                                for part in parts.iter_mut().filter(|part| part.id == message.partition()) {
+                                    part.ground = true;
+                                }
+                            }
+                            Seen::Other => {}
+                        }
+                    }
+                    (message.offset() + 1 >= *end).then_some(message.partition())
+                }
+            };
+            heard = Instant::now();
+            if let Some(partition) = closed {
+                open.retain(|(id, _)| *id != partition);
+                let mut done = TopicPartitionList::new();
+                done.add_partition(topic, partition);
+                self.consumer.pause(&done)?;
+            }
+            if Instant::now() >= self.deadline && !open.is_empty() {
+                self.outcome.cut = true;
+                // Not to be read again, nor to count as read.
+                for part in parts.iter_mut() {
+                    part.read_from = part.floor;
+                }
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Who a record in Kafka is, if a gateway sent it.
+fn identity(message: &BorrowedMessage<'_>) -> Option<Origin> {
+    let wal = uuid::Uuid::try_parse_ascii(native::header(message, native::WAL)?).ok()?;
+    let seq = std::str::from_utf8(native::header(message, native::SEQ)?)
+        .ok()?
+        .parse()
+        .ok()?;
+    Some(Origin {
+        wal: *wal.as_bytes(),
+        seq,
+    })
+}

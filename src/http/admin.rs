@@ -1,0 +1,354 @@
+//! The admin listener: what operators, Prometheus and supervisors ask.
+//!
+//! Has small limits of its own and shares none with ingest. With a token set, everything but `/livez` and
+//! `/readyz` needs it (supervisors have no tokens, and those two tell no data). Whatever asks the log
+//! runs on a thread beside the runtime and has a time limit: a disk that hangs makes `/readyz` a 503 and
+//! never stops `/livez`.
+
+use std::hint::black_box;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::{HeaderMap, Request, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use hyper::body::Incoming;
+use tokio::sync::Semaphore;
+use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio_util::sync::CancellationToken;
+
+use super::error::{Problem, Reason};
+use super::{Gateway, health, limits, pages, server};
+use crate::metrics as names;
+use crate::{forward, wal};
+
+const CONNECTIONS_MAX: usize = 64;
+const HEADER_BYTES_MAX: usize = 16 << 10;
+const HEADERS_MAX: usize = 64;
+const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
+const IDLE_TIMEOUT: Duration = Duration::from_secs(120);
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(2);
+/// Questions to the log at once. One that hangs keeps its place, so that threads do not pile up.
+const QUESTIONS_MAX: usize = 4;
+/// How long the log may take to tell its state.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
+/// Histogram samples gather until they are sorted into buckets; nobody may be scraping.
+const UPKEEP: Duration = Duration::from_secs(5);
+/// Paths that need no token.
+const OPEN_PATHS: &[&str] = &["/livez", "/readyz"];
+
+/// What the admin routes share.
+pub(super) struct Admin {
+    pub(super) gateway: Arc<Gateway>,
+    questions: Arc<Semaphore>,
+}
+
+/// The log did not tell its state.
+#[derive(Debug, thiserror::Error)]
+#[error("the log did not tell its state within {} s: the disk may hang. Look at the gateway's log and at the disk", ANSWER_TIMEOUT.as_secs())]
+pub(super) struct NoAnswer;
+
+impl Admin {
+    /// The log's state.
+    pub(super) async fn wal_status(&self) -> Result<wal::Status, NoAnswer> {
+        let ask = async {
+            let place = Arc::clone(&self.questions).acquire_owned().await.ok()?;
+            let wal = self.gateway.wal.clone();
+            let answer = tokio::task::spawn_blocking(move || {
+                let status = wal.status();
+                drop(place);
+                status
+            });
+            answer.await.ok()
+        };
+        timeout(ANSWER_TIMEOUT, ask).await.ok().flatten().ok_or(NoAnswer)
+    }
+}
+
+/// See [`super::serve_admin`].
+pub(super) async fn serve(
+    gateway: Arc<Gateway>,
+    listener: std::net::TcpListener,
+    shutdown: CancellationToken,
+) -> std::io::Result<()> {
+    let options = server::Options {
+        name: "admin",
+        connections_max: CONNECTIONS_MAX,
+        header_timeout: HEADER_TIMEOUT,
+        idle_timeout: IDLE_TIMEOUT,
+        shutdown_timeout: SHUTDOWN_TIMEOUT,
+        header_bytes_max: HEADER_BYTES_MAX,
+        headers_max: HEADERS_MAX,
+    };
+    let admin = Arc::new(Admin {
+        gateway: Arc::clone(&gateway),
+        questions: Arc::new(Semaphore::new(QUESTIONS_MAX)),
+    });
+    let app = AdminApp {
+        routes: server::Routes::new(router(admin)),
+        token: gateway.options.admin_token.clone(),
+    };
+    let ended = shutdown.clone();
+    let upkeep = async {
+        let mut ticks = interval(UPKEEP);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                () = ended.cancelled() => return,
+                _ = ticks.tick() => gateway.scrape.run_upkeep(),
+            }
+        }
+    };
+    let (served, ()) = tokio::join!(server::run(listener, Arc::new(app), options, shutdown, || {}), upkeep);
+    served
+}
+
+fn router(admin: Arc<Admin>) -> Router {
+    Router::new()
+        .route("/", get(index).fallback(pages::get_only))
+        .route("/livez", get(health::live).fallback(pages::get_only))
+        .route("/readyz", get(health::ready).fallback(pages::get_only))
+        .route("/metrics", get(metrics_text).fallback(pages::get_only))
+        .route("/v1/status", get(status).fallback(pages::get_only))
+        .fallback(unknown_path)
+        .with_state(admin)
+}
+
+struct AdminApp {
+    routes: server::Routes,
+    token: Option<String>,
+}
+
+impl server::App for AdminApp {
+    async fn answer(&self, request: Request<Incoming>) -> Response {
+        if let Err(problem) = limits::check_head(&request, HEADER_BYTES_MAX, HEADERS_MAX) {
+            return problem.into_response();
+        }
+        let open = OPEN_PATHS.contains(&request.uri().path());
+        if !open
+            && !self
+                .token
+                .as_deref()
+                .is_none_or(|token| has_token(request.headers(), token))
+        {
+            return Problem::new(
+                Reason::Unauthorized,
+                "this listener needs its token: send the header \"Authorization: Bearer TOKEN\" with admin.token.",
+            )
+            .with(header::WWW_AUTHENTICATE, "Bearer")
+            .into_response();
+        }
+        self.routes.answer(request).await
+    }
+}
+
+fn has_token(headers: &HeaderMap, token: &str) -> bool {
+    let Some(given) = headers.get(header::AUTHORIZATION) else {
+        return false;
+    };
+    let given = given.as_bytes();
+    match given.split_at_checked(7) {
+        Some((scheme, given)) if scheme.eq_ignore_ascii_case(b"bearer ") => {
+            equal_in_constant_time(given.trim_ascii(), token.as_bytes())
+        }
+        _ => false,
+    }
+}
+
+/// Takes as long for a wrong first byte as for a wrong last one. (The length may be learned.)
+fn equal_in_constant_time(given: &[u8], expected: &[u8]) -> bool {
+    if given.len() != expected.len() {
+        return false;
+    }
+    let difference = given.iter().zip(expected).fold(0_u8, |difference, (given, expected)| {
+        black_box(difference | (given ^ expected))
+    });
+    difference == 0
+}
+
+/// An answer as JSON.
+pub(super) fn json(code: StatusCode, body: &impl serde::Serialize) -> Response {
+    match serde_json::to_vec(body) {
+        Ok(text) => (code, [(header::CONTENT_TYPE, "application/json")], text).into_response(),
+        Err(error) => {
+            tracing::error!(%error, "an answer could not be written as JSON");
+            StatusCode::INTERNAL_SERVER_ERROR.into_response()
+        }
+    }
+}
+
+async fn index() -> &'static str {
+    "tidegate, admin listener\n\n\
+     /livez      the process works\n\
+     /readyz     it can accept and commit; JSON of each part\n\
+     /metrics    for Prometheus\n\
+     /v1/status  watermarks, backlog, disk and forwarder as JSON\n"
+}
+
+async fn unknown_path() -> Response {
+    Problem::new(
+        Reason::NotFound,
+        "there is nothing here; known are /, /livez, /readyz, /metrics and /v1/status. Records are sent to the ingest \
+         listener (http.listen).",
+    )
+    .into_response()
+}
+
+/// `GET /metrics`.
+async fn metrics_text(State(admin): State<Arc<Admin>>) -> Response {
+    let gateway = &admin.gateway;
+    match admin.wal_status().await {
+        Ok(status) => set_wal_gauges(&status),
+        // What the log said last would be a lie; the rest is still worth having.
+        Err(no_answer) => tracing::error!("metrics without the log's: {no_answer}"),
+    }
+    let forward = (gateway.forward)();
+    set_forward_gauges(&forward, (gateway.clock)());
+    metrics::gauge!(names::INGEST_IN_FLIGHT).set(float(gateway.in_flight() as u64));
+    metrics::gauge!(
+        names::BUILD_INFO,
+        "version" => env!("CARGO_PKG_VERSION"),
+        "gateway" => gateway.options.gateway_id.clone()
+    )
+    .set(1.0);
+    (
+        [(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")],
+        gateway.scrape.render(),
+    )
+        .into_response()
+}
+
+/// Prometheus has floats only; beyond 2^53 the last digits go.
+#[allow(clippy::cast_precision_loss)]
+fn float(number: u64) -> f64 {
+    number as f64
+}
+
+fn set_wal_gauges(status: &wal::Status) {
+    let watermarks = status.watermarks;
+    for (name, value) in [
+        (names::WAL_BACKLOG_RECORDS, status.backlog_records),
+        (names::WAL_BACKLOG_BYTES, status.backlog_bytes),
+        (names::WAL_NEXT_SEQUENCE, watermarks.next),
+        (names::WAL_COMMITTED_SEQUENCE, watermarks.committed),
+        (names::WAL_ACKED_SEQUENCE, watermarks.acked),
+        (names::WAL_DISK_BYTES, status.disk_bytes),
+        (names::WAL_CAPACITY_BYTES, status.capacity_bytes),
+        (names::WAL_FREE_BYTES, status.free_bytes),
+        (names::WAL_GENERATIONS, status.generations),
+        (names::WAL_POISONED, u64::from(status.poisoned.is_some())),
+        (names::HELD_RECORDS, status.held_records),
+        (names::DEAD_LETTERS, status.dead_letters),
+    ] {
+        metrics::gauge!(name).set(float(value));
+    }
+    if status.backlog_records == 0 {
+        metrics::gauge!(names::WAL_OLDEST_RECORD_AGE_SECONDS).set(0.0);
+        metrics::gauge!(names::FORWARD_LAG_SECONDS).set(0.0);
+    }
+}
+
+fn set_forward_gauges(forward: &forward::Status, now_ms: i64) {
+    metrics::gauge!(names::FORWARD_BROKER_UP).set(f64::from(u8::from(forward.broker_up)));
+    metrics::gauge!(names::FORWARD_IN_FLIGHT_RECORDS).set(float(forward.in_flight_records));
+    metrics::gauge!(names::HELD_TOPICS).set(float(forward.held_topics.len() as u64));
+    if let Some(oldest_ms) = forward.oldest_received_ms {
+        let age = Duration::from_millis(u64::try_from(now_ms.saturating_sub(oldest_ms)).unwrap_or(0)).as_secs_f64();
+        metrics::gauge!(names::WAL_OLDEST_RECORD_AGE_SECONDS).set(age);
+        metrics::gauge!(names::FORWARD_LAG_SECONDS).set(age);
+    }
+}
+
+/// The body of `/v1/status`.
+#[derive(Debug, serde::Serialize)]
+struct Status<'a> {
+    gateway: &'a str,
+    version: &'static str,
+    now_ms: i64,
+    shutting_down: bool,
+    in_flight: usize,
+    wal: WalStatus<'a>,
+    held_records: u64,
+    dead_letters: u64,
+    forward: forward::Status,
+}
+
+#[derive(Debug, serde::Serialize)]
+struct WalStatus<'a> {
+    id: &'a str,
+    trimmed: u64,
+    acked: u64,
+    committed: u64,
+    next: u64,
+    backlog_records: u64,
+    backlog_bytes: u64,
+    disk_bytes: u64,
+    capacity_bytes: u64,
+    free_bytes: u64,
+    generations: u64,
+    corruption_records: u64,
+    poisoned: Option<String>,
+    refusing: Option<String>,
+}
+
+/// `GET /v1/status`.
+async fn status(State(admin): State<Arc<Admin>>) -> Response {
+    let gateway = &admin.gateway;
+    let wal = match admin.wal_status().await {
+        Ok(wal) => wal,
+        Err(no_answer) => return Problem::new(Reason::Busy, format!("{no_answer}.")).into_response(),
+    };
+    let status = Status {
+        gateway: &gateway.options.gateway_id,
+        version: env!("CARGO_PKG_VERSION"),
+        now_ms: (gateway.clock)(),
+        shutting_down: gateway.is_shutting_down(),
+        in_flight: gateway.in_flight(),
+        wal: WalStatus {
+            id: &gateway.wal_id,
+            trimmed: wal.watermarks.trimmed,
+            acked: wal.watermarks.acked,
+            committed: wal.watermarks.committed,
+            next: wal.watermarks.next,
+            backlog_records: wal.backlog_records,
+            backlog_bytes: wal.backlog_bytes,
+            disk_bytes: wal.disk_bytes,
+            capacity_bytes: wal.capacity_bytes,
+            free_bytes: wal.free_bytes,
+            generations: wal.generations,
+            corruption_records: wal.corruption_records,
+            poisoned: wal.poisoned,
+            refusing: wal.refusing,
+        },
+        held_records: wal.held_records,
+        dead_letters: wal.dead_letters,
+        forward: (gateway.forward)(),
+    };
+    json(StatusCode::OK, &status)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
+    use axum::http::HeaderValue;
+
+    use super::*;
+
+    #[test]
+    fn only_the_right_token_opens() {
+        let opens = |value: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::AUTHORIZATION, HeaderValue::from_str(value).unwrap());
+            has_token(&headers, "0123456789abcdef")
+        };
+        assert!(opens("Bearer 0123456789abcdef"));
+        assert!(opens("bearer 0123456789abcdef"));
+        assert!(!opens("Bearer 0123456789abcdeg"));
+        assert!(!opens("Bearer 0123456789abcde"));
+        assert!(!opens("Bearer "));
+        assert!(!opens("Basic 0123456789abcdef"));
+        assert!(!has_token(&HeaderMap::new(), "x"));
+    }
+}

@@ -1,0 +1,363 @@
+//! One connection: where it is between two requests, how long it may stay there, and how it ends.
+//!
+//! hyper has one time limit for a request's head, and that one also runs while the connection is idle.
+//! Here they are two: the socket notes when a head begins, and one lazy timer per connection looks at it
+//! now and then, so that a request costs no timer. A head that comes too slowly gets its 408, which
+//! hyper cannot send.
+//!
+//! A refusal often leaves bytes of the client unread; closing then makes the kernel send a reset, and
+//! the client never reads the refusal. So after one the socket lingers: closed for writing, it reads on
+//! and drops what comes, for a moment.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::sync::Notify;
+use tokio::time::Sleep;
+
+use super::error::{Problem, Reason};
+
+/// How long a refused client may take to read its answer.
+const LINGER: Duration = Duration::from_secs(2);
+/// How much of a refused client's data is dropped at most.
+const LINGER_BYTES_MAX: usize = 64 << 20;
+/// An idle connection that served a request is left alone for this long, however full it is: its client
+/// is probably about to use it again.
+const USED_IDLE_MIN_MS: u64 = 1000;
+
+/// Where a connection is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Phase {
+    /// Nothing came yet.
+    Fresh,
+    /// A request's head is on its way.
+    Head,
+    /// A request is in work.
+    Busy,
+    /// A request was answered and the next has not begun.
+    Idle,
+}
+
+impl Phase {
+    const fn from_u8(value: u8) -> Self {
+        match value {
+            0 => Self::Fresh,
+            1 => Self::Head,
+            2 => Self::Busy,
+            _ => Self::Idle,
+        }
+    }
+}
+
+/// What a connection was told from outside.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd)]
+pub(super) enum Order {
+    /// Go on.
+    Serve = 0,
+    /// Finish the request in work, then close.
+    Close = 1,
+    /// Close now.
+    Abort = 2,
+}
+
+/// What is due on a connection.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Due {
+    /// Nothing.
+    Nothing,
+    /// Its head is late.
+    HeadLate,
+    /// It has been idle too long.
+    IdleOut,
+}
+
+/// The state that a connection's task, its socket and the accept loop share. All of it is a hint that
+/// may be a moment old; nothing hangs on its order, so every access is relaxed.
+#[derive(Debug)]
+pub(super) struct Connection {
+    epoch: Instant,
+    phase: AtomicU8,
+    /// When the phase began, milliseconds since `epoch`.
+    since_ms: AtomicU64,
+    order: AtomicU8,
+    ordered: Notify,
+    /// The head is late: the socket answers 408 and ends.
+    late: AtomicBool,
+    /// A request was refused: unread bytes may be left.
+    refused: AtomicBool,
+}
+
+impl Connection {
+    /// A new one; `epoch` is the listener's start.
+    pub(super) fn new(epoch: Instant) -> Self {
+        Self {
+            epoch,
+            phase: AtomicU8::new(Phase::Fresh as u8),
+            since_ms: AtomicU64::new(ms(epoch.elapsed())),
+            order: AtomicU8::new(Order::Serve as u8),
+            ordered: Notify::new(),
+            late: AtomicBool::new(false),
+            refused: AtomicBool::new(false),
+        }
+    }
+
+    pub(super) fn phase(&self) -> Phase {
+        Phase::from_u8(self.phase.load(Ordering::Relaxed))
+    }
+
+    fn enter(&self, phase: Phase) {
+        self.since_ms.store(ms(self.epoch.elapsed()), Ordering::Relaxed);
+        self.phase.store(phase as u8, Ordering::Relaxed);
+    }
+
+    fn in_phase(&self) -> Duration {
+        let since = Duration::from_millis(self.since_ms.load(Ordering::Relaxed));
+        self.epoch.elapsed().saturating_sub(since)
+    }
+
+    /// A request begins.
+    pub(super) fn begin(&self) {
+        self.phase.store(Phase::Busy as u8, Ordering::Relaxed);
+    }
+
+    /// It was answered; `refused` when its body may be unread.
+    pub(super) fn end(&self, refused: bool) {
+        if refused {
+            self.refused.store(true, Ordering::Relaxed);
+        }
+        self.enter(Phase::Idle);
+    }
+
+    /// Marks that unread bytes may be left at the end.
+    pub(super) fn refuse(&self) {
+        self.refused.store(true, Ordering::Relaxed);
+    }
+
+    /// What is due now.
+    pub(super) fn due(&self, header_timeout: Duration, idle_timeout: Duration) -> Due {
+        match self.phase() {
+            Phase::Busy => Due::Nothing,
+            Phase::Head if self.in_phase() >= header_timeout => Due::HeadLate,
+            // Whoever connects is about to send something.
+            Phase::Fresh if self.in_phase() >= header_timeout => Due::IdleOut,
+            Phase::Idle if self.in_phase() >= idle_timeout => Due::IdleOut,
+            Phase::Head | Phase::Fresh | Phase::Idle => Due::Nothing,
+        }
+    }
+
+    /// The socket is to answer 408 when it is read next.
+    pub(super) fn mark_late(&self) {
+        self.late.store(true, Ordering::Relaxed);
+    }
+
+    /// Tells the connection's task; never takes an order back.
+    pub(super) fn tell(&self, order: Order) {
+        self.order.fetch_max(order as u8, Ordering::Relaxed);
+        self.ordered.notify_one();
+    }
+
+    /// The order in force.
+    pub(super) fn order(&self) -> Order {
+        match self.order.load(Ordering::Relaxed) {
+            0 => Order::Serve,
+            1 => Order::Close,
+            _ => Order::Abort,
+        }
+    }
+
+    /// Resolves after each [`tell`](Self::tell).
+    pub(super) async fn told(&self) {
+        self.ordered.notified().await;
+    }
+
+    /// How gladly this one is closed to make room: never used before used, then the longest without a
+    /// request. `None`: not at all.
+    pub(super) fn spare_rank(&self) -> Option<(bool, u64)> {
+        if self.order() != Order::Serve {
+            return None;
+        }
+        let since = self.since_ms.load(Ordering::Relaxed);
+        match self.phase() {
+            Phase::Fresh => Some((false, since)),
+            Phase::Idle if ms(self.in_phase()) >= USED_IDLE_MIN_MS => Some((true, since)),
+            Phase::Head | Phase::Busy | Phase::Idle => None,
+        }
+    }
+}
+
+fn ms(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// The answer to a head that came too slowly.
+fn head_late() -> Problem {
+    Reason::Timeout.count();
+    Problem::new(
+        Reason::Timeout,
+        "the request's head was not complete in time (http.header_timeout). Nothing was taken; send it again.",
+    )
+}
+
+/// The socket of one connection.
+pub(super) struct Socket {
+    tcp: TcpStream,
+    connection: Arc<Connection>,
+    end: End,
+}
+
+/// How far a socket is in closing.
+enum End {
+    Open,
+    Lingering { until: Pin<Box<Sleep>>, dropped: usize },
+    Closed,
+}
+
+impl Socket {
+    pub(super) fn new(tcp: TcpStream, connection: Arc<Connection>) -> Self {
+        Self {
+            tcp,
+            connection,
+            end: End::Open,
+        }
+    }
+
+    /// Writes what the send buffer takes at once: on a connection without an answer under way that is
+    /// all of a short one.
+    pub(super) fn write_now(&self, bytes: &[u8]) {
+        if let Err(error) = self.tcp.try_write(bytes) {
+            tracing::debug!(%error, "a refused client could not be told");
+        }
+    }
+}
+
+impl AsyncRead for Socket {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let connection = &self.connection;
+        if connection.late.load(Ordering::Relaxed) && connection.phase() != Phase::Busy {
+            if connection.phase() == Phase::Head {
+                connection.refuse();
+                connection.enter(Phase::Idle);
+                self.write_now(&head_late().to_http1());
+            }
+            return Poll::Ready(Ok(()));
+        }
+        let before = buf.filled().len();
+        ready!(Pin::new(&mut self.tcp).poll_read(cx, buf))?;
+        if buf.filled().len() > before && matches!(self.connection.phase(), Phase::Fresh | Phase::Idle) {
+            self.connection.enter(Phase::Head);
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Socket {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.tcp).poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.tcp).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.tcp.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.tcp).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        loop {
+            match &mut this.end {
+                End::Open => {
+                    ready!(Pin::new(&mut this.tcp).poll_shutdown(cx))?;
+                    let connection = &this.connection;
+                    // A head that hyper refused (and answered) never became a request.
+                    let unread = connection.refused.load(Ordering::Relaxed) || connection.phase() == Phase::Head;
+                    this.end = if unread && connection.order() != Order::Abort {
+                        End::Lingering {
+                            until: Box::pin(tokio::time::sleep(LINGER)),
+                            dropped: 0,
+                        }
+                    } else {
+                        End::Closed
+                    };
+                }
+                End::Lingering { until, dropped } => {
+                    if until.as_mut().poll(cx).is_ready() || *dropped > LINGER_BYTES_MAX {
+                        this.end = End::Closed;
+                        continue;
+                    }
+                    let mut scratch = [0_u8; 8192];
+                    let mut buf = ReadBuf::new(&mut scratch);
+                    match ready!(Pin::new(&mut this.tcp).poll_read(cx, &mut buf)) {
+                        Ok(()) if !buf.filled().is_empty() => *dropped += buf.filled().len(),
+                        // It read the answer and closed, or it is gone.
+                        Ok(()) | Err(_) => this.end = End::Closed,
+                    }
+                }
+                End::Closed => return Poll::Ready(Ok(())),
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SHORT: Duration = Duration::ZERO;
+    const LONG: Duration = Duration::from_secs(3600);
+
+    #[test]
+    fn time_limits_belong_to_their_phase() {
+        let connection = Connection::new(Instant::now());
+        assert_eq!(connection.due(SHORT, LONG), Due::IdleOut);
+        connection.enter(Phase::Head);
+        assert_eq!(connection.due(LONG, SHORT), Due::Nothing);
+        assert_eq!(connection.due(SHORT, LONG), Due::HeadLate);
+        connection.begin();
+        assert_eq!(connection.due(SHORT, SHORT), Due::Nothing);
+        connection.end(false);
+        assert_eq!(connection.due(SHORT, LONG), Due::Nothing);
+        assert_eq!(connection.due(SHORT, SHORT), Due::IdleOut);
+    }
+
+    #[test]
+    fn only_connections_without_a_request_make_room_and_unused_ones_first() {
+        let epoch = Instant::now() - Duration::from_secs(10);
+        let connection = Connection::new(epoch);
+        let fresh = connection.spare_rank();
+        assert!(fresh.is_some());
+        connection.enter(Phase::Head);
+        assert_eq!(connection.spare_rank(), None);
+        connection.begin();
+        assert_eq!(connection.spare_rank(), None);
+        connection.end(false);
+        assert_eq!(connection.spare_rank(), None, "just used");
+        connection.since_ms.store(1, Ordering::Relaxed);
+        assert!(connection.spare_rank() > fresh, "used, though idle for longer");
+        connection.tell(Order::Close);
+        assert_eq!(connection.spare_rank(), None, "already told");
+    }
+
+    #[test]
+    fn order_is_never_taken_back() {
+        let connection = Connection::new(Instant::now());
+        connection.tell(Order::Abort);
+        connection.tell(Order::Close);
+        assert_eq!(connection.order(), Order::Abort);
+    }
+}

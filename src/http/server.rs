@@ -1,0 +1,354 @@
+//! The accept loop: how many connections there are, who makes room, and how everything ends.
+//!
+//! At the limit the connection that has been without a request for longest makes room (never-used ones
+//! first), so that idle clients, however many, cannot lock others out. If every connection is in use the
+//! newcomer reads a 503. Memory is bounded by `connections_max`; a small number of newcomers
+//! ([`DOOR_MAX`]) may wait beside them, the others wait in the kernel's queue.
+//!
+//! axum::serve has no time limit and no connection limit, hence the loop. Deliberately does not know:
+//! what is served ([`App`]).
+
+use std::convert::Infallible;
+use std::io;
+use std::net::TcpListener;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use axum::Router;
+use axum::http::Request;
+use axum::response::Response;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::{Service, service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use tokio::io::AsyncWrite;
+use tokio::net::TcpStream;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
+
+use super::connection::{Connection, Due, Order, Phase, Socket};
+use super::error::{Problem, Reason};
+
+/// Newcomers that may wait for room at once.
+const DOOR_MAX: usize = 128;
+/// How long a newcomer waits for one that was asked to make room.
+const DOOR_WAIT: Duration = Duration::from_secs(1);
+/// After a failed accept (mostly: no file descriptors left).
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// How long a connection without a request may take to close.
+const CLOSE_GRACE: Duration = Duration::from_secs(5);
+/// hyper's own smallest buffer.
+const HYPER_BUFFER_BYTES_MIN: usize = 64 << 10;
+
+/// What a listener serves.
+pub(super) trait App: Send + Sync + 'static {
+    /// Answers one request; never fails.
+    fn answer(&self, request: Request<Incoming>) -> impl Future<Output = Response> + Send;
+}
+
+/// A listener's limits. See [`super::Options`].
+#[derive(Debug, Clone)]
+pub(super) struct Options {
+    pub(super) name: &'static str,
+    pub(super) connections_max: usize,
+    pub(super) header_timeout: Duration,
+    pub(super) idle_timeout: Duration,
+    pub(super) shutdown_timeout: Duration,
+    pub(super) header_bytes_max: usize,
+    pub(super) headers_max: usize,
+}
+
+/// axum's router as a thing to call.
+pub(super) struct Routes(TowerToHyperService<Router>);
+
+impl Routes {
+    pub(super) fn new(router: Router) -> Self {
+        Self(TowerToHyperService::new(router))
+    }
+
+    /// Asks the router.
+    pub(super) async fn answer(&self, request: Request<Incoming>) -> Response {
+        match self.0.call(request).await {
+            Ok(response) => response,
+            Err(never) => match never {},
+        }
+    }
+}
+
+/// Serves until `shutdown`; calls `closing` then, tells every connection to end, and returns when they
+/// have, or after `shutdown_timeout`.
+pub(super) async fn run<A: App>(
+    listener: TcpListener,
+    app: Arc<A>,
+    options: Options,
+    shutdown: CancellationToken,
+    closing: impl FnOnce(),
+) -> io::Result<()> {
+    listener.set_nonblocking(true)?;
+    let listener = tokio::net::TcpListener::from_std(listener)?;
+    let mut accept = Accept::new(app, options);
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            () = shutdown.cancelled() => break,
+            accepted = listener.accept() => accepted,
+        };
+        match accepted {
+            Ok((tcp, _)) => accept.welcome(tcp).await,
+            Err(error) if is_clients_fault(&error) => {}
+            Err(error) => {
+                accept.failed(&error);
+                sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+    drop(listener);
+    closing();
+    accept.end().await;
+    Ok(())
+}
+
+/// Failed before it was accepted: nothing is wrong here.
+fn is_clients_fault(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset | io::ErrorKind::ConnectionRefused
+    )
+}
+
+/// The accept loop's state.
+struct Accept<A> {
+    serve: Arc<Serve<A>>,
+    /// One permit per connection.
+    room: Arc<Semaphore>,
+    door: Arc<Semaphore>,
+    /// Those that ended are swept out now and then: whoever ended has no task that shares it.
+    connections: Vec<Arc<Connection>>,
+    sweep_at: usize,
+    failed_at: Option<Instant>,
+}
+
+impl<A: App> Accept<A> {
+    fn new(app: Arc<A>, options: Options) -> Self {
+        let mut http = http1::Builder::new();
+        // Beyond hyper's limits there is a status and no word, so ours come first, at half of them.
+        http.max_headers(options.headers_max.saturating_mul(2).max(64))
+            .max_buf_size(options.header_bytes_max.saturating_mul(2).max(HYPER_BUFFER_BYTES_MIN))
+            .header_read_timeout(None)
+            .timer(TokioTimer::new())
+            .keep_alive(true)
+            // A client may close its side and wait for the answer.
+            .half_close(true)
+            .pipeline_flush(true);
+        Self {
+            room: Arc::new(Semaphore::new(options.connections_max)),
+            door: Arc::new(Semaphore::new(DOOR_MAX)),
+            connections: Vec::new(),
+            sweep_at: 64,
+            failed_at: None,
+            serve: Arc::new(Serve {
+                app,
+                http,
+                epoch: Instant::now(),
+                options,
+            }),
+        }
+    }
+
+    /// Finds room for a new connection, or refuses it.
+    async fn welcome(&mut self, tcp: TcpStream) {
+        if let Err(error) = tcp.set_nodelay(true) {
+            // It is gone already; reading from it will say so.
+            tracing::debug!(%error, "TCP_NODELAY");
+        }
+        let connection = Arc::new(Connection::new(self.serve.epoch));
+        let serve = Arc::clone(&self.serve);
+        if let Ok(permit) = Arc::clone(&self.room).try_acquire_owned() {
+            self.remember(&connection);
+            tokio::spawn(serve.connection(tcp, connection, permit));
+            return;
+        }
+        if self.make_room() {
+            // Waits at most as long as those at the door do; meanwhile the kernel keeps the next ones.
+            let Ok(at_door) = Arc::clone(&self.door).acquire_owned().await else {
+                return;
+            };
+            self.remember(&connection);
+            let room = Arc::clone(&self.room);
+            tokio::spawn(async move {
+                match timeout(DOOR_WAIT, room.acquire_owned()).await {
+                    Ok(Ok(permit)) => {
+                        drop(at_door);
+                        serve.connection(tcp, connection, permit).await;
+                    }
+                    _ => serve.refuse(tcp, connection, at_door).await,
+                }
+            });
+        } else if let Ok(at_door) = Arc::clone(&self.door).try_acquire_owned() {
+            tokio::spawn(async move { serve.refuse(tcp, connection, at_door).await });
+        } else {
+            // So many are refused at once that this one is not even told.
+            Reason::InFlight.count();
+        }
+    }
+
+    fn remember(&mut self, connection: &Arc<Connection>) {
+        if self.connections.len() >= self.sweep_at {
+            self.connections.retain(|connection| Arc::strong_count(connection) > 1);
+            self.sweep_at = (self.connections.len() * 2).max(64);
+        }
+        self.connections.push(Arc::clone(connection));
+    }
+
+    /// Asks one connection without a request to close. False: there is none.
+    fn make_room(&self) -> bool {
+        let spare = self
+            .connections
+            .iter()
+            .filter(|connection| Arc::strong_count(connection) > 1)
+            .filter_map(|connection| connection.spare_rank().map(|rank| (rank, connection)))
+            .min_by_key(|(rank, _)| *rank);
+        let Some((_, connection)) = spare else {
+            return false;
+        };
+        connection.tell(Order::Close);
+        true
+    }
+
+    fn failed(&mut self, error: &io::Error) {
+        self.make_room();
+        let again = self.failed_at.is_some_and(|at| at.elapsed() < Duration::from_secs(10));
+        if !again {
+            self.failed_at = Some(Instant::now());
+            tracing::error!(
+                %error,
+                listener = self.serve.options.name,
+                "cannot accept connections; clients wait. If file descriptors are out, raise the limit (ulimit -n) or \
+                 lower http.connections_max"
+            );
+        }
+    }
+
+    /// Ends every connection: first those without a request, then each after its answer, at last all.
+    async fn end(&mut self) {
+        let all = u32::try_from(self.serve.options.connections_max).unwrap_or(u32::MAX);
+        self.tell_all(Order::Close);
+        if timeout(self.serve.options.shutdown_timeout, self.room.acquire_many(all))
+            .await
+            .is_ok()
+        {
+            return;
+        }
+        self.connections.retain(|connection| Arc::strong_count(connection) > 1);
+        tracing::warn!(
+            listener = self.serve.options.name,
+            connections = self.connections.len(),
+            "requests did not end in time; their connections are closed. Their clients read no OK"
+        );
+        self.tell_all(Order::Abort);
+        if timeout(CLOSE_GRACE, self.room.acquire_many(all)).await.is_err() {
+            tracing::warn!(listener = self.serve.options.name, "connections are left at the end");
+        }
+    }
+
+    fn tell_all(&self, order: Order) {
+        for connection in &self.connections {
+            connection.tell(order);
+        }
+    }
+}
+
+/// What every connection of a listener has in common.
+struct Serve<A> {
+    app: Arc<A>,
+    http: http1::Builder,
+    epoch: Instant,
+    options: Options,
+}
+
+impl<A: App> Serve<A> {
+    /// Serves one connection to its end; the permit is its room.
+    async fn connection(self: Arc<Self>, tcp: TcpStream, connection: Arc<Connection>, permit: OwnedSemaphorePermit) {
+        let socket = TokioIo::new(Socket::new(tcp, Arc::clone(&connection)));
+        let service = service_fn(|request| {
+            let (serve, connection) = (Arc::clone(&self), Arc::clone(&connection));
+            async move {
+                connection.begin();
+                let response = serve.app.answer(request).await;
+                let status = response.status();
+                connection.end(status.is_client_error() || status.is_server_error());
+                Ok::<_, Infallible>(response)
+            }
+        });
+        let mut http = pin!(self.http.serve_connection(socket, service));
+        let header_timeout = self.options.header_timeout;
+        // A late head is found this much after its time at most.
+        let tick = (header_timeout / 4).max(Duration::from_millis(10));
+        let mut timer = pin!(sleep(tick));
+        let mut close_by: Option<Instant> = None;
+        loop {
+            tokio::select! {
+                biased;
+                result = &mut http => {
+                    if let Err(error) = result {
+                        tracing::debug!(%error, listener = self.options.name, "connection");
+                    }
+                    break;
+                }
+                () = connection.told() => {
+                    if connection.order() == Order::Abort {
+                        break;
+                    }
+                    close_by.get_or_insert_with(|| Instant::now() + CLOSE_GRACE);
+                    http.as_mut().graceful_shutdown();
+                }
+                () = &mut timer => {
+                    timer.as_mut().reset((Instant::now() + tick).into());
+                    match close_by {
+                        Some(by) => {
+                            if connection.phase() != Phase::Busy && Instant::now() >= by {
+                                break;
+                            }
+                        }
+                        None => match connection.due(header_timeout, self.options.idle_timeout) {
+                            Due::Nothing => {}
+                            Due::HeadLate => {
+                                close_by = Some(Instant::now() + CLOSE_GRACE);
+                                connection.mark_late();
+                            }
+                            Due::IdleOut => {
+                                close_by = Some(Instant::now() + CLOSE_GRACE);
+                                http.as_mut().graceful_shutdown();
+                            }
+                        },
+                    }
+                }
+            }
+        }
+        drop(permit);
+    }
+
+    /// Tells a newcomer that there is no room.
+    async fn refuse(&self, tcp: TcpStream, connection: Arc<Connection>, at_door: OwnedSemaphorePermit) {
+        Reason::InFlight.count();
+        let problem = Problem::new(
+            Reason::InFlight,
+            format!(
+                "{} connections are open, the most this gateway takes (http.connections_max), and all are in use. \
+                 Nothing was taken; come back in a moment.",
+                self.options.connections_max
+            ),
+        );
+        connection.refuse();
+        let mut socket = pin!(Socket::new(tcp, connection));
+        socket.write_now(&problem.to_http1());
+        let closed = timeout(DOOR_WAIT, std::future::poll_fn(|cx| socket.as_mut().poll_shutdown(cx))).await;
+        if let Ok(Err(error)) = closed {
+            tracing::debug!(%error, "a refused client was gone");
+        }
+        drop(at_door);
+    }
+}
