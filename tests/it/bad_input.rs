@@ -45,89 +45,29 @@ fn wrongs(topic: &str) -> Vec<Wrong> {
     let source = "/financial_pro";
     let v1 = format!("/v1/topics/{topic}");
     let ndjson = "application/x-ndjson";
-    let big = format!(r#"{{"big":"{}"}}"#, "x".repeat(60_000));
-    let many = vec![b'x'; 200_000];
+    let bad_form = |what, body, word| wrong(what, source, FORM, body, 400, word);
+    let bad_json = |what, path, body, word| wrong(what, path, JSON, body, 400, word);
+    let large = format!(r#"{{"large":"{}"}}"#, "x".repeat(60_000));
+    let larger = vec![b'x'; 200_000];
+    let lines = b"{\"a\":1}\n{\"a\":\n{\"a\":3}\n";
     let mut wrongs = vec![
-        wrong("a form with a truncated escape", source, FORM, b"test01=1%4", 400, "%"),
-        wrong(
-            "a form with an escape that is not hexadecimal",
-            source,
-            FORM,
-            b"test01=1%zz",
-            400,
-            "%",
-        ),
-        wrong(
-            "a form that is not UTF-8 once decoded",
-            source,
-            FORM,
-            b"test01=%ff%fe",
-            400,
-            "UTF-8",
-        ),
-        wrong(
-            "a form that is not UTF-8 as it is",
-            source,
-            FORM,
-            b"test01=\xff\xfe",
-            400,
-            "UTF-8",
-        ),
-        wrong("an empty form", source, FORM, b"", 400, "empty"),
-        wrong("invalid JSON", source, JSON, br#"{"a":"#, 400, "JSON"),
-        wrong(
-            "JSON with something behind it",
-            source,
-            JSON,
-            br#"{"a":1} x"#,
-            400,
-            "JSON",
-        ),
-        wrong("JSON that is not UTF-8", source, JSON, b"{\"a\":\"\xff\"}", 400, ""),
-        wrong(
-            "an array where one record is taken",
-            source,
-            JSON,
-            b"[1]",
-            400,
-            "object",
-        ),
-        wrong("invalid JSON to a topic", &v1, JSON, b"{'a':1}", 400, "JSON"),
-        wrong(
-            "NDJSON with one bad line",
-            &v1,
-            ndjson,
-            b"{\"a\":1}\n{\"a\":\n{\"a\":3}\n",
-            400,
-            "line 2",
-        ),
-        wrong(
-            "a source that is not declared",
-            "/no_such_source",
-            FORM,
-            b"a=1",
-            404,
-            "no_such_source",
-        ),
-        wrong(
-            "a topic that no topic can be named",
-            "/v1/topics/a%20b",
-            JSON,
-            b"{}",
-            400,
-            "topic",
-        ),
+        bad_form("a truncated escape", b"test01=1%4", "%"),
+        bad_form("an escape that is not hexadecimal", b"test01=1%zz", "%"),
+        bad_form("a form that is not UTF-8 once decoded", b"test01=%ff%fe", "UTF-8"),
+        bad_form("a form that is not UTF-8 as it is", b"test01=\xff\xfe", "UTF-8"),
+        bad_form("an empty form", b"", "empty"),
+        bad_json("invalid JSON", source, br#"{"a":"#, "JSON"),
+        bad_json("JSON and more", source, br#"{"a":1} x"#, "JSON"),
+        bad_json("JSON that is not UTF-8", source, b"{\"a\":\"\xff\"}", ""),
+        bad_json("an array where one record is taken", source, b"[1]", "object"),
+        bad_json("invalid JSON to a topic", &v1, b"{'a':1}", "JSON"),
+        bad_json("what no topic is named", "/v1/topics/a%20b", b"{}", "topic"),
+        wrong("NDJSON with one bad line", &v1, ndjson, lines, 400, "line 2"),
+        wrong("no such source", "/no_such_source", FORM, b"a=1", 404, "no_such_source"),
         wrong("an image", source, "image/png", b"\x89PNG", 415, "image/png"),
         wrong("an image to a topic", &v1, "image/png", b"\x89PNG", 415, "image/png"),
-        wrong(
-            "a record above record_bytes_max",
-            &v1,
-            JSON,
-            big.as_bytes(),
-            413,
-            "record_bytes_max",
-        ),
-        wrong("a body above body_bytes_max", &v1, JSON, &many, 413, "body_bytes_max"),
+        wrong("a large record", &v1, JSON, large.as_bytes(), 413, "record_bytes_max"),
+        wrong("a large body", &v1, JSON, &larger, 413, "body_bytes_max"),
     ];
     let mut reserved = wrong("a header that is tidegate's", &v1, JSON, b"{}", 400, "tidegate-");
     reserved.headers.push(("tidegate-header-tidegate-seq", "1"));
