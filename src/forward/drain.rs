@@ -10,8 +10,10 @@ use rdkafka::error::RDKafkaErrorCode;
 
 use super::flow::{Flow, Identity, Out, Stop, Walk};
 use super::lane::Lane;
+use super::link::Link;
 use super::pace::Pace;
-use super::producer::{Kind, Link, Lookup, Producer, Report};
+use super::producer::{Lookup, Producer, Report};
+use super::settings::Kind;
 use super::topics::{State as TopicState, Topics};
 use super::window::State;
 use super::{OnDelivery, Options, Shared, native};

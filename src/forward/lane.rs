@@ -14,7 +14,8 @@ use std::time::{Duration, Instant};
 
 use super::drain::{Drain, LOOKUP_MAX, RETRY, Step};
 use super::flow::{self, Flow, Out};
-use super::producer::{Kind, Lookup, Producer};
+use super::producer::{Lookup, Producer};
+use super::settings::Kind;
 use super::start::Survey;
 use super::topics::State as TopicState;
 use super::verdict::{self, Verdict};

@@ -15,7 +15,7 @@
 //! | `lane` | topics that do not work: hold, probe, release |
 //! | `start` | what an earlier run left open |
 //! | `flow`, `window`, `sift`, `topics`, `pace` | its parts; the last four are pure |
-//! | `producer`, `native`, `tail`, `verdict` | everything that names librdkafka |
+//! | `settings`, `producer`, `native`, `link`, `tail`, `verdict` | what knows librdkafka |
 //!
 //! Does not know HTTP, the configuration file, or how the log lies on disk.
 
@@ -23,10 +23,12 @@ mod drain;
 mod embedded;
 mod flow;
 mod lane;
+mod link;
 mod native;
 mod pace;
 mod producer;
 mod recover;
+mod settings;
 mod sift;
 mod start;
 mod tail;
@@ -45,7 +47,9 @@ pub use embedded::EmbeddedBroker;
 
 use crate::record::Sequence;
 use crate::wal::{Signal, Wal};
-use producer::{Kind, Link, Producer};
+use link::Link;
+use producer::Producer;
+use settings::Kind;
 
 /// Called for each record that Kafka acknowledged, on librdkafka's thread: it must be quick.
 pub type OnDelivery = Box<dyn Fn(&Delivery<'_>) + Send + Sync>;

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use rdkafka::error::RDKafkaErrorCode;
 
 use super::drain::{Drain, Failure, RETRY, Step};
-use super::producer::{self, BATCH_BYTES_MIN, Kind};
+use super::settings::{self, BATCH_BYTES_MIN, Kind};
 use super::verdict::{self, Verdict};
 use super::window::State;
 use crate::metrics::{DEAD_LETTERS_TOTAL, FORWARD_FATAL_ERRORS_TOTAL, FORWARD_RETRIES_TOTAL};
@@ -236,7 +236,7 @@ impl Drain {
     pub(super) fn sifted(&mut self) {
         if let (true, false) = std::mem::take(&mut self.too_large) {
             // No record is too large, so their batch was: the topic's max.message.bytes is small.
-            let before = self.batch_bytes.unwrap_or_else(|| producer::batch_bytes(&self.options));
+            let before = self.batch_bytes.unwrap_or_else(|| settings::batch_bytes(&self.options));
             let smaller = (before / 8).max(BATCH_BYTES_MIN);
             tracing::warn!(
                 "Kafka refuses batches of batch.size; from now on {smaller} bytes. Raise max.message.bytes of the \

@@ -21,8 +21,10 @@ use rdkafka::statistics::Statistics;
 use rdkafka::{Offset, TopicPartitionList};
 
 use super::Options;
+use super::link::{Link, log_line};
 use super::native;
-use super::producer::{Link, Lookup, base_settings, log_line, refusal};
+use super::producer::{Lookup, refusal};
+use super::settings::base_settings;
 use crate::record::{Origin, now_ms};
 
 /// The most records that are read back, over all topics.

@@ -97,10 +97,8 @@ impl Topics {
 
     fn add(&mut self, name: &str) -> u32 {
         let full = self.list.len() >= TOPICS_MAX;
-        if full {
-            if let Some(id) = self.by_name.get(OTHERS) {
-                return *id;
-            }
+        if let (true, Some(id)) = (full, self.by_name.get(OTHERS)) {
+            return *id;
         }
         let name = if full { OTHERS } else { name };
         let id = self.list.len() as u32;

@@ -1,0 +1,174 @@
+//! The settings of the forwarder's clients: the user's properties over our defaults, and what the promises
+//! rest on over both.
+
+use std::collections::BTreeMap;
+
+use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
+
+use super::Options;
+
+/// What a producer is for; [`super::producer`] says why there are three.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// Everything. `batch_bytes`: a smaller batch.size, found necessary.
+    Gapless {
+        /// `None`: as configured.
+        batch_bytes: Option<u32>,
+    },
+    /// A sift: one group at a time, flushed by hand.
+    Careful,
+    /// One record, to see whether its topic takes it.
+    Probe,
+}
+
+/// The batch.size that is used unless the configuration has another, bytes.
+const BATCH_BYTES: u32 = 1_000_000;
+/// batch.size is never made smaller than this.
+pub(super) const BATCH_BYTES_MIN: u32 = 16_384;
+
+/// librdkafka has two names for some settings; the first is the one that is set below.
+const ALIASES: [(&str, &str); 3] = [
+    ("bootstrap.servers", "metadata.broker.list"),
+    ("linger.ms", "queue.buffering.max.ms"),
+    ("compression.type", "compression.codec"),
+];
+
+/// What any client of this gateway starts from: the user's properties over our defaults.
+pub(super) fn base_settings(options: &Options) -> BTreeMap<String, String> {
+    let kbytes = (options.in_flight_bytes_max / 1024 * 2).clamp(1024, 2_097_151);
+    let mut settings: BTreeMap<String, String> = [
+        ("client.id", options.client_id.as_str()),
+        ("bootstrap.servers", options.bootstrap_servers.as_str()),
+        ("linger.ms", "5"),
+        ("batch.num.messages", "10000"),
+        ("compression.type", "lz4"),
+        ("partitioner", "murmur2_random"),
+        // 0, or librdkafka chooses at random for records without a key before our partitioner is asked.
+        ("sticky.partitioning.linger.ms", "0"),
+        // The window is what limits: librdkafka's own limits are only a little above it.
+        ("queue.buffering.max.messages", "500000"),
+        ("reconnect.backoff.max.ms", "1000"),
+        ("retry.backoff.max.ms", "1000"),
+        ("socket.keepalive.enable", "true"),
+        // A missing topic is to be held, not made by accident.
+        ("allow.auto.create.topics", "false"),
+        // How long a topic may be missing from the metadata before its records are reported as failed.
+        ("topic.metadata.propagation.max.ms", "10000"),
+        ("statistics.interval.ms", "2000"),
+    ]
+    .into_iter()
+    .map(|(name, value)| (name.to_owned(), value.to_owned()))
+    .collect();
+    settings.insert("queue.buffering.max.kbytes".to_owned(), kbytes.to_string());
+    settings.insert("batch.size".to_owned(), BATCH_BYTES.to_string());
+    for (name, value) in &options.properties {
+        let canonical = ALIASES
+            .iter()
+            .find(|(_, alias)| alias == name)
+            .map_or(name.as_str(), |(canonical, _)| canonical);
+        settings.insert(canonical.to_owned(), value.clone());
+    }
+    // No servers among the properties when the configuration has its own key for them.
+    settings.insert("bootstrap.servers".to_owned(), options.bootstrap_servers.clone());
+    settings
+}
+
+/// The settings of a producer: what the promises rest on goes over everything else.
+pub(super) fn settings(options: &Options, kind: Kind) -> ClientConfig {
+    let mut settings = base_settings(options);
+    let mut set = |name: &str, value: &str| settings.insert(name.to_owned(), value.to_owned());
+    set("acks", "all");
+    set("enable.idempotence", "true");
+    // 0: for ever. A record is never given up because of time.
+    set("message.timeout.ms", "0");
+    match kind {
+        Kind::Gapless { batch_bytes } => {
+            set("enable.gapless.guarantee", "true");
+            if let Some(bytes) = batch_bytes {
+                set("batch.size", &bytes.to_string());
+            }
+        }
+        Kind::Careful => {
+            set("enable.gapless.guarantee", "false");
+            // A group goes out as one batch per partition: nothing is sent before the flush.
+            set("linger.ms", "60000");
+            set("batch.size", &BATCH_BYTES.to_string());
+            set("batch.num.messages", "10000");
+            // Nothing leaves the queue before the group is whole, so the group must fit.
+            set("queue.buffering.max.messages", "500000");
+            set("queue.buffering.max.kbytes", "1048576");
+        }
+        Kind::Probe => {
+            set("enable.gapless.guarantee", "false");
+            set("linger.ms", "0");
+        }
+    }
+    let mut config = ClientConfig::new();
+    config.set_log_level(RDKafkaLogLevel::Warning);
+    for (name, value) in settings {
+        config.set(name, value);
+    }
+    config
+}
+
+/// The batch.size that is configured, bytes.
+pub(super) fn batch_bytes(options: &Options) -> u32 {
+    let configured = base_settings(options).remove("batch.size");
+    configured.and_then(|bytes| bytes.parse().ok()).unwrap_or(BATCH_BYTES)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+pub(super) mod tests {
+    use super::*;
+
+    pub(in crate::forward) fn options(properties: &[(&str, &str)]) -> Options {
+        Options {
+            bootstrap_servers: "127.0.0.1:1".into(),
+            client_id: "test".into(),
+            properties: (properties.iter())
+                .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+                .collect(),
+            in_flight_bytes_max: 64 << 20,
+            bytes_per_second_max: None,
+            on_delivery: None,
+        }
+    }
+
+    #[test]
+    fn librdkafka_takes_both_kinds_of_settings() {
+        for kind in [
+            Kind::Gapless {
+                batch_bytes: Some(20_000),
+            },
+            Kind::Careful,
+        ] {
+            settings(&options(&[]), kind).create_native_config().unwrap();
+        }
+    }
+
+    #[test]
+    fn what_the_promises_rest_on_cannot_be_overridden() {
+        let config = settings(
+            &options(&[
+                ("acks", "1"),
+                ("message.timeout.ms", "5"),
+                ("enable.idempotence", "false"),
+            ]),
+            Kind::Gapless { batch_bytes: None },
+        );
+        assert_eq!(config.get("acks"), Some("all"));
+        assert_eq!(config.get("message.timeout.ms"), Some("0"));
+        assert_eq!(config.get("enable.idempotence"), Some("true"));
+    }
+
+    #[test]
+    fn a_setting_under_its_other_name_replaces_the_default() {
+        let config = settings(
+            &options(&[("compression.codec", "zstd")]),
+            Kind::Gapless { batch_bytes: None },
+        );
+        assert_eq!(config.get("compression.type"), Some("zstd"));
+        assert_eq!(config.get("compression.codec"), None);
+    }
+}
