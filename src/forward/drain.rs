@@ -417,6 +417,9 @@ impl Drain {
     /// Waits for reports, commits, or the time of something.
     fn rest(&mut self) {
         let now = Instant::now();
+        if self.sent() == 0 {
+            self.publish(true);
+        }
         let outstanding = self.sent() > 0 || self.lane.as_ref().is_some_and(Lane::is_waiting);
         // Reports say so when there are many, or bad ones. A few are looked for: often while Kafka answers,
         // seldom while it is away, which may be for days.

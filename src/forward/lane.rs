@@ -315,7 +315,7 @@ impl Drain {
 
     fn judge_probe(&mut self, topic: u32, code: rdkafka::error::RDKafkaErrorCode) {
         match verdict::verdict(code) {
-            Verdict::Config => self.topics.still_held(topic, code, !verdict::is_missing(code)),
+            Verdict::Config | Verdict::Clock => self.topics.still_held(topic, code, !verdict::is_missing(code)),
             // The record's own fault, not the topic's.
             Verdict::Poison => self.release(topic),
             Verdict::Retry | Verdict::Fatal => {

@@ -395,6 +395,11 @@ impl Producer {
         self.native.producer().client().fatal_error()
     }
 
+    /// What waits in the queue gets its report now; what is on the wire waits for its answer.
+    pub(super) fn purge_queue(&self) {
+        self.native.producer().purge(PurgeConfig::default().queue());
+    }
+
     /// Everything outstanding gets its report now.
     pub(super) fn purge(&self) {
         self.native.producer().purge(PurgeConfig::default().queue().inflight());

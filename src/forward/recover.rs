@@ -86,6 +86,10 @@ impl Drain {
                 deadline = Instant::now() + ANSWER_MAX;
                 self.producer.purge();
             }
+            // librdkafka purges once when it ends, and may put records back after that.
+            if self.producer.fatal().is_some() {
+                self.producer.purge_queue();
+            }
             self.producer.native.flush(Duration::from_millis(10));
             self.publish(false);
         }
@@ -125,7 +129,8 @@ impl Drain {
     /// Suspects of one flow: groups, smaller groups, or the one that failed alone.
     fn judge(&mut self, lane: bool, failures: &[Failure]) -> Step<()> {
         let mut suspects: Vec<Failure> = (failures.iter())
-            .filter(|failure| failure.lane == lane && verdict::verdict(failure.code) == Verdict::Poison)
+            .filter(|failure| failure.lane == lane)
+            .filter(|failure| matches!(verdict::verdict(failure.code), Verdict::Poison | Verdict::Clock))
             .copied()
             .collect();
         suspects.sort_unstable_by_key(|failure| failure.seq);
@@ -149,6 +154,11 @@ impl Drain {
         let Some(alone) = flow.sift.failed(&sequences, sent) else {
             return Ok(());
         };
+        if verdict::verdict(last.code) == Verdict::Clock {
+            self.topics.hold(last.topic, last.code, true);
+            self.producer.native.close_topic(last.topic as usize);
+            return Ok(());
+        }
         let fetched = flow.fetch(alone);
         self.too_large.1 |= too_large;
         match fetched {

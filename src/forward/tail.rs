@@ -273,10 +273,8 @@ impl Tail<'_> {
             };
             heard = Instant::now();
             if let Some(partition) = closed {
+                // Not paused: what it goes on to bring was read before, and ends.
                 open.retain(|(id, _)| *id != partition);
-                let mut done = TopicPartitionList::new();
-                done.add_partition(topic, partition);
-                self.consumer.pause(&done)?;
             }
             if Instant::now() >= self.deadline && !open.is_empty() {
                 self.outcome.cut = true;

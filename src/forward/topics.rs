@@ -155,6 +155,9 @@ impl Topics {
             );
         }
         topic.state = State::Held;
+        if let Some(again) = &mut topic.hold {
+            again.wait = (again.wait * 2).min(PROBE_MAX);
+        }
         let hold = topic.hold.get_or_insert_with(|| Hold {
             reason: String::new(),
             since_ms: now_ms(),

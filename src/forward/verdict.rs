@@ -13,7 +13,10 @@ pub(super) enum Verdict {
     Retry,
     /// The record may be one that Kafka can never take: a suspect.
     Poison,
-    /// The topic, its rights or a clock is wrong: every record of the topic is held.
+    /// A clock is wrong (ours, or the topic's limits on timestamps are too tight). A suspect as above, but
+    /// the one that fails alone is as good as any: its topic is held, in order, until the clock is right.
+    Clock,
+    /// The topic or its rights are wrong: every record of the topic is held.
     Config,
     /// The producer has ended; its records are innocent.
     Fatal,
@@ -34,9 +37,7 @@ pub(super) fn verdict(code: Code) -> Verdict {
         | Code::UnknownPartition
         | Code::InvalidTopic
         | Code::TopicAuthorizationFailed => Verdict::Config,
-        // A clock is wrong (ours, or the topic's limits on timestamps are too tight): a fault to report, and
-        // one that ends. The records are as good as any.
-        Code::InvalidTimestamp => Verdict::Config,
+        Code::InvalidTimestamp => Verdict::Clock,
         // Hit every record of the topic alike, so they say nothing about one of them.
         Code::UnsupportedForMessageFormat | Code::UnsupportedCompressionType | Code::InvalidRequiredAcks => {
             Verdict::Config
@@ -101,7 +102,7 @@ mod tests {
 
     #[test]
     fn a_clock_fault_holds_the_topic_and_is_never_poison() {
-        assert_eq!(verdict(Code::InvalidTimestamp), Verdict::Config);
+        assert_eq!(verdict(Code::InvalidTimestamp), Verdict::Clock);
     }
 
     #[test]

@@ -1,32 +1,20 @@
-//! One connection: where it is between two requests, how long it may stay there, and how it ends.
+//! One connection: where it is between two requests, how long it may stay there, and what it was told.
 //!
 //! hyper has one time limit for a request's head, and that one also runs while the connection is idle.
 //! Here they are two: the socket notes when a head begins, and one lazy timer per connection looks at it
-//! now and then, so that a request costs no timer. A head that comes too slowly gets its 408, which
-//! hyper cannot send.
+//! now and then, so that a request costs no timer.
 //!
-//! A refusal often leaves bytes of the client unread; closing then makes the kernel send a reset, and
-//! the client never reads the refusal. So after one the socket lingers: closed for writing, it reads on
-//! and drops what comes, for a moment.
+//! Shared by the connection's task, its socket and the accept loop. All of it is a hint that may be a
+//! moment old; nothing hangs on its order, so every access is relaxed.
 
-use std::io;
-use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
-use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 use tokio::sync::Notify;
-use tokio::time::Sleep;
 
-use super::error::{Problem, Reason};
+use super::error::Reason;
 
-/// How long a refused client may take to read its answer.
-const LINGER: Duration = Duration::from_secs(2);
-/// How much of a refused client's data is dropped at most.
-const LINGER_BYTES_MAX: usize = 64 << 20;
 /// An idle connection that served a request is left alone for this long, however full it is: its client
 /// is probably about to use it again.
 const USED_IDLE_MIN_MS: u64 = 1000;
@@ -77,8 +65,7 @@ pub(super) enum Due {
     IdleOut,
 }
 
-/// The state that a connection's task, its socket and the accept loop share. All of it is a hint that
-/// may be a moment old; nothing hangs on its order, so every access is relaxed.
+/// The state of one connection.
 #[derive(Debug)]
 pub(super) struct Connection {
     epoch: Instant,
@@ -91,6 +78,8 @@ pub(super) struct Connection {
     late: AtomicBool,
     /// A request was refused: unread bytes may be left.
     refused: AtomicBool,
+    /// Why what came was refused before it was a request.
+    refusal: OnceLock<Reason>,
 }
 
 impl Connection {
@@ -104,14 +93,20 @@ impl Connection {
             ordered: Notify::new(),
             late: AtomicBool::new(false),
             refused: AtomicBool::new(false),
+            refusal: OnceLock::new(),
         }
+    }
+
+    /// Why what came was refused before it was a request.
+    pub(super) fn refusal(&self) -> Option<Reason> {
+        self.refusal.get().copied()
     }
 
     pub(super) fn phase(&self) -> Phase {
         Phase::from_u8(self.phase.load(Ordering::Relaxed))
     }
 
-    fn enter(&self, phase: Phase) {
+    pub(super) fn enter(&self, phase: Phase) {
         self.since_ms.store(ms(self.epoch.elapsed()), Ordering::Relaxed);
         self.phase.store(phase as u8, Ordering::Relaxed);
     }
@@ -134,9 +129,16 @@ impl Connection {
         self.enter(Phase::Idle);
     }
 
-    /// Marks that unread bytes may be left at the end.
-    pub(super) fn refuse(&self) {
+    /// What came is refused before it was a request.
+    pub(super) fn refuse(&self, reason: Reason) {
         self.refused.store(true, Ordering::Relaxed);
+        self.refusal.get_or_init(|| reason);
+    }
+
+    /// Whether bytes of the client may be unread.
+    pub(super) fn has_unread(&self) -> bool {
+        // A head that ended here never became a request.
+        self.refused.load(Ordering::Relaxed) || self.phase() == Phase::Head
     }
 
     /// What is due now.
@@ -154,6 +156,10 @@ impl Connection {
     /// The socket is to answer 408 when it is read next.
     pub(super) fn mark_late(&self) {
         self.late.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn is_late(&self) -> bool {
+        self.late.load(Ordering::Relaxed)
     }
 
     /// Tells the connection's task; never takes an order back.
@@ -193,125 +199,6 @@ impl Connection {
 
 fn ms(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
-}
-
-/// The answer to a head that came too slowly.
-fn head_late() -> Problem {
-    Reason::Timeout.count();
-    Problem::new(
-        Reason::Timeout,
-        "the request's head was not complete in time (http.header_timeout). Nothing was taken; send it again.",
-    )
-}
-
-/// The socket of one connection.
-pub(super) struct Socket {
-    tcp: TcpStream,
-    connection: Arc<Connection>,
-    end: End,
-}
-
-/// How far a socket is in closing.
-enum End {
-    Open,
-    Lingering { until: Pin<Box<Sleep>>, dropped: usize },
-    Closed,
-}
-
-impl Socket {
-    pub(super) fn new(tcp: TcpStream, connection: Arc<Connection>) -> Self {
-        Self {
-            tcp,
-            connection,
-            end: End::Open,
-        }
-    }
-
-    /// Writes what the send buffer takes at once: on a connection without an answer under way that is
-    /// all of a short one.
-    pub(super) fn write_now(&self, bytes: &[u8]) {
-        if let Err(error) = self.tcp.try_write(bytes) {
-            tracing::debug!(%error, "a refused client could not be told");
-        }
-    }
-}
-
-impl AsyncRead for Socket {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let connection = &self.connection;
-        if connection.late.load(Ordering::Relaxed) && connection.phase() != Phase::Busy {
-            if connection.phase() == Phase::Head {
-                connection.refuse();
-                connection.enter(Phase::Idle);
-                self.write_now(&head_late().to_http1());
-            }
-            return Poll::Ready(Ok(()));
-        }
-        let before = buf.filled().len();
-        ready!(Pin::new(&mut self.tcp).poll_read(cx, buf))?;
-        if buf.filled().len() > before && matches!(self.connection.phase(), Phase::Fresh | Phase::Idle) {
-            self.connection.enter(Phase::Head);
-        }
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl AsyncWrite for Socket {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.tcp).poll_write(cx, buf)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.tcp).poll_write_vectored(cx, bufs)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.tcp.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.tcp).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let this = &mut *self;
-        loop {
-            match &mut this.end {
-                End::Open => {
-                    ready!(Pin::new(&mut this.tcp).poll_shutdown(cx))?;
-                    let connection = &this.connection;
-                    // A head that hyper refused (and answered) never became a request.
-                    let unread = connection.refused.load(Ordering::Relaxed) || connection.phase() == Phase::Head;
-                    this.end = if unread && connection.order() != Order::Abort {
-                        End::Lingering {
-                            until: Box::pin(tokio::time::sleep(LINGER)),
-                            dropped: 0,
-                        }
-                    } else {
-                        End::Closed
-                    };
-                }
-                End::Lingering { until, dropped } => {
-                    if until.as_mut().poll(cx).is_ready() || *dropped > LINGER_BYTES_MAX {
-                        this.end = End::Closed;
-                        continue;
-                    }
-                    let mut scratch = [0_u8; 8192];
-                    let mut buf = ReadBuf::new(&mut scratch);
-                    match ready!(Pin::new(&mut this.tcp).poll_read(cx, &mut buf)) {
-                        Ok(()) if !buf.filled().is_empty() => *dropped += buf.filled().len(),
-                        // It read the answer and closed, or it is gone.
-                        Ok(()) | Err(_) => this.end = End::Closed,
-                    }
-                }
-                End::Closed => return Poll::Ready(Ok(())),
-            }
-        }
-    }
 }
 
 #[cfg(test)]

@@ -73,6 +73,10 @@ impl Reason {
         }
     }
 
+    pub(super) const fn status(self) -> StatusCode {
+        self.facts().1
+    }
+
     /// Counts one refusal on the ingest listener.
     pub(super) fn count(self) {
         metrics::counter!(names::INGEST_REJECTED_TOTAL, "reason" => self.facts().0).increment(1);
@@ -199,7 +203,7 @@ impl From<AppendError> for Problem {
         match error {
             AppendError::Full { .. } => Self::new(
                 Reason::WalFull,
-                "the gateway's log is full: Kafka has not taken the backlog yet. This request was not taken; keep it and \
+                "the gateway's log has reached its limit (wal.bytes_max): Kafka has not taken the backlog yet. This request was not taken; keep it and \
                  send it again later. What was answered OK before is safe on disk.",
             ),
             AppendError::DiskLow { .. } => Self::new(

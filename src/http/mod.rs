@@ -18,6 +18,9 @@ mod limits;
 mod pages;
 mod produce;
 mod server;
+mod socket;
+#[cfg(test)]
+mod tests;
 
 use std::collections::HashMap;
 use std::io;
@@ -233,6 +236,11 @@ impl server::App for Ingest {
         let response = self.answer_within_limits(request).await;
         self.gateway.counters.answered(&response, started.elapsed());
         response
+    }
+
+    fn refused(&self, reason: Reason) {
+        requests_total(reason.status()).increment(1);
+        reason.count();
     }
 }
 

@@ -131,7 +131,12 @@ async fn take(
         let bytes = body.bytes.clone();
         tokio::task::spawn_blocking(move || encode(media, shape, &bytes, envelope, limits))
             .await
-            .map_err(|_| Problem::shutting_down())??
+            .map_err(|_| {
+                Problem::new(
+                    Reason::Busy,
+                    "the gateway could not finish reading this request. Nothing of it was taken; send it again.",
+                )
+            })??
     } else {
         encode(media, shape, &body.bytes, envelope, limits)?
     };
@@ -289,9 +294,7 @@ fn unknown_source(gateway: &Gateway, uri: &Uri) -> Problem {
     let path: String = uri.path().chars().take(100).collect();
     Problem::new(
         Reason::NotFound,
-        format!(
-            "there is nothing at {path}. Sources are: {list}. Any topic can be written to at /v1/topics/{{topic}}."
-        ),
+        format!("there is nothing at {path}. Sources are: {list}. Topics are written to at /v1/topics/{{topic}}."),
     )
 }
 

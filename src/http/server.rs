@@ -2,8 +2,8 @@
 //!
 //! At the limit the connection that has been without a request for longest makes room (never-used ones
 //! first), so that idle clients, however many, cannot lock others out. If every connection is in use the
-//! newcomer reads a 503. Memory is bounded by `connections_max`; a small number of newcomers
-//! ([`DOOR_MAX`]) may wait beside them, the others wait in the kernel's queue.
+//! newcomer waits a moment and then reads a 503. Memory is bounded by `connections_max`; a small number
+//! of newcomers ([`DOOR_MAX`]) may wait beside them, the others wait in the kernel's queue.
 //!
 //! axum::serve has no time limit and no connection limit, hence the loop. Deliberately does not know:
 //! what is served ([`App`]).
@@ -12,7 +12,7 @@ use std::convert::Infallible;
 use std::io;
 use std::net::TcpListener;
 use std::pin::pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use axum::Router;
@@ -29,13 +29,16 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::connection::{Connection, Due, Order, Phase, Socket};
-use super::error::{Problem, Reason};
+use super::connection::{Connection, Due, Order, Phase};
+use super::error::Reason;
+use super::socket::Socket;
 
 /// Newcomers that may wait for room at once.
 const DOOR_MAX: usize = 128;
-/// How long a newcomer waits for one that was asked to make room.
+/// How long a newcomer waits there.
 const DOOR_WAIT: Duration = Duration::from_secs(1);
+/// How often one who waits asks for room.
+const DOOR_TICK: Duration = Duration::from_millis(100);
 /// After a failed accept (mostly: no file descriptors left).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// How long a connection without a request may take to close.
@@ -47,6 +50,9 @@ const HYPER_BUFFER_BYTES_MIN: usize = 64 << 10;
 pub(super) trait App: Send + Sync + 'static {
     /// Answers one request; never fails.
     fn answer(&self, request: Request<Incoming>) -> impl Future<Output = Response> + Send;
+
+    /// Told of what was refused before it was a request.
+    fn refused(&self, _: Reason) {}
 }
 
 /// A listener's limits. See [`super::Options`].
@@ -122,12 +128,7 @@ fn is_clients_fault(error: &io::Error) -> bool {
 /// The accept loop's state.
 struct Accept<A> {
     serve: Arc<Serve<A>>,
-    /// One permit per connection.
-    room: Arc<Semaphore>,
     door: Arc<Semaphore>,
-    /// Those that ended are swept out now and then: whoever ended has no task that shares it.
-    connections: Vec<Arc<Connection>>,
-    sweep_at: usize,
     failed_at: Option<Instant>,
 }
 
@@ -142,84 +143,39 @@ impl<A: App> Accept<A> {
             .keep_alive(true)
             // A client may close its side and wait for the answer.
             .half_close(true)
-            .pipeline_flush(true);
+            // It would keep an answer back for as long as half a next request waits in the buffer.
+            .pipeline_flush(false);
         Self {
-            room: Arc::new(Semaphore::new(options.connections_max)),
             door: Arc::new(Semaphore::new(DOOR_MAX)),
-            connections: Vec::new(),
-            sweep_at: 64,
             failed_at: None,
             serve: Arc::new(Serve {
                 app,
                 http,
                 epoch: Instant::now(),
+                room: Arc::new(Semaphore::new(options.connections_max)),
+                open: Mutex::default(),
                 options,
             }),
         }
     }
 
-    /// Finds room for a new connection, or refuses it.
+    /// Takes a new connection in, or to the door. Waits while the door is crowded: the next ones are
+    /// then kept by the kernel.
     async fn welcome(&mut self, tcp: TcpStream) {
         if let Err(error) = tcp.set_nodelay(true) {
             // It is gone already; reading from it will say so.
             tracing::debug!(%error, "TCP_NODELAY");
         }
-        let connection = Arc::new(Connection::new(self.serve.epoch));
         let serve = Arc::clone(&self.serve);
-        if let Ok(permit) = Arc::clone(&self.room).try_acquire_owned() {
-            self.remember(&connection);
-            tokio::spawn(serve.connection(tcp, connection, permit));
-            return;
+        if let Ok(permit) = Arc::clone(&serve.room).try_acquire_owned() {
+            tokio::spawn(serve.connection(tcp, permit));
+        } else if let Ok(at_door) = Arc::clone(&self.door).acquire_owned().await {
+            tokio::spawn(serve.at_door(tcp, at_door));
         }
-        if self.make_room() {
-            // Waits at most as long as those at the door do; meanwhile the kernel keeps the next ones.
-            let Ok(at_door) = Arc::clone(&self.door).acquire_owned().await else {
-                return;
-            };
-            self.remember(&connection);
-            let room = Arc::clone(&self.room);
-            tokio::spawn(async move {
-                match timeout(DOOR_WAIT, room.acquire_owned()).await {
-                    Ok(Ok(permit)) => {
-                        drop(at_door);
-                        serve.connection(tcp, connection, permit).await;
-                    }
-                    _ => serve.refuse(tcp, connection, at_door).await,
-                }
-            });
-        } else if let Ok(at_door) = Arc::clone(&self.door).try_acquire_owned() {
-            tokio::spawn(async move { serve.refuse(tcp, connection, at_door).await });
-        } else {
-            // So many are refused at once that this one is not even told.
-            Reason::InFlight.count();
-        }
-    }
-
-    fn remember(&mut self, connection: &Arc<Connection>) {
-        if self.connections.len() >= self.sweep_at {
-            self.connections.retain(|connection| Arc::strong_count(connection) > 1);
-            self.sweep_at = (self.connections.len() * 2).max(64);
-        }
-        self.connections.push(Arc::clone(connection));
-    }
-
-    /// Asks one connection without a request to close. False: there is none.
-    fn make_room(&self) -> bool {
-        let spare = self
-            .connections
-            .iter()
-            .filter(|connection| Arc::strong_count(connection) > 1)
-            .filter_map(|connection| connection.spare_rank().map(|rank| (rank, connection)))
-            .min_by_key(|(rank, _)| *rank);
-        let Some((_, connection)) = spare else {
-            return false;
-        };
-        connection.tell(Order::Close);
-        true
     }
 
     fn failed(&mut self, error: &io::Error) {
-        self.make_room();
+        self.serve.make_room();
         let again = self.failed_at.is_some_and(|at| at.elapsed() < Duration::from_secs(10));
         if !again {
             self.failed_at = Some(Instant::now());
@@ -234,29 +190,23 @@ impl<A: App> Accept<A> {
 
     /// Ends every connection: first those without a request, then each after its answer, at last all.
     async fn end(&mut self) {
-        let all = u32::try_from(self.serve.options.connections_max).unwrap_or(u32::MAX);
-        self.tell_all(Order::Close);
-        if timeout(self.serve.options.shutdown_timeout, self.room.acquire_many(all))
+        let serve = &self.serve;
+        let all = u32::try_from(serve.options.connections_max).unwrap_or(u32::MAX);
+        serve.tell_all(Order::Close);
+        if timeout(serve.options.shutdown_timeout, serve.room.acquire_many(all))
             .await
             .is_ok()
         {
             return;
         }
-        self.connections.retain(|connection| Arc::strong_count(connection) > 1);
+        let left = serve.tell_all(Order::Abort);
         tracing::warn!(
-            listener = self.serve.options.name,
-            connections = self.connections.len(),
+            listener = serve.options.name,
+            connections = left,
             "requests did not end in time; their connections are closed. Their clients read no OK"
         );
-        self.tell_all(Order::Abort);
-        if timeout(CLOSE_GRACE, self.room.acquire_many(all)).await.is_err() {
-            tracing::warn!(listener = self.serve.options.name, "connections are left at the end");
-        }
-    }
-
-    fn tell_all(&self, order: Order) {
-        for connection in &self.connections {
-            connection.tell(order);
+        if timeout(CLOSE_GRACE, serve.room.acquire_many(all)).await.is_err() {
+            tracing::warn!(listener = serve.options.name, "connections are left at the end");
         }
     }
 }
@@ -267,11 +217,88 @@ struct Serve<A> {
     http: http1::Builder,
     epoch: Instant,
     options: Options,
+    /// One permit per connection.
+    room: Arc<Semaphore>,
+    open: Mutex<Open>,
+}
+
+/// The connections that have room.
+#[derive(Default)]
+struct Open {
+    /// Whoever ended is swept out now and then: it has no task that shares it.
+    connections: Vec<Arc<Connection>>,
+    sweep_at: usize,
+    /// What everybody was told, and whoever comes later is.
+    order: Option<Order>,
 }
 
 impl<A: App> Serve<A> {
+    fn open(&self) -> MutexGuard<'_, Open> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn remember(&self, connection: &Arc<Connection>) {
+        let mut open = self.open();
+        if open.connections.len() >= open.sweep_at {
+            open.connections.retain(|connection| Arc::strong_count(connection) > 1);
+            open.sweep_at = (open.connections.len() * 2).max(64);
+        }
+        open.connections.push(Arc::clone(connection));
+        if let Some(order) = open.order {
+            connection.tell(order);
+        }
+    }
+
+    /// Returns how many there are.
+    fn tell_all(&self, order: Order) -> usize {
+        let mut open = self.open();
+        open.order = Some(order);
+        open.connections.retain(|connection| Arc::strong_count(connection) > 1);
+        for connection in &open.connections {
+            connection.tell(order);
+        }
+        open.connections.len()
+    }
+
+    /// Asks one connection without a request to close, if there is one.
+    fn make_room(&self) {
+        let open = self.open();
+        let spare = open
+            .connections
+            .iter()
+            .filter(|connection| Arc::strong_count(connection) > 1)
+            .filter_map(|connection| connection.spare_rank().map(|rank| (rank, connection)))
+            .min_by_key(|(rank, _)| *rank);
+        if let Some((_, connection)) = spare {
+            connection.tell(Order::Close);
+        }
+    }
+
+    /// Waits for room. Asks for it at once and again: the room that one asked for may go to another who
+    /// came before.
+    async fn at_door(self: Arc<Self>, tcp: TcpStream, at_door: OwnedSemaphorePermit) {
+        let wait = async {
+            let mut room = pin!(Arc::clone(&self.room).acquire_owned());
+            loop {
+                self.make_room();
+                if let Ok(permit) = timeout(DOOR_TICK, &mut room).await {
+                    return permit.ok();
+                }
+            }
+        };
+        match timeout(DOOR_WAIT, wait).await {
+            Ok(Some(permit)) => {
+                drop(at_door);
+                self.connection(tcp, permit).await;
+            }
+            _ => self.refuse(tcp, at_door).await,
+        }
+    }
+
     /// Serves one connection to its end; the permit is its room.
-    async fn connection(self: Arc<Self>, tcp: TcpStream, connection: Arc<Connection>, permit: OwnedSemaphorePermit) {
+    async fn connection(self: Arc<Self>, tcp: TcpStream, permit: OwnedSemaphorePermit) {
+        let connection = Arc::new(Connection::new(self.epoch));
+        self.remember(&connection);
         let socket = TokioIo::new(Socket::new(tcp, Arc::clone(&connection)));
         let service = service_fn(|request| {
             let (serve, connection) = (Arc::clone(&self), Arc::clone(&connection));
@@ -328,13 +355,17 @@ impl<A: App> Serve<A> {
                 }
             }
         }
+        if let Some(reason) = connection.refusal() {
+            self.app.refused(reason);
+        }
         drop(permit);
     }
 
     /// Tells a newcomer that there is no room.
-    async fn refuse(&self, tcp: TcpStream, connection: Arc<Connection>, at_door: OwnedSemaphorePermit) {
-        Reason::InFlight.count();
-        let problem = Problem::new(
+    async fn refuse(&self, tcp: TcpStream, at_door: OwnedSemaphorePermit) {
+        self.app.refused(Reason::InFlight);
+        let mut socket = pin!(Socket::new(tcp, Arc::new(Connection::new(self.epoch))));
+        socket.refuse(
             Reason::InFlight,
             format!(
                 "{} connections are open, the most this gateway takes (http.connections_max), and all are in use. \
@@ -342,9 +373,6 @@ impl<A: App> Serve<A> {
                 self.options.connections_max
             ),
         );
-        connection.refuse();
-        let mut socket = pin!(Socket::new(tcp, connection));
-        socket.write_now(&problem.to_http1());
         let closed = timeout(DOOR_WAIT, std::future::poll_fn(|cx| socket.as_mut().poll_shutdown(cx))).await;
         if let Ok(Err(error)) = closed {
             tracing::debug!(%error, "a refused client was gone");
@@ -352,3 +380,6 @@ impl<A: App> Serve<A> {
         drop(at_door);
     }
 }
+
+#[cfg(test)]
+mod tests;
