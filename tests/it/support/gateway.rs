@@ -5,11 +5,11 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::client::{Answer, Client, agent, answer};
 use super::kafka::Kafka;
-use super::{poll, wait_until};
+use super::poll;
 
 /// The binary under test.
 pub const BINARY: &str = env!("CARGO_BIN_EXE_tidegate");
@@ -238,13 +238,24 @@ impl Gateway {
     /// Waits until nothing is left to forward.
     #[track_caller]
     pub fn wait_drained(&self, limit: Duration) {
-        wait_until("the backlog is forwarded", limit, || {
+        let started = Instant::now();
+        loop {
             self.assert_running();
-            self.admin("/metrics").is_ok_and(|answer| {
-                let metrics = parse_metrics(&answer.body);
-                sum(&metrics, "tidegate_wal_acked_sequence") == sum(&metrics, "tidegate_wal_committed_sequence")
-            })
-        });
+            let scrape = self.admin("/metrics").map(|answer| parse_metrics(&answer.body));
+            let drained = scrape.as_ref().is_ok_and(|metrics| {
+                sum(metrics, "tidegate_wal_acked_sequence") == sum(metrics, "tidegate_wal_committed_sequence")
+            });
+            if drained {
+                return;
+            }
+            // A backlog that stays is worth a look inside.
+            assert!(
+                started.elapsed() < limit,
+                "after {limit:?} the backlog is not forwarded: {:?}\n{scrape:?}",
+                self.admin("/v1/status").map(|answer| answer.body)
+            );
+            std::thread::sleep(Duration::from_millis(20));
+        }
     }
 
     /// Fails the test at once when the process has ended: nothing that is waited for will come.
