@@ -23,6 +23,8 @@ use crate::wal::{AckError, AppendError, Wal};
 
 /// The most payload bytes that one walk looks at.
 const CHUNK_BYTES: usize = 256 * 1024;
+/// Between two walks while records come in.
+const GATHER: Duration = Duration::from_millis(2);
 /// How long Kafka may take to tell of a topic.
 pub(super) const LOOKUP_MAX: Duration = Duration::from_secs(2);
 /// Between two tries of something that did not work.
@@ -78,6 +80,10 @@ pub(super) struct Drain {
     pub(super) setbacks: u32,
     /// Nothing is sent before then.
     retry_at: Option<Instant>,
+    /// What was committed when the last walk over the main log came to an end; `None`: it did not.
+    at_end: Option<Sequence>,
+    /// When a walk last sent something.
+    walked_at: Instant,
     /// While an earlier run's records are looked for: when the oldest was received.
     pub(super) surveyed_ms: Option<i64>,
     reports: Vec<Report>,
@@ -118,6 +124,8 @@ impl Drain {
             too_large: (false, false),
             setbacks: 0,
             retry_at: None,
+            at_end: None,
+            walked_at: now,
             surveyed_ms: None,
             reports: Vec::new(),
             reported_at: now,
@@ -322,6 +330,8 @@ impl Drain {
                 }
             }
         }
+        self.at_end = None;
+        let committed = self.main.log.committed();
         let bytes = self.allowance(false);
         if bytes == 0 {
             return Ok(false);
@@ -337,7 +347,13 @@ impl Drain {
             limit: self.main.sift.current().map_or(Sequence::MAX, |(_, last)| last),
         };
         match self.main.walk(bytes, &mut out) {
-            Ok(walk) => self.walked(false, walk),
+            Ok(walk) => {
+                self.at_end = (walk.stop == Stop::End).then_some(committed);
+                if walk.sent > 0 {
+                    self.walked_at = Instant::now();
+                }
+                self.walked(false, walk)
+            }
             Err(error) => {
                 self.trouble(format!("{error}; the forwarder tries again"));
                 Ok(false)
@@ -418,7 +434,13 @@ impl Drain {
 
     /// Waits for reports, commits, or the time of something.
     fn rest(&mut self) {
+        // Records that come one by one are taken together: thousands of walks a second would only cost.
+        std::thread::sleep(GATHER.saturating_sub(self.walked_at.elapsed()));
         let now = Instant::now();
+        self.shared.signal.mind_commits(self.at_end.is_some());
+        if self.at_end.is_some_and(|seen| self.main.log.committed() > seen) {
+            return;
+        }
         if self.sent() == 0 {
             self.publish(true);
         }

@@ -187,9 +187,9 @@ impl From<IngestError> for Problem {
         let detail = error.to_string();
         match error {
             IngestError::Malformed(_) => Self::new(Reason::Malformed, detail),
-            IngestError::RecordTooLarge { .. } | IngestError::TooManyRecords { .. } => {
-                Self::new(Reason::TooLarge, detail)
-            }
+            IngestError::RecordTooLarge { .. }
+            | IngestError::TooManyRecords { .. }
+            | IngestError::RequestTooLarge { .. } => Self::new(Reason::TooLarge, detail),
             IngestError::MediaType { .. } => Self::new(Reason::MediaType, detail),
             IngestError::ContentEncoding { .. } => {
                 Self::new(Reason::MediaType, detail).with(header::ACCEPT_ENCODING, "identity")
@@ -203,7 +203,7 @@ impl From<AppendError> for Problem {
         match error {
             AppendError::Full { .. } => Self::new(
                 Reason::WalFull,
-                "the gateway's log is full: Kafka has not taken the backlog yet. This request was not taken; keep it and \
+                "the gateway's log has reached its limit (wal.bytes_max): Kafka has not taken the backlog yet. This request was not taken; keep it and \
                  send it again later. What was answered OK before is safe on disk.",
             ),
             AppendError::DiskLow { .. } => Self::new(

@@ -23,7 +23,7 @@ const FREE_BYTES: usize = 64 << 10;
 /// The budget is kept in pieces of this size, so that a large body asks now and then.
 const PIECE_BYTES: usize = 64 << 10;
 
-/// Checks the head against the limits. (hyper's own, higher ones would be a 431 without a word.)
+/// Checks the head against the limits. (hyper's own, higher ones are the next line: see socket.rs.)
 pub(super) fn check_head<B>(request: &Request<B>, header_bytes_max: usize, headers_max: usize) -> Result<(), Problem> {
     let headers = request.headers();
     if headers.len() > headers_max {

@@ -110,6 +110,8 @@ pub struct Gateway {
     sources: HashMap<String, SourceState>,
     in_flight: Semaphore,
     bodies: limits::Bodies,
+    /// Turns at parsing large bodies.
+    encoders: Arc<Semaphore>,
     counters: Counters,
     /// The WAL's identity, ready to be sent.
     wal_id: String,
@@ -154,6 +156,7 @@ impl Gateway {
         Ok(Arc::new(Self {
             in_flight: Semaphore::new(options.in_flight_max),
             bodies: limits::Bodies::new(options.body_bytes_max, options.body_timeout),
+            encoders: Arc::new(Semaphore::new(produce::ENCODERS_MAX)),
             sources,
             counters,
             wal_id,

@@ -23,6 +23,8 @@ const ALLOW: &str = "POST";
 /// Above it a body is parsed on a thread of its own: milliseconds of parsing would hold up every other
 /// request of the same thread.
 const INLINE_BYTES_MAX: usize = 256 << 10;
+/// How many such bodies are parsed at once: each may become a batch of the largest size.
+pub(super) const ENCODERS_MAX: usize = 4;
 /// How many sources a 404 names.
 const SOURCES_NAMED_MAX: usize = 20;
 /// The topics that Kafka keeps for itself.
@@ -126,17 +128,25 @@ async fn take(
     let limits = ingest::Limits {
         record_bytes_max: gateway.options.record_bytes_max,
         records_max: gateway.options.records_max,
+        request_bytes_max: crate::wal::COMMIT_BYTES_MAX,
     };
     let (batch, taken) = if body.bytes.len() > INLINE_BYTES_MAX {
+        let unfinished = || {
+            Problem::new(
+                Reason::Busy,
+                "the gateway could not finish reading this request. Nothing of it was taken; send it again.",
+            )
+        };
+        let turn = Arc::clone(&gateway.encoders).acquire_owned().await;
+        let turn = turn.map_err(|_| unfinished())?;
         let bytes = body.bytes.clone();
-        tokio::task::spawn_blocking(move || encode(media, shape, &bytes, envelope, limits))
-            .await
-            .map_err(|_| {
-                Problem::new(
-                    Reason::Busy,
-                    "the gateway could not finish reading this request. Nothing of it was taken; send it again.",
-                )
-            })??
+        let encoding = tokio::task::spawn_blocking(move || {
+            let encoded = encode(media, shape, &bytes, envelope, limits);
+            // With the thread, not with the request: a client that leaves does not stop the thread.
+            drop(turn);
+            encoded
+        });
+        encoding.await.map_err(|_| unfinished())??
     } else {
         encode(media, shape, &body.bytes, envelope, limits)?
     };

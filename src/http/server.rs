@@ -43,8 +43,10 @@ const DOOR_TICK: Duration = Duration::from_millis(100);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// How long a connection without a request may take to close.
 const CLOSE_GRACE: Duration = Duration::from_secs(5);
-/// hyper's own smallest buffer.
-const HYPER_BUFFER_BYTES_MIN: usize = 64 << 10;
+/// How many headers hyper takes without being asked to.
+const HYPER_HEADERS_DEFAULT: usize = 100;
+/// The smallest buffer of a connection: also how much of a body is read at once.
+const BUFFER_BYTES_MIN: usize = 64 << 10;
 
 /// What a listener serves.
 pub(super) trait App: Send + Sync + 'static {
@@ -135,9 +137,12 @@ struct Accept<A> {
 impl<A: App> Accept<A> {
     fn new(app: Arc<A>, options: Options) -> Self {
         let mut http = http1::Builder::new();
-        // Beyond hyper's limits there is a status and no word, so ours come first, at half of them.
-        http.max_headers(options.headers_max.saturating_mul(2).max(64))
-            .max_buf_size(options.header_bytes_max.saturating_mul(2).max(HYPER_BUFFER_BYTES_MIN))
+        // Its default number costs no memory per request; a higher one is allocated for each.
+        if options.headers_max > HYPER_HEADERS_DEFAULT {
+            http.max_headers(options.headers_max);
+        }
+        // Above our own limit, so that ours comes first and says by how much.
+        http.max_buf_size(options.header_bytes_max.saturating_mul(2).max(BUFFER_BYTES_MIN))
             .header_read_timeout(None)
             .timer(TokioTimer::new())
             .keep_alive(true)

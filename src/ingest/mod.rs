@@ -42,6 +42,15 @@ pub enum IngestError {
         /// The limit.
         records_max: usize,
     },
+    /// All records together are more than one commit takes.
+    #[error(
+        "the records of this request have more than {bytes_max} bytes, counting topic, key and headers for each. None of \
+         it was taken; send it in parts, or with fewer headers."
+    )]
+    RequestTooLarge {
+        /// The limit.
+        bytes_max: usize,
+    },
     /// A media type that this path does not take.
     #[error("the media type {given} is not taken here; taken are: {taken}. Set Content-Type to what the body is.")]
     MediaType {
@@ -241,6 +250,9 @@ pub struct Limits {
     pub record_bytes_max: usize,
     /// Records of one request.
     pub records_max: usize,
+    /// Payload bytes of all records of one request. A few bytes of body can be a record with all the
+    /// request's headers, so the body's own limit is none for this.
+    pub request_bytes_max: usize,
 }
 
 /// What a request gave.
@@ -336,6 +348,11 @@ impl<F: FnMut(&Record)> Out<F> {
                 record: self.next(),
                 bytes,
                 bytes_max: self.limits.record_bytes_max,
+            });
+        }
+        if self.taken.bytes + bytes as u64 > self.limits.request_bytes_max as u64 {
+            return Err(IngestError::RequestTooLarge {
+                bytes_max: self.limits.request_bytes_max,
             });
         }
         self.record.value.get_or_insert_default().extend_from_slice(value);

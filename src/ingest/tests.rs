@@ -8,6 +8,7 @@ use super::*;
 const LIMITS: Limits = Limits {
     record_bytes_max: 1000,
     records_max: 10,
+    request_bytes_max: 5000,
 };
 
 fn envelope(key: Key) -> Envelope {
@@ -242,6 +243,18 @@ fn limits_are_per_record_and_name_it() {
     assert!(records(Media::Ndjson, Shape::Many, "1\n".repeat(10).as_bytes(), Key::None).is_ok());
     let error = records(Media::Json, Shape::One, b"{}", Key::Given(vec![0; 1000])).unwrap_err();
     assert!(matches!(error, IngestError::RecordTooLarge { record: 1, .. }));
+}
+
+#[test]
+fn headers_cannot_multiply_a_small_body_without_limit() {
+    let mut large = envelope(Key::None);
+    large.headers.push(("h".into(), vec![b'x'; 900]));
+    let mut given = 0;
+    let error = read(Media::Ndjson, Shape::Many, b"1\n2\n3\n4\n5\n6\n", large, LIMITS, |_| {
+        given += 1
+    })
+    .unwrap_err();
+    assert_eq!((error, given), (IngestError::RequestTooLarge { bytes_max: 5000 }, 5));
 }
 
 #[test]

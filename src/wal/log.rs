@@ -172,7 +172,7 @@ impl Log {
         // Read from the lowest to the highest, so that a change in between cannot turn the order round.
         let trimmed = lock(&self.shared.row).first().map_or(0, |first| first - 1);
         let acked = self.shared.acked.load(Ordering::Acquire);
-        let committed = self.shared.committed.load(Ordering::Acquire);
+        let committed = self.shared.committed_sequence();
         let next = self.shared.next.load(Ordering::Acquire);
         Watermarks {
             trimmed: trimmed.min(acked),
@@ -180,6 +180,12 @@ impl Log {
             committed,
             next: next.max(committed + 1),
         }
+    }
+
+    /// Everything up to here is on disk.
+    #[must_use]
+    pub fn committed(&self) -> Sequence {
+        self.shared.committed_sequence()
     }
 
     /// A reader that begins at `from`, or at the first record that is still there.
@@ -226,7 +232,7 @@ impl Log {
         Ok(())
     }
 
-    /// `signal` is notified after each commit, until it is dropped.
+    /// `signal` is notified after each commit while it minds them, until it is dropped.
     pub fn subscribe(&self, signal: &Arc<Signal>) {
         lock(&self.shared.subscribers).push(Arc::downgrade(signal));
     }
@@ -338,7 +344,7 @@ impl Shared {
 
     /// Everything up to here is on disk.
     pub(super) fn committed_sequence(&self) -> Sequence {
-        self.committed.load(Ordering::Acquire)
+        self.committed.load(Ordering::SeqCst)
     }
 
     /// Everything up to here is settled.
@@ -392,10 +398,11 @@ impl Shared {
                 }
             }
         }
-        self.committed.store(last, Ordering::Release);
+        // In one order with the flag that `Signal::committed` looks at: no commit is missed.
+        self.committed.store(last, Ordering::SeqCst);
         lock(&self.subscribers).retain(|subscriber| match subscriber.upgrade() {
             Some(signal) => {
-                signal.notify();
+                signal.committed();
                 true
             }
             None => false,

@@ -1,5 +1,6 @@
 //! Something a thread can wait on until one of several others has news for it.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Condvar, Mutex};
 use std::time::Duration;
 
@@ -10,6 +11,7 @@ use super::log::lock;
 pub struct Signal {
     set: Mutex<bool>,
     changed: Condvar,
+    minds_commits: AtomicBool,
 }
 
 impl Signal {
@@ -19,6 +21,19 @@ impl Signal {
         if !*set {
             *set = true;
             self.changed.notify_one();
+        }
+    }
+
+    /// Whether a commit ends the wait: not for a thread that has more to read than it can use, which
+    /// thousands of commits a second would wake for nothing.
+    pub fn mind_commits(&self, mind: bool) {
+        self.minds_commits.store(mind, Ordering::SeqCst);
+    }
+
+    /// As [`notify`](Self::notify), where commits are minded.
+    pub(super) fn committed(&self) {
+        if self.minds_commits.load(Ordering::SeqCst) {
+            self.notify();
         }
     }
 

@@ -302,10 +302,15 @@ fn dev_delivers_what_its_curl_line_posts() {
     assert_eq!(String::from_utf8_lossy(&curled.stdout).trim(), "OK", "{curl}");
     poll("the delivery is printed", seconds(30), || {
         let said = said();
-        // The topic is the source's name, which the line posted to.
-        said.get(before..)?
+        let delivered = said
+            .get(before..)?
             .lines()
-            .find(|line| line.contains("_pro"))
-            .map(str::to_owned)
+            .find(|line| line.starts_with("delivered "))?
+            .to_owned();
+        assert!(
+            delivered.contains("topic=financial_pro") && delivered.contains(r#"{"test01":"111""#),
+            "{delivered}"
+        );
+        Some(())
     });
 }

@@ -9,6 +9,7 @@
 #[macro_use]
 mod support;
 
+mod bad_input;
 mod checker;
 mod cli;
 mod crash;
@@ -28,6 +29,7 @@ fn main() -> ExitCode {
         harness::CASES,
         checker::CASES,
         http::CASES,
+        bad_input::CASES,
         forward::CASES,
         crash::CASES,
         cli::CASES,

@@ -5,10 +5,11 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use super::client::{Answer, Client, agent, answer};
 use super::kafka::Kafka;
-use super::{poll, seconds, wait_until};
+use super::poll;
 
 /// The binary under test.
 pub const BINARY: &str = env!("CARGO_BIN_EXE_tidegate");
@@ -82,80 +83,6 @@ impl Config {
         let section = self.0.entry(name).or_insert_with(|| toml::Table::new().into());
         section.as_table_mut().expect("a table")
     }
-}
-
-/// What the client read.
-#[derive(Debug, Clone)]
-pub struct Answer {
-    pub status: u16,
-    pub headers: BTreeMap<String, String>,
-    pub body: String,
-}
-
-impl Answer {
-    pub fn header(&self, name: &str) -> &str {
-        self.headers.get(name).map_or("", String::as_str)
-    }
-
-    /// The body as JSON; the test fails when it is none.
-    #[track_caller]
-    pub fn json(&self) -> serde_json::Value {
-        serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("no JSON ({error}): {self:?}"))
-    }
-}
-
-/// An HTTP client that keeps its connections. One for each thread.
-pub struct Client {
-    agent: ureq::Agent,
-    ingest: String,
-}
-
-impl Client {
-    /// POST to the ingest listener. An error means that the answer is unknown.
-    pub fn post(&self, path: &str, content_type: &str, body: &[u8]) -> Result<Answer, String> {
-        self.post_with(path, &[("content-type", content_type)], body)
-    }
-
-    /// POST with headers.
-    pub fn post_with(&self, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Result<Answer, String> {
-        let mut request = self.agent.post(format!("http://{}{path}", self.ingest));
-        for (name, value) in headers {
-            request = request.header(*name, *value);
-        }
-        answer(request.send(body))
-    }
-
-    /// GET on the ingest listener.
-    pub fn get(&self, path: &str) -> Result<Answer, String> {
-        answer(self.agent.get(format!("http://{}{path}", self.ingest)).call())
-    }
-}
-
-fn agent() -> ureq::Agent {
-    ureq::Agent::config_builder()
-        .http_status_as_error(false)
-        .timeout_global(Some(seconds(60)))
-        .proxy(None)
-        .build()
-        .into()
-}
-
-fn answer(result: Result<ureq::http::Response<ureq::Body>, ureq::Error>) -> Result<Answer, String> {
-    let mut response = result.map_err(|error| error.to_string())?;
-    let headers = response
-        .headers()
-        .iter()
-        .map(|(name, value)| (name.to_string(), String::from_utf8_lossy(value.as_bytes()).into_owned()))
-        .collect();
-    let body = response
-        .body_mut()
-        .read_to_string()
-        .map_err(|error| error.to_string())?;
-    Ok(Answer {
-        status: response.status().as_u16(),
-        headers,
-        body,
-    })
 }
 
 /// A gateway: its folder, and its process while it runs. Dropped: killed, and the folder removed.
@@ -252,10 +179,7 @@ impl Gateway {
     }
 
     pub fn client(&self) -> Client {
-        Client {
-            agent: agent(),
-            ingest: self.ingest.clone(),
-        }
+        Client::new(&self.ingest)
     }
 
     pub fn sigkill(&mut self) {
@@ -314,12 +238,34 @@ impl Gateway {
     /// Waits until nothing is left to forward.
     #[track_caller]
     pub fn wait_drained(&self, limit: Duration) {
-        wait_until("the backlog is forwarded", limit, || {
-            self.admin("/metrics").is_ok_and(|answer| {
-                let metrics = parse_metrics(&answer.body);
-                sum(&metrics, "tidegate_wal_acked_sequence") == sum(&metrics, "tidegate_wal_committed_sequence")
-            })
-        });
+        let started = Instant::now();
+        loop {
+            self.assert_running();
+            let scrape = self.admin("/metrics").map(|answer| parse_metrics(&answer.body));
+            let drained = scrape.as_ref().is_ok_and(|metrics| {
+                sum(metrics, "tidegate_wal_acked_sequence") == sum(metrics, "tidegate_wal_committed_sequence")
+            });
+            if drained {
+                return;
+            }
+            // A backlog that stays is worth a look inside.
+            assert!(
+                started.elapsed() < limit,
+                "after {limit:?} the backlog is not forwarded: {:?}\n{scrape:?}",
+                self.admin("/v1/status").map(|answer| answer.body)
+            );
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// Fails the test at once when the process has ended: nothing that is waited for will come.
+    #[track_caller]
+    pub fn assert_running(&self) {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid())).unwrap_or_default();
+        assert!(
+            !stat.is_empty() && !stat.contains(") Z "),
+            "the gateway has ended by itself"
+        );
     }
 
     /// Resident memory in bytes.

@@ -6,7 +6,8 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use super::JSON;
-use super::gateway::{Answer, Client, Gateway};
+use super::client::{Answer, Client};
+use super::gateway::Gateway;
 use super::ledger::{Ledger, Outcome};
 
 /// Client threads at work on one gateway.

@@ -5,6 +5,7 @@
 //! waits for a condition, with a limit.
 
 pub mod ab;
+pub mod client;
 pub mod gateway;
 pub mod kafka;
 pub mod ledger;

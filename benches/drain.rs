@@ -1,0 +1,212 @@
+//! Draining a backlog of 1 GB into a real Kafka against its limit: librdkafka's own producer with the same
+//! records from memory. Memory and rate of the forwarder with the whole backlog before it.
+//!
+//! `cargo bench --bench drain`; the broker is the tests' (`./tests/run` fetches it). `TIDEGATE_BENCH_GB` is
+//! the backlog in GB of payload, 1 by default.
+#![allow(missing_docs, dead_code, unused_imports, unused_macros)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
+
+mod common;
+#[path = "../tests/it/support/mod.rs"]
+mod support;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use common::Row;
+use rdkafka::ClientConfig;
+use rdkafka::message::{Header, OwnedHeaders};
+use rdkafka::producer::{BaseRecord, DefaultProducerContext, Producer as _, ThreadedProducer};
+use rdkafka::types::RDKafkaErrorCode;
+use tidegate::forward::{Forwarder, Options};
+use tidegate::record::Record;
+use tidegate::wal::{self, Batch, Wal};
+
+use support::kafka::Kafka;
+
+const RECORDS_PER_BATCH: u64 = 500;
+
+fn record(i: u64) -> Record {
+    Record {
+        topic: "drain".into(),
+        key: None,
+        value: Some(common::json_record(i)),
+        headers: vec![("content-type".into(), b"application/json".to_vec())],
+        received_ms: tidegate::record::now_ms(),
+        origin: None,
+        idempotency: None,
+    }
+}
+
+fn open(path: &Path) -> Wal {
+    Wal::open(wal::Options {
+        path: path.to_path_buf(),
+        bytes_max: 1 << 40,
+        free_bytes_min: 0,
+        generation_bytes: 64 << 20,
+        compression: true,
+        retain: wal::Retain::Off,
+        linger: Duration::ZERO,
+    })
+    .unwrap()
+}
+
+/// Fills a log with `bytes` of payload; how many records that is.
+fn fill(path: &Path, bytes: u64) -> u64 {
+    let wal = open(path);
+    let (mut records, mut filled) = (0, 0);
+    while filled < bytes {
+        let mut batch = Batch::new();
+        for _ in 0..RECORDS_PER_BATCH {
+            let record = record(records);
+            filled += record.payload_bytes() as u64;
+            records += 1;
+            batch.push(&record);
+        }
+        wal.log().append(batch).unwrap().wait().unwrap();
+    }
+    wal.close().unwrap();
+    records
+}
+
+struct Run {
+    per_second: f64,
+    rss_mib: f64,
+    start_ms: f64,
+}
+
+/// The forwarder on the log, from opening it to its last acknowledgement.
+fn drain(path: &Path, kafka: &Kafka, records: u64) -> Run {
+    let before = common::rss_mib(std::process::id());
+    let began = Instant::now();
+    let wal = open(path);
+    let opened = began.elapsed();
+    let options = Options {
+        bootstrap_servers: kafka.bootstrap().into(),
+        client_id: "bench".into(),
+        properties: BTreeMap::new(),
+        in_flight_bytes_max: 64 << 20,
+        bytes_per_second_max: None,
+        on_delivery: None,
+    };
+    let began = Instant::now();
+    let forwarder = Forwarder::start(wal.clone(), options).unwrap();
+    let mut rss_mib: f64 = 0.0;
+    while wal.log().watermarks().acked < records {
+        assert!(
+            began.elapsed() < Duration::from_secs(300),
+            "not drained: {:?}",
+            forwarder.handle().status()
+        );
+        rss_mib = rss_mib.max(common::rss_mib(std::process::id()) - before);
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    let seconds = began.elapsed().as_secs_f64();
+    forwarder.shutdown(Duration::from_secs(5));
+    wal.close().unwrap();
+    Run {
+        per_second: records as f64 / seconds,
+        rss_mib,
+        start_ms: opened.as_secs_f64() * 1e3,
+    }
+}
+
+/// librdkafka with the forwarder's settings and records that are in memory already.
+fn raw(kafka: &Kafka, records: u64, headers: bool) -> f64 {
+    let producer: ThreadedProducer<DefaultProducerContext> = ClientConfig::new()
+        .set("bootstrap.servers", kafka.bootstrap())
+        .set("enable.idempotence", "true")
+        .set("acks", "all")
+        .set("message.timeout.ms", "0")
+        .set("linger.ms", "5")
+        .set("batch.size", "1000000")
+        .set("batch.num.messages", "10000")
+        .set("queue.buffering.max.messages", "200000")
+        .set("queue.buffering.max.kbytes", "131072")
+        .set("compression.type", "lz4")
+        .create()
+        .unwrap();
+    let values: Vec<Vec<u8>> = (0..10_000).map(common::json_record).collect();
+    let began = Instant::now();
+    for i in 0..records {
+        let mut record = BaseRecord::<(), [u8]>::to("drain").payload(values[(i % 10_000) as usize].as_slice());
+        if headers {
+            let seq = i.to_string();
+            record = record.headers(
+                OwnedHeaders::new_with_capacity(4)
+                    .insert(Header {
+                        key: "tidegate-received",
+                        value: Some("1767225600000"),
+                    })
+                    .insert(Header {
+                        key: "tidegate-wal",
+                        value: Some("f01d47af-8af8-4874-af91-a264009a0b0a"),
+                    })
+                    .insert(Header {
+                        key: "tidegate-seq",
+                        value: Some(&seq),
+                    })
+                    .insert(Header {
+                        key: "content-type",
+                        value: Some("application/json"),
+                    }),
+            );
+        }
+        while let Err((error, back)) = producer.send(record) {
+            assert_eq!(error.rdkafka_error_code(), Some(RDKafkaErrorCode::QueueFull));
+            record = back;
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+    while producer.in_flight_count() > 0 {
+        producer.flush(Duration::from_millis(100)).ok();
+    }
+    records as f64 / began.elapsed().as_secs_f64()
+}
+
+fn main() {
+    let gigabytes: f64 = std::env::var("TIDEGATE_BENCH_GB")
+        .ok()
+        .and_then(|text| text.parse().ok())
+        .unwrap_or(1.0);
+    let base = std::env::var_os("TIDEGATE_BENCH_DIR").map_or_else(|| "target".into(), std::path::PathBuf::from);
+    let (mut bare, mut with_headers, mut drained) = (Vec::new(), Vec::new(), Vec::new());
+    for _ in 0..common::runs() {
+        let kafka = Kafka::private();
+        kafka.create_topic("drain", 1, &[]);
+        let folder = tempfile::tempdir_in(&base).unwrap();
+        let records = fill(folder.path(), (gigabytes * 1e9) as u64);
+        drained.push(drain(folder.path(), &kafka, records));
+        let records = records.min(1_000_000);
+        bare.push(raw(&kafka, records, false));
+        with_headers.push(raw(&kafka, records, true));
+    }
+    let row = |name: &str, figures: Vec<f64>| Row {
+        name: name.into(),
+        figures,
+    };
+    let same = "librdkafka's producer, the same records and headers";
+    let rows = [
+        row(same, with_headers),
+        row("librdkafka's producer, no headers", bare),
+        row("drain of the log", drained.iter().map(|run| run.per_second).collect()),
+    ];
+    common::print_table(
+        &format!("Drain of {gigabytes} GB into a real Kafka"),
+        "records/s",
+        &rows,
+        same,
+    );
+    let rows = [row(
+        "while draining, above what it was before",
+        drained.iter().map(|run| run.rss_mib).collect(),
+    )];
+    common::print_table("Resident memory at its highest", "MiB", &rows, "");
+    let rows = [row(
+        "opening the log with the backlog",
+        drained.iter().map(|run| run.start_ms).collect(),
+    )];
+    common::print_table("Time to open", "ms", &rows, "");
+    Kafka::end_shared();
+}
