@@ -17,6 +17,8 @@ const PROTECTED: &[(&[&str], &str)] = &[
             "max.in.flight*",
             "queuing.strategy",
             "msg_order_cmp",
+            // Would take the choice of the partition for records without a key from the forwarder.
+            "sticky.partitioning.linger.ms",
         ],
         "records reach Kafka in order and without repeats only this way",
     ),
