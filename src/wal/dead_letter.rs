@@ -43,7 +43,7 @@ pub(super) struct DeadLetters {
 }
 
 impl DeadLetters {
-    pub(super) fn load(log: Log) -> Result<Self, ReadError> {
+    pub(super) fn load(log: &Log) -> Result<Self, ReadError> {
         let mut known = HashSet::new();
         let mut reader = log.reader(log.watermarks().acked + 1);
         loop {
@@ -63,7 +63,7 @@ impl DeadLetters {
             }
         }
         Ok(Self {
-            log,
+            log: log.clone(),
             known: Mutex::new(known),
         })
     }

@@ -41,9 +41,9 @@ pub const PAYLOAD_BYTES_MAX: usize = FRAME_BYTES_MAX - HEADER_BYTES;
 /// Entries are put together up to so many bytes before compression: more of them compress better, and damage
 /// costs all that were put together.
 const RAW_BYTES_TARGET: usize = 32 * 1024;
-/// The most bytes of one entry: what 65,535 parts could hold is far more; this bounds what a header can
-/// make a reader allocate.
-pub const ENTRY_BYTES_MAX: usize = 32 * 1024 * 1024;
+/// The most payload bytes, before compression, that a header is believed to have: bounds what one can make a
+/// reader allocate. Above every batch that a writer takes.
+pub const RAW_BYTES_MAX: usize = 33 * 1024 * 1024;
 /// Bytes in front of each entry.
 pub const ENTRY_PREFIX_BYTES: usize = 4;
 
@@ -128,7 +128,7 @@ pub fn peek(bytes: &[u8], key: Key) -> Option<Header> {
     let sane = header.count >= 1
         && header.part < header.parts
         && header.stored_bytes as usize <= PAYLOAD_BYTES_MAX
-        && header.raw_bytes as usize <= ENTRY_BYTES_MAX
+        && header.raw_bytes as usize <= RAW_BYTES_MAX
         && header.first >= 1
         && header.first < u64::MAX / 2
         && header.commit_first <= header.first

@@ -116,13 +116,19 @@ impl Generation {
     }
 
     /// The frames from the one that may hold `from`, in order, uncommitted ones included.
-    pub fn frames_from(&self, from: Sequence) -> impl Iterator<Item = io::Result<impl AsRef<[u8]> + use<>>> + use<> {
+    ///
+    /// # Errors
+    /// sled's, here or at any frame: a page of it cannot be read back. The file's scan may still find the frames.
+    pub fn frames_from(
+        &self,
+        from: Sequence,
+    ) -> io::Result<impl Iterator<Item = io::Result<impl AsRef<[u8]> + use<>>> + use<>> {
         // The frame that holds `from` begins at or before it.
-        let start = self.db.get_lt(place(from.saturating_add(1), 0)).ok().flatten();
+        let start = self.db.get_lt(place(from.saturating_add(1), 0)).map_err(io_error)?;
         let lower = start.map_or_else(|| place(from, 0).to_vec(), |(key, _)| key.to_vec());
         // Of a split entry, begin with its first part.
         let lower = lower.get(..8).map_or_else(|| place(from, 0).to_vec(), <[u8]>::to_vec);
-        self.db.range(lower..).values().map(|value| value.map_err(io_error))
+        Ok(self.db.range(lower..).values().map(|value| value.map_err(io_error)))
     }
 }
 

@@ -27,6 +27,9 @@ use crate::record::Sequence;
 /// The folder for generations that were found damaged.
 pub const DAMAGED: &str = "damaged";
 
+/// An empty file in a generation's folder: it is to be set aside, also after a restart.
+const DAMAGED_MARK: &str = "damaged";
+
 /// What of the acknowledged generations is kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Retain {
@@ -54,8 +57,10 @@ pub struct Entry {
     pub disk_bytes: u64,
     /// When it was last written.
     pub sealed: SystemTime,
-    /// Sequences in it that were committed and cannot be read.
+    /// Sequences in it that were committed and cannot be read, as far as this process knows.
     pub damaged: Vec<(Sequence, Sequence)>,
+    /// Something in it could not be read, now or before a restart: it is not deleted.
+    pub set_aside: bool,
 }
 
 impl Entry {
@@ -83,6 +88,37 @@ pub struct Place {
 /// All of them, oldest first.
 pub struct Row {
     entries: VecDeque<Entry>,
+}
+
+/// What became of a generation, and the bytes of its file.
+pub enum Retired {
+    /// To be removed.
+    Gone(PathBuf, u64),
+    /// Kept in the folder [`DAMAGED`].
+    Aside(PathBuf, u64),
+}
+
+/// Moves a generation's folder to those that were found damaged.
+///
+/// # Errors
+/// The system's.
+pub fn set_aside(folder: &Path, generation: &Path) -> io::Result<PathBuf> {
+    let aside = folder.join(DAMAGED);
+    fs::create_dir_all(&aside)?;
+    let target = aside.join(generation.file_name().unwrap_or_default());
+    fs::rename(generation, &target)?;
+    durable::sync_folder(&aside)?;
+    Ok(target)
+}
+
+/// Bytes of all files below a folder; 0 where it is not there.
+pub fn folder_bytes(folder: &Path) -> u64 {
+    let Ok(items) = fs::read_dir(folder) else { return 0 };
+    let bytes = |item: fs::DirEntry| match item.file_type() {
+        Ok(kind) if kind.is_dir() => folder_bytes(&item.path()),
+        _ => item.metadata().map_or(0, |meta| meta.len()),
+    };
+    items.filter_map(Result::ok).map(bytes).sum()
 }
 
 fn key_text(key: Key) -> String {
@@ -130,6 +166,7 @@ impl Row {
                     disk_bytes,
                     sealed,
                     damaged: Vec::new(),
+                    set_aside: item.path().join(DAMAGED_MARK).exists(),
                 });
             }
         }
@@ -158,92 +195,79 @@ impl Row {
         Ok((path, made?))
     }
 
-    /// Puts a prepared store to use: from `first` on, entries go there. Returns the one that was written
-    /// before, to be closed where nobody waits.
+    /// Gives a prepared store its place: from `first` on, entries go there once it is pushed.
     ///
     /// # Errors
-    /// The system's; the row is as before then.
-    pub fn advance(
-        &mut self,
-        folder: &Path,
-        (path, store): (PathBuf, Generation),
-        first: Sequence,
-    ) -> io::Result<Option<Arc<Generation>>> {
+    /// The system's.
+    pub fn put_to_use(folder: &Path, (path, store): (PathBuf, Generation), first: Sequence) -> io::Result<Entry> {
         let key = store.key();
         let target = folder.join(format!("gen-{first:020}-{}", key_text(key)));
         fs::rename(&path, &target)?;
         durable::sync_folder(folder)?;
-        let disk_bytes = store.data_bytes()?;
+        Ok(Entry {
+            first,
+            key,
+            folder: target,
+            disk_bytes: store.data_bytes()?,
+            live: Some(Arc::new(store)),
+            raw_bytes: Some(0),
+            sealed: SystemTime::now(),
+            damaged: Vec::new(),
+            set_aside: false,
+        })
+    }
+
+    /// Adds the newest. Returns the one that was written before, to be closed where nobody waits.
+    pub fn push(&mut self, entry: Entry) -> Option<Arc<Generation>> {
         let sealed = self.entries.back_mut().and_then(|last| {
             last.sealed = SystemTime::now();
             last.live.take()
         });
-        self.entries.push_back(Entry {
-            first,
-            key,
-            folder: target,
-            live: Some(Arc::new(store)),
-            raw_bytes: Some(0),
-            disk_bytes,
-            sealed: SystemTime::now(),
-            damaged: Vec::new(),
-        });
-        Ok(sealed)
+        self.entries.push_back(entry);
+        sealed
     }
 
-    /// Takes generations from the front that hold nothing above `acked` and are not retained, and renames
-    /// them so that a half-done removal is not mistaken for damage. Returns what to remove, and what was set
-    /// aside as damaged. `pressed`: space is short, retain nothing.
+    /// Takes a generation from the front that holds nothing above `acked` and is not retained, and renames it
+    /// so that a half-done removal is not mistaken for damage. `pressed`: space is short, retain nothing.
     ///
     /// # Errors
-    /// The system's.
+    /// The system's; the row is as before.
     pub fn retire(
         &mut self,
         folder: &Path,
         acked: Sequence,
         retain: Retain,
         pressed: bool,
-    ) -> io::Result<(Vec<PathBuf>, Vec<PathBuf>)> {
-        let (mut gone, mut aside) = (Vec::new(), Vec::new());
-        while let Some(second) = self.entries.get(1) {
-            let end = second.first;
-            let kept: u64 = self
-                .entries
-                .iter()
-                .take_while(|entry| entry.first <= acked)
-                .map(|e| e.disk_bytes)
-                .sum();
-            let Some(oldest) = self.entries.front() else { break };
-            let retained = !pressed
-                && match retain {
-                    Retain::Off => false,
-                    Retain::Bytes(bytes) => kept <= bytes,
-                    Retain::Time(age) => oldest.sealed.elapsed().is_ok_and(|elapsed| elapsed < age),
-                };
-            if end > acked.saturating_add(1) || retained || oldest.live.is_some() {
-                break;
-            }
-            let name = oldest
-                .folder
-                .file_name()
-                .unwrap_or_default()
-                .to_string_lossy()
-                .into_owned();
-            if oldest.damaged.is_empty() {
-                let target = folder.join(format!("gone-{name}"));
-                fs::rename(&oldest.folder, &target)?;
-                gone.push(target);
-            } else {
-                let aside_folder = folder.join(DAMAGED);
-                fs::create_dir_all(&aside_folder)?;
-                let target = aside_folder.join(name);
-                fs::rename(&oldest.folder, &target)?;
-                durable::sync_folder(&aside_folder)?;
-                aside.push(target);
-            }
-            self.entries.pop_front();
+    ) -> io::Result<Option<Retired>> {
+        let Some(end) = self.entries.get(1).map(|second| second.first) else {
+            return Ok(None);
+        };
+        let kept: u64 = (self.entries.iter().take_while(|entry| entry.first <= acked))
+            .map(|e| e.disk_bytes)
+            .sum();
+        let Some(oldest) = self.entries.front() else {
+            return Ok(None);
+        };
+        let retained = !pressed
+            && match retain {
+                Retain::Off => false,
+                Retain::Bytes(bytes) => kept <= bytes,
+                Retain::Time(age) => oldest.sealed.elapsed().is_ok_and(|elapsed| elapsed < age),
+            };
+        if end > acked.saturating_add(1) || retained || oldest.live.is_some() {
+            return Ok(None);
         }
-        Ok((gone, aside))
+        let bytes = oldest.disk_bytes;
+        let retired = if oldest.set_aside {
+            Retired::Aside(set_aside(folder, &oldest.folder)?, bytes)
+        } else {
+            let name = oldest.folder.file_name().unwrap_or_default().to_string_lossy();
+            let target = folder.join(format!("gone-{name}"));
+            fs::rename(&oldest.folder, &target)?;
+            Retired::Gone(target, bytes)
+        };
+        self.entries.pop_front();
+        Ok(Some(retired))
     }
 
     /// Drops the newest generation from the row because it holds nothing; returns its folder.
@@ -298,6 +322,12 @@ impl Row {
         let new = (first..=last).filter(|sequence| !known(sequence)).count() as u64;
         if new > 0 {
             entry.damaged.push((first, last));
+            entry.set_aside = true;
+            let marked =
+                fs::File::create(entry.folder.join(DAMAGED_MARK)).and_then(|_| durable::sync_folder(&entry.folder));
+            if let Err(error) = marked {
+                tracing::warn!(%error, "a damaged generation cannot be marked: after a restart it may be removed");
+            }
         }
         new
     }

@@ -11,8 +11,8 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use super::generation::Generation;
-use super::generations::Row;
-use super::log::{Shared, lock};
+use super::generations::{Retired, Row};
+use super::log::{PoisonOnPanic, Shared, lock};
 use super::signal::Signal;
 
 /// The witness is fsynced this often: what a power loss may hide of the last commit's fate.
@@ -23,6 +23,7 @@ const WITNESS_SYNC_EVERY: Duration = Duration::from_secs(1);
 pub struct Chores {
     prepared: Mutex<Option<(PathBuf, Generation)>>,
     sealed: Mutex<Vec<Arc<Generation>>>,
+    gone: Mutex<Vec<PathBuf>>,
     signal: Signal,
     closed: AtomicBool,
 }
@@ -37,6 +38,11 @@ impl Chores {
     pub fn close(&self) {
         self.closed.store(true, Ordering::Release);
         self.signal.notify();
+    }
+
+    /// Whether the next generation is ready.
+    pub fn has_prepared(&self) -> bool {
+        lock(&self.prepared).is_some()
     }
 
     /// The generation made ahead, if it is ready; the next one is made.
@@ -55,6 +61,7 @@ impl Chores {
 
 /// The thread's body.
 pub fn run(shared: &Arc<Shared>) {
+    let _guard = PoisonOnPanic(shared);
     let mut synced = Instant::now();
     let mut complained = false;
     loop {
@@ -79,9 +86,9 @@ pub fn run(shared: &Arc<Shared>) {
         }
         if synced.elapsed() >= WITNESS_SYNC_EVERY {
             synced = Instant::now();
-            let synced = lock(&shared.witness)
-                .unsynced()
-                .and_then(|file| file.as_ref().map_or(Ok(()), File::sync_data));
+            // The lock is not held during the fsync.
+            let file = lock(&shared.witness).unsynced();
+            let synced = file.and_then(|file| file.as_ref().map_or(Ok(()), File::sync_data));
             if let Err(error) = synced {
                 shared.poison.set(format!("fsync of the witness failed: {error}"));
             }
@@ -109,31 +116,50 @@ fn prepare(shared: &Shared) -> io::Result<()> {
     Ok(())
 }
 
-fn retire(shared: &Shared) -> io::Result<()> {
-    let acked = shared.acked_sequence();
-    // What was acknowledged must be on disk before what it allows to be removed is gone: otherwise a power
-    // loss would look like a lost generation.
-    let removable = lock(&shared.row)
-        .place(0)
-        .and_then(|place| place.end)
-        .is_some_and(|end| end <= acked + 1);
-    if !removable {
-        return Ok(());
-    }
-    lock(&shared.witness).sync()?;
-    let pressed = shared.quota.check(shared.options.generation_bytes, false).is_err();
-    let (gone, aside) = {
-        let mut row = lock(&shared.row);
-        let before = row.disk_bytes();
-        let retired = row.retire(&shared.options.folder, acked, shared.options.retain, pressed);
-        shared.quota.moved(before, row.disk_bytes());
-        retired?
+/// Takes what is acknowledged out of the row, and removes it.
+pub fn retire(shared: &Shared) -> io::Result<()> {
+    let removable = |acked| {
+        let first = lock(&shared.row).place(0);
+        first.and_then(|place| place.end).is_some_and(|end| end <= acked + 1)
     };
-    for folder in aside {
-        tracing::warn!(log = shared.options.name, folder = %folder.display(), "a damaged generation was set aside");
+    if removable(shared.acked_sequence()) {
+        // What was acknowledged must be on disk before what it allows to be removed is gone: otherwise a crash
+        // would look like a lost generation. So it is the witness that says how far.
+        let acked = {
+            let mut witness = lock(&shared.witness);
+            if let Err(error) = witness.sync() {
+                shared.poison.set(format!("fsync of the witness failed: {error}"));
+                return Err(error);
+            }
+            witness.marks().acked
+        };
+        let options = &shared.options;
+        loop {
+            let pressed = shared.quota.check(options.generation_bytes, false).is_err();
+            let retired = lock(&shared.row).retire(&options.folder, acked, options.retain, pressed)?;
+            match retired {
+                None => break,
+                Some(Retired::Gone(folder, bytes)) => {
+                    shared.quota.moved(bytes, 0);
+                    lock(&shared.chores.gone).push(folder);
+                }
+                Some(Retired::Aside(folder, bytes)) => {
+                    shared.aside_bytes.fetch_add(bytes, Ordering::Relaxed);
+                    tracing::warn!(log = options.name, folder = %folder.display(), "a damaged generation was set aside");
+                }
+            }
+        }
     }
-    for folder in gone {
-        fs::remove_dir_all(&folder)?;
-    }
-    Ok(())
+    // What cannot be removed now is tried again the next time.
+    let mut gone = std::mem::take(&mut *lock(&shared.chores.gone));
+    let mut failed = Ok(());
+    gone.retain(|folder| match fs::remove_dir_all(folder) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            failed = Err(error);
+            true
+        }
+        _ => false,
+    });
+    lock(&shared.chores.gone).extend(gone);
+    failed
 }

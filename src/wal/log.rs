@@ -22,11 +22,10 @@ use super::housekeeper::Chores;
 use super::poison::Poison;
 use super::quota::Quota;
 use super::reader::Reader;
-use super::scan::Index;
 use super::signal::Signal;
 use super::witness::{Marks, Witness};
 use super::writer::Queue;
-use super::{Batch, Commit, Watermarks, housekeeper, writer};
+use super::{Batch, Commit, Watermarks, durable, generations, housekeeper, recovery, writer};
 use crate::record::Sequence;
 
 /// How one log is opened.
@@ -64,6 +63,8 @@ pub struct Shared {
     pub(super) commit_began_ms: AtomicU64,
     /// Bytes of the live generation's file after the last commit.
     live_bytes: AtomicU64,
+    /// Bytes of what was set aside as damaged: they count, and only an operator removes them.
+    pub(super) aside_bytes: AtomicU64,
     damaged: AtomicU64,
     opened: Instant,
     subscribers: Mutex<Vec<Weak<Signal>>>,
@@ -86,6 +87,9 @@ impl Log {
     pub(super) fn open(options: LogOptions, quota: Arc<Quota>, poison: Arc<Poison>) -> Result<Self, OpenError> {
         let folder = options.folder.clone();
         fs::create_dir_all(&folder).map_err(OpenError::io("create", &folder))?;
+        if let Some(parent) = folder.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+            durable::sync_folder(parent).map_err(OpenError::io("fsync", parent))?;
+        }
         let (witness, marks) = Witness::open(&folder).map_err(OpenError::io("open the witness in", &folder))?;
         let mut row = Row::load(&folder).map_err(OpenError::io("read", &folder))?;
         let trimmed = row.first().map_or(0, |first| first - 1);
@@ -101,7 +105,7 @@ impl Log {
             committed: 0,
             acked: trimmed,
         });
-        let recovered = recover(&mut row, marks, options.name)?;
+        let recovered = recovery::recover(&folder, &mut row, marks, options.name)?;
         let acked = marks.acked;
         let next = recovered.next.max(marks.committed + 1);
         let prepared = Row::prepare(&folder).map_err(|source| OpenError::Io {
@@ -109,9 +113,10 @@ impl Log {
             path: folder.clone(),
             source,
         })?;
-        row.advance(&folder, prepared, next)
-            .map_err(OpenError::io("begin a generation in", &folder))?;
-        quota.moved(0, row.disk_bytes());
+        let newest =
+            Row::put_to_use(&folder, prepared, next).map_err(OpenError::io("begin a generation in", &folder))?;
+        row.push(newest);
+        let aside_bytes = generations::folder_bytes(&folder.join(generations::DAMAGED));
         let shared = Arc::new(Shared {
             options,
             queue: Queue::default(),
@@ -125,6 +130,7 @@ impl Log {
             acked: AtomicU64::new(acked.min(next - 1)),
             commit_began_ms: AtomicU64::new(0),
             live_bytes: AtomicU64::new(0),
+            aside_bytes: AtomicU64::new(aside_bytes),
             damaged: AtomicU64::new(0),
             opened: Instant::now(),
             subscribers: Mutex::default(),
@@ -138,32 +144,54 @@ impl Log {
                 acked: acked.min(next - 1),
             })
             .map_err(OpenError::io("write the witness in", &folder))?;
-        let mut threads = Vec::new();
+        shared.quota.moved(0, shared.disk_bytes());
+        // Space that is free already must not be waited for by who looks at the quota next.
+        if let Err(error) = housekeeper::retire(&shared) {
+            tracing::warn!(log = shared.options.name, %error, "acknowledged generations cannot be removed; tried again");
+        }
+        let log = Self {
+            shared,
+            threads: Arc::default(),
+        };
+        match log.start_threads() {
+            Ok(()) => Ok(log),
+            Err(source) => {
+                log.close();
+                log.shared.quota.moved(log.disk_bytes(), 0);
+                Err(OpenError::Io {
+                    what: "start a thread for",
+                    path: folder,
+                    source,
+                })
+            }
+        }
+    }
+
+    fn start_threads(&self) -> io::Result<()> {
         for (role, body) in [
             ("writer", writer::run as fn(&Arc<Shared>)),
             ("housekeeper", housekeeper::run as fn(&Arc<Shared>)),
         ] {
-            let shared = Arc::clone(&shared);
+            let shared = Arc::clone(&self.shared);
             let thread = std::thread::Builder::new()
                 .name(format!("{} {role}", shared.options.name))
-                .spawn(move || body(&shared))
-                .map_err(OpenError::io("start a thread for", &folder))?;
-            threads.push(thread);
+                .spawn(move || body(&shared))?;
+            lock(&self.threads).push(thread);
         }
-        Ok(Self {
-            shared,
-            threads: Arc::new(Mutex::new(threads)),
-        })
+        Ok(())
     }
 
     /// Queues a batch: all of it goes to disk or none. The [`Commit`] resolves once the fdatasync that covers
-    /// it returned. An empty batch is the caller's mistake and is refused as too large for nothing: `Closed`.
+    /// it returned. An empty batch comes to nothing: its receipt ends before it begins.
     ///
     /// # Errors
     /// At once where the answer is known already; otherwise the [`Commit`] has it.
     pub fn append(&self, batch: Batch) -> Result<Commit, AppendError> {
         self.shared.poison.check()?;
-        self.shared.queue.push(batch).map(Commit::new)
+        self.shared
+            .queue
+            .push(batch, self.shared.options.reserve)
+            .map(Commit::new)
     }
 
     /// The four watermarks: `trimmed <= acked <= committed < next`.
@@ -242,6 +270,10 @@ impl Log {
         self.shared.queue.close();
         self.shared.chores.close();
         for thread in lock(&self.threads).drain(..) {
+            // One that hangs on a dead disk may hold locks, and never ends: the process is about to.
+            if self.shared.poison.reason().is_some() && !finishes_within(&thread, HUNG_AFTER) {
+                return;
+            }
             if thread.join().is_err() {
                 self.shared.poison.set("a thread of the log panicked".to_owned());
             }
@@ -252,7 +284,14 @@ impl Log {
     }
 
     pub(super) fn disk_bytes(&self) -> u64 {
-        lock(&self.shared.row).disk_bytes()
+        self.shared.disk_bytes()
+    }
+
+    /// Why nothing can be appended although there is space, if so.
+    pub(super) fn stuck(&self) -> Option<String> {
+        let outgrown = self.shared.live_bytes.load(Ordering::Relaxed) >= self.shared.outgrown_bytes();
+        (outgrown && !self.shared.chores.has_prepared())
+            .then(|| "the next generation of the log cannot be made; see the gateway's log lines".to_owned())
     }
 
     pub(super) fn generations(&self) -> usize {
@@ -277,61 +316,27 @@ impl Log {
     }
 }
 
-struct Recovered {
-    next: Sequence,
-    damaged: Vec<(Sequence, Sequence)>,
+/// A thread of a poisoned log that takes longer to end is left behind.
+const HUNG_AFTER: Duration = Duration::from_secs(1);
+
+fn finishes_within(thread: &JoinHandle<()>, limit: Duration) -> bool {
+    let deadline = Instant::now() + limit;
+    while !thread.is_finished() && Instant::now() < deadline {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    thread.is_finished()
 }
 
-/// Finds where the log ends: by the newest generation that holds anything, and the witness.
-fn recover(row: &mut Row, marks: Marks, name: &'static str) -> Result<Recovered, OpenError> {
-    let mut next = row.first().unwrap_or(1);
-    let mut damaged = Vec::new();
-    while let Some(newest) = row.newest() {
-        let path = newest.data_path();
-        let index = match Index::scan(&path, newest.key) {
-            Ok(index) => Some(index),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
-            Err(source) => {
-                return Err(OpenError::Io {
-                    what: "read",
-                    path,
-                    source,
-                });
-            }
-        };
-        let (first, folder) = (newest.first, newest.folder.clone());
-        let tail = index.as_ref().and_then(Index::tail);
-        let end = match tail {
-            // Nothing of a later commit is there, so this one may have been torn; the witness knows better.
-            Some(tail) if tail.whole || tail.first <= marks.committed => tail.last + 1,
-            Some(tail) => tail.first,
-            None => first,
-        };
-        next = next.max(end).max(first);
-        if end.max(marks.committed + 1) == first && row.count() > 0 {
-            // It holds nothing that was ever answered: a start or a rotation that came to nothing.
-            row.forget_newest();
-            fs::remove_dir_all(&folder).map_err(OpenError::io("remove", &folder))?;
-            continue;
+/// Poisons the log when a thread of it ends by a panic (inside sled): alive but dead is the worst state.
+pub struct PoisonOnPanic<'a>(pub &'a Shared);
+
+impl Drop for PoisonOnPanic<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let error = self.0.poison.set("a thread of the log panicked".to_owned());
+            self.0.queue.refuse_all(&error);
         }
-        if let Some(index) = &index {
-            row.note_raw_bytes(first, index.raw_bytes());
-            damaged = index.missing(first.max(marks.acked + 1), end.max(marks.committed + 1) - 1);
-            if !damaged.is_empty() {
-                metrics::counter!(crate::metrics::WAL_SALVAGED_RECORDS_TOTAL).increment(end.saturating_sub(first));
-            }
-        }
-        if let Some(torn) = tail.filter(|tail| tail.first >= end) {
-            tracing::info!(
-                log = name,
-                "the last commit (sequences {} to {}) was cut off before it was answered OK; it is dropped whole",
-                torn.first,
-                torn.last
-            );
-        }
-        break;
     }
-    Ok(Recovered { next, damaged })
 }
 
 impl Shared {
@@ -360,7 +365,7 @@ impl Shared {
         if size >= full {
             match self.chores.take_prepared() {
                 Some(prepared) => self.rotate(prepared)?,
-                None if size < full.saturating_mul(4) => {}
+                None if size < self.outgrown_bytes() => {}
                 None => return Err(AppendError::DiskLow { free_bytes_min: 0 }),
             }
         }
@@ -370,19 +375,42 @@ impl Shared {
             .ok_or_else(|| self.poison.set("there is no generation to write to".to_owned()))
     }
 
+    /// A live generation of this size takes no more.
+    fn outgrown_bytes(&self) -> u64 {
+        self.options.generation_bytes.saturating_mul(4)
+    }
+
+    /// Space is short, and everything is settled: the live generation is closed, so that it can go too.
+    pub(super) fn rotate_to_free(&self) -> Result<(), AppendError> {
+        let idle = self.acked_sequence() == self.committed_sequence();
+        if idle && self.live_bytes.load(Ordering::Relaxed) > 0 {
+            if let Some(prepared) = self.chores.take_prepared() {
+                return self.rotate(prepared);
+            }
+        }
+        Ok(())
+    }
+
     fn rotate(&self, prepared: (PathBuf, Generation)) -> Result<(), AppendError> {
         let first = self.next.load(Ordering::Acquire);
+        // The disk is waited for without the row's lock: readers and metrics go on.
         let rotated = lock(&self.witness)
             .sync()
-            .and_then(|()| lock(&self.row).advance(&self.options.folder, prepared, first));
+            .and_then(|()| Row::put_to_use(&self.options.folder, prepared, first));
         match rotated {
-            Ok(sealed) => {
+            Ok(entry) => {
+                let sealed = lock(&self.row).push(entry);
                 self.live_bytes.store(0, Ordering::Relaxed);
                 self.chores.put_sealed(sealed);
                 Ok(())
             }
             Err(error) => Err(self.poison.set(format!("beginning a new generation failed: {error}"))),
         }
+    }
+
+    /// Bytes of the log's folder.
+    pub(super) fn disk_bytes(&self) -> u64 {
+        lock(&self.row).disk_bytes() + self.aside_bytes.load(Ordering::Relaxed)
     }
 
     /// A commit is on disk and in the witness.

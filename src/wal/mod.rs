@@ -38,6 +38,7 @@ mod log;
 mod poison;
 mod quota;
 mod reader;
+mod recovery;
 mod scan;
 mod signal;
 #[cfg(test)]
@@ -376,11 +377,13 @@ impl Wal {
             return Ok(letters);
         }
         let log = self.open_side(LETTERS)?;
-        let letters = DeadLetters::load(log).map_err(|error| OpenError::Io {
-            what: "read",
-            path: error.path,
-            source: error.source,
-        })?;
+        let letters = DeadLetters::load(&log)
+            .inspect_err(|_| log.close())
+            .map_err(|error| OpenError::Io {
+                what: "read",
+                path: error.path,
+                source: error.source,
+            })?;
         Ok(self.inner.letters.get_or_init(|| letters))
     }
 
@@ -425,7 +428,8 @@ impl Wal {
                 .quota
                 .check(REQUEST_BYTES_TYPICAL, false)
                 .err()
-                .map(|error| error.to_string()),
+                .map(|error| error.to_string())
+                .or_else(|| inner.main.stuck()),
             held_records: held.committed - held.acked,
             dead_letters: inner.letters.get().map_or(0, DeadLetters::count),
         }

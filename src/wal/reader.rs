@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use super::error::ReadError;
 use super::frame::{self, Key};
+use super::generation::Generation;
 use super::generations::Place;
 use super::log::{Shared, lock};
 use super::scan::{Added, Assembled, Index};
@@ -85,21 +86,17 @@ impl Reader {
         let stop = match &place.live {
             Some(live) => {
                 self.scanned = None;
-                let mut stop = Stop::End;
-                for frame in live.frames_from(self.position) {
-                    let frame = frame.map_err(|source| ReadError {
-                        path: place.data.clone(),
-                        source,
-                    })?;
-                    match step(&mut chunk, frame.as_ref(), place.key, last, bytes_max) {
-                        Stop::Go => {}
-                        reason => {
-                            stop = reason;
-                            break;
-                        }
+                match read_live(live, &mut chunk, self.position, place.key, last, bytes_max) {
+                    Ok(stop) => stop,
+                    // What was read before it is good.
+                    Err(_) if !chunk.ranges.is_empty() => Stop::Full,
+                    Err(error) => {
+                        tracing::warn!(%error, "the live generation cannot be read through its store; its file is scanned");
+                        let stop = self.read_sealed(&place, &mut chunk, last, bytes_max)?;
+                        self.scanned = None; // it grows
+                        stop
                     }
                 }
-                stop
             }
             None => self.read_sealed(&place, &mut chunk, last, bytes_max)?,
         };
@@ -163,6 +160,24 @@ impl Reader {
         self.position = last + 1;
         Read::Damaged { first, last }
     }
+}
+
+/// Reads from the store that is being written.
+fn read_live(
+    live: &Generation,
+    chunk: &mut Assembled,
+    from: Sequence,
+    key: Key,
+    last: Sequence,
+    bytes_max: usize,
+) -> std::io::Result<Stop> {
+    for frame in live.frames_from(from)? {
+        match step(chunk, frame?.as_ref(), key, last, bytes_max) {
+            Stop::Go => {}
+            stop => return Ok(stop),
+        }
+    }
+    Ok(Stop::End)
 }
 
 /// Why no more frames are taken now.

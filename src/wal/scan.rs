@@ -106,6 +106,9 @@ impl Index {
                 continue;
             }
             // A split entry is there when its last part is, and none before it is missing.
+            if header.part == 0 {
+                parts = 0; // whatever went before it was not completed
+            }
             if header.part != parts {
                 parts = 0;
                 continue;
@@ -347,17 +350,17 @@ mod tests {
 
     #[test]
     fn a_split_entry_that_lacks_a_part_is_missing() {
-        let mut frames = bytes_of(&[1, 1, 1], 40_000); // 3 parts each
-        frames.remove(4);
-        let index = scan(&frames.concat());
-        assert_eq!(index.missing(1, 3), vec![(2, 2)]);
-        assert_eq!(
-            index.tail(),
-            Some(Tail {
-                first: 3,
-                last: 3,
-                whole: true
-            })
-        );
+        let whole = Tail {
+            first: 3,
+            last: 3,
+            whole: true,
+        };
+        for lost in 3..6 {
+            let mut frames = bytes_of(&[1, 1, 1], 40_000); // 3 parts each
+            frames.remove(lost);
+            let index = scan(&frames.concat());
+            assert_eq!(index.missing(1, 3), vec![(2, 2)], "part {}", lost - 3);
+            assert_eq!(index.tail(), Some(whole));
+        }
     }
 }

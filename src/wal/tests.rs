@@ -318,7 +318,13 @@ fn damage_is_told_by_range_and_the_rest_goes_on() {
     assert_eq!(damaged, vec![(1001, 1020), (2401, 2420)]);
     assert_eq!(found.len(), 4000 - 40);
     assert_eq!(wal.status().corruption_records, 40);
-    // Its time come, the damaged generation is set aside and not deleted.
+    // Its time come, the damaged generation is set aside and not deleted; also when the watermark was past the
+    // damage before a restart.
+    wal.log().ack(3000).unwrap();
+    wal.close().unwrap();
+    drop(wal);
+    let wal = Wal::open(options).unwrap();
+    assert_eq!(read_all(wal.log(), 3001).1, vec![]);
     wal.log().ack(4000).unwrap();
     wait_until("it is set aside", || folder.path().join("damaged").exists());
     assert_eq!(append(&wal, &[vec![1]]).first_seq, 4001);
@@ -347,6 +353,69 @@ fn a_generation_that_is_gone_is_damage_not_silence() {
     assert_eq!(found.len() as u64 + lost, 20_000);
     assert_eq!(damaged.len(), 2);
     assert_eq!(wal.status().corruption_records, lost);
+}
+
+/// The largest batch that is taken can be read again.
+#[test]
+fn largest_commit_is_read_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let wal = Wal::open(Options {
+        compression: false,
+        ..options(folder.path())
+    })
+    .unwrap();
+    let frame = batch(&[vec![]]).bytes();
+    // The length of the value takes 5 bytes instead of 1 when it is that long.
+    let largest = COMMIT_BYTES_MAX - frame - 4;
+    assert!(matches!(
+        wal.log().append(batch(&[vec![1; largest + 1]])),
+        Err(AppendError::TooLarge { .. })
+    ));
+    append(&wal, &[vec![1; largest]]);
+    append(&wal, &[vec![2]]);
+    let (found, damaged) = read_all(wal.log(), 1);
+    assert_eq!((damaged, found[&1].len(), found[&2].len()), (vec![], largest, 1));
+    wal.close().unwrap();
+    drop(wal);
+    let wal = Wal::open(options(folder.path())).unwrap();
+    assert!(read_all(wal.log(), 1).0 == found);
+}
+
+/// A log that is full although all of it is settled (its one generation outgrew the limit) makes room.
+#[test]
+fn full_log_of_settled_records_makes_room_for_the_next() {
+    let folder = tempfile::tempdir().unwrap();
+    let options = Options {
+        bytes_max: 4 << 20,
+        compression: false,
+        ..options(folder.path())
+    };
+    let wal = Wal::open(options).unwrap();
+    while wal
+        .log()
+        .append(batch(&vec![vec![9; 1000]; 100]))
+        .and_then(Commit::wait)
+        .is_ok()
+    {}
+    wal.log().ack(wal.log().watermarks().committed).unwrap();
+    wait_until("the log takes records again", || {
+        wal.log().append(batch(&[vec![1; 1000]])).and_then(Commit::wait).is_ok()
+    });
+}
+
+/// A disk that does not give the newest generation back is no reason to begin behind it: the start ends.
+#[test]
+fn log_whose_newest_file_cannot_be_read_does_not_open() {
+    let folder = tempfile::tempdir().unwrap();
+    let wal = Wal::open(options(folder.path())).unwrap();
+    append(&wal, &[vec![1]]);
+    wal.close().unwrap();
+    drop(wal);
+    let data = generations(folder.path()).remove(0).join(DATA_FILE);
+    fs::remove_file(&data).unwrap();
+    // A folder can be opened and not read, as a file on a disk that fails.
+    fs::create_dir(&data).unwrap();
+    assert!(matches!(Wal::open(options(folder.path())), Err(OpenError::Io { .. })));
 }
 
 /// The newest generation loses its end: below the witness that is damage, and the numbers are not used again.

@@ -18,7 +18,7 @@ use tokio::sync::oneshot;
 
 use super::error::AppendError;
 use super::frame::{FRAME_BYTES_MAX, Framer};
-use super::log::{Shared, lock};
+use super::log::{PoisonOnPanic, Shared, lock};
 use super::witness::Marks;
 use super::{Batch, Receipt};
 
@@ -26,6 +26,9 @@ use super::{Batch, Receipt};
 pub const QUEUE_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// The most encoded bytes of one commit (and so of one batch).
 pub const COMMIT_BYTES_MAX: usize = 32 * 1024 * 1024;
+
+/// What a held record or a dead letter may have beyond the record it was in the main log: its origin, a reason.
+const SIDE_BYTES_MORE: usize = 64 * 1024;
 
 /// One batch and who waits for it.
 pub struct Job {
@@ -49,14 +52,16 @@ pub struct Queue {
 }
 
 impl Queue {
-    /// Adds a batch.
-    pub fn push(&self, batch: Batch) -> Result<oneshot::Receiver<Result<Receipt, AppendError>>, AppendError> {
+    /// Adds a batch; `side`: of a side log, which must take whatever was in the main log.
+    pub fn push(
+        &self,
+        batch: Batch,
+        side: bool,
+    ) -> Result<oneshot::Receiver<Result<Receipt, AppendError>>, AppendError> {
         let bytes = batch.bytes();
-        if bytes > COMMIT_BYTES_MAX {
-            return Err(AppendError::TooLarge {
-                bytes,
-                bytes_max: COMMIT_BYTES_MAX,
-            });
+        let bytes_max = COMMIT_BYTES_MAX + if side { SIDE_BYTES_MORE } else { 0 };
+        if bytes > bytes_max {
+            return Err(AppendError::TooLarge { bytes, bytes_max });
         }
         let (answer, receiver) = oneshot::channel();
         let mut waiting = lock(&self.waiting);
@@ -104,7 +109,8 @@ impl Queue {
             bytes += job.batch.bytes();
             bytes <= COMMIT_BYTES_MAX
         });
-        let fit = fit.count();
+        // One batch is always taken, or nothing would ever be again.
+        let fit = fit.count().max(1).min(waiting.jobs.len());
         if fit == waiting.jobs.len() {
             std::mem::swap(&mut waiting.jobs, jobs);
             waiting.bytes = 0;
@@ -116,7 +122,7 @@ impl Queue {
     }
 
     /// Refuses everything that waits, and everything that comes.
-    fn refuse_all(&self, error: &AppendError) {
+    pub fn refuse_all(&self, error: &AppendError) {
         let mut waiting = lock(&self.waiting);
         waiting.closed = true;
         waiting.bytes = 0;
@@ -131,21 +137,9 @@ fn answer(job: Job, result: Result<Receipt, AppendError>) {
     drop(job.answer.send(result));
 }
 
-/// Poisons the log when the thread ends by a panic inside sled.
-struct Guard<'a>(&'a Shared);
-
-impl Drop for Guard<'_> {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            self.0.poison.set("the writer thread panicked".to_owned());
-            self.0.queue.refuse_all(&self.0.poison.error());
-        }
-    }
-}
-
 /// The thread's body.
 pub fn run(shared: &Arc<Shared>) {
-    let _guard = Guard(shared);
+    let _guard = PoisonOnPanic(shared);
     let mut jobs = Vec::new();
     let mut framer: Option<(super::frame::Key, Framer)> = None;
     let commit_seconds = metrics::histogram!(crate::metrics::WAL_COMMIT_SECONDS);
@@ -195,9 +189,13 @@ fn commit(shared: &Shared, jobs: &[Job], framer: &mut Option<(super::frame::Key,
     let bytes: usize = jobs.iter().map(|job| job.batch.bytes()).sum();
     shared.poison.check()?;
     // What sled writes for it is more than its bytes by page rewrites and headers; twice covers that.
-    shared
+    let fits = shared
         .quota
-        .check(2 * bytes as u64 + FRAME_BYTES_MAX as u64, shared.options.reserve)?;
+        .check(2 * bytes as u64 + FRAME_BYTES_MAX as u64, shared.options.reserve);
+    if let Err(full) = fits {
+        shared.rotate_to_free()?;
+        return Err(full);
+    }
     let live = shared.live_for_write()?;
     let first = shared.next.load(Ordering::Acquire);
     if framer.as_ref().is_none_or(|(key, _)| *key != live.key()) {
