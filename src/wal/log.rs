@@ -383,10 +383,11 @@ impl Shared {
     /// Space is short, and everything is settled: the live generation is closed, so that it can go too.
     pub(super) fn rotate_to_free(&self) -> Result<(), AppendError> {
         let idle = self.acked_sequence() == self.committed_sequence();
-        if idle && self.live_bytes.load(Ordering::Relaxed) > 0 {
-            if let Some(prepared) = self.chores.take_prepared() {
-                return self.rotate(prepared);
-            }
+        if idle
+            && self.live_bytes.load(Ordering::Relaxed) > 0
+            && let Some(prepared) = self.chores.take_prepared()
+        {
+            return self.rotate(prepared);
         }
         Ok(())
     }
