@@ -166,6 +166,7 @@ fn raw(kafka: &Kafka, records: u64, headers: bool) -> f64 {
 }
 
 fn main() {
+    common::print_machine();
     let gigabytes: f64 = std::env::var("TIDEGATE_BENCH_GB")
         .ok()
         .and_then(|text| text.parse().ok())

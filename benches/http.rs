@@ -144,6 +144,7 @@ fn main() {
     if let Ok(port) = std::env::var(NO_OP) {
         return serve_no_op(port.parse().unwrap());
     }
+    common::print_machine();
     let base = std::env::var_os("TIDEGATE_BENCH_DIR").map_or_else(|| "target".into(), PathBuf::from);
     let scratch = tempfile::tempdir_in(&base).unwrap();
     let script = scratch.path().join("post.lua");

@@ -186,6 +186,7 @@ fn run_raw(folder: &Path) -> Figures {
 }
 
 fn main() {
+    common::print_machine();
     let base = std::env::var_os("TIDEGATE_BENCH_DIR").map_or_else(|| "target".into(), std::path::PathBuf::from);
     let names = ["raw file, group commit, fdatasync", "WAL, lz4", "WAL, no compression"];
     let mut figures: Vec<Vec<Figures>> = names.iter().map(|_| Vec::new()).collect();

@@ -6,6 +6,25 @@ pub struct Row {
     pub figures: Vec<f64>,
 }
 
+/// Says what was measured where.
+pub fn print_machine() {
+    let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
+    let cpuinfo = read("/proc/cpuinfo");
+    let model = cpuinfo
+        .lines()
+        .find_map(|line| line.strip_prefix("model name"))
+        .unwrap_or("");
+    let kernel = read("/proc/sys/kernel/osrelease");
+    println!(
+        "\ntidegate {}, Linux {}, {} cores ({}), {} runs of each, alternating",
+        env!("CARGO_PKG_VERSION"),
+        kernel.trim(),
+        std::thread::available_parallelism().map_or(0, usize::from),
+        model.trim_start_matches([' ', '\t', ':']),
+        runs()
+    );
+}
+
 /// Runs per contender: `TIDEGATE_BENCH_RUNS`, 5 by default.
 pub fn runs() -> usize {
     std::env::var("TIDEGATE_BENCH_RUNS")
