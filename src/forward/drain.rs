@@ -308,10 +308,10 @@ impl Drain {
         let most = self.options.in_flight_bytes_max.max(1 << 20);
         let lane_bytes = self.lane.as_ref().map_or(0, |lane| lane.flow.window.sent_bytes());
         let room = most.saturating_sub(self.main.window.sent_bytes() + lane_bytes);
-        let slots = self.flow_mut(lane).map_or(0, |flow| flow.room());
+        let full = self.flow_mut(lane).is_none_or(|flow| flow.is_full());
         // Not for a few records at a time; but one is always allowed when nothing is on its way.
         let group = self.sifting().is_some();
-        if slots == 0 || (room < most / 8 && self.sent() > 0 && !group) {
+        if full || (room < most / 8 && self.sent() > 0 && !group) {
             return 0;
         }
         // A quarter, because librdkafka takes about three times the bytes of a small record.
@@ -374,7 +374,7 @@ impl Drain {
         }
         match walk.stop {
             Stop::Chunk => Ok(true),
-            Stop::End | Stop::QueueFull => Ok(false),
+            Stop::End | Stop::QueueFull | Stop::Full => Ok(false),
             Stop::Failed => Ok(true),
             Stop::Unknown(topic) => {
                 match self
@@ -504,4 +504,90 @@ fn acknowledge(flow: &mut Flow) -> Step<()> {
 
 fn seconds(ms: i64) -> f64 {
     ms.max(0) as f64 / 1000.0
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+pub(super) mod tests {
+    use std::sync::Mutex;
+
+    use super::super::settings::tests::options;
+    use super::*;
+    use crate::record::Record;
+    use crate::wal::{self, Batch, Retain, Signal};
+
+    /// A forwarder without its thread, whose Kafka does not answer.
+    pub(in crate::forward) fn drain(folder: &tempfile::TempDir) -> Drain {
+        let wal = Wal::open(wal::Options {
+            path: folder.path().join("wal"),
+            bytes_max: 1 << 30,
+            free_bytes_min: 0,
+            generation_bytes: 16 << 20,
+            compression: true,
+            retain: Retain::Off,
+            linger: Duration::ZERO,
+        })
+        .unwrap();
+        let shared = Arc::new(Shared {
+            status: Mutex::default(),
+            stop_at: Mutex::default(),
+            signal: Arc::new(Signal::default()),
+        });
+        let (options, link) = (options(&[]), Arc::new(Link::default()));
+        let kind = Kind::Gapless { batch_bytes: None };
+        let producer = Producer::create(&options, kind, &shared.signal, &link, None).unwrap();
+        Drain::new(wal, options, None, shared, link, producer)
+    }
+
+    /// Commits a record for each of the topics.
+    pub(in crate::forward) fn push(drain: &Drain, topics: &[&str]) {
+        let mut batch = Batch::new();
+        for topic in topics {
+            batch.push(&Record {
+                topic: (*topic).into(),
+                key: None,
+                value: Some(b"value".to_vec()),
+                headers: Vec::new(),
+                received_ms: now_ms(),
+                origin: None,
+                idempotency: None,
+            });
+        }
+        drain.wal.log().append(batch).unwrap().wait().unwrap();
+    }
+
+    /// A topic that Kafka is known to have.
+    pub(in crate::forward) fn known(drain: &mut Drain, topic: &str) -> u32 {
+        let id = drain.topics.id(topic);
+        drain.producer.native.open_topic(id as usize, topic).unwrap();
+        drain.topics.set_state(id, TopicState::Good);
+        id
+    }
+
+    fn walk(drain: &mut Drain) {
+        while drain.main_step().unwrap() {}
+    }
+
+    #[test]
+    fn what_waits_in_a_full_window_is_still_sent() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut drain = drain(&folder);
+        drain.main.slots_max = 4;
+        push(&drain, &["a"; 10]);
+        let topic = known(&mut drain, "a");
+        // The lane cannot take its records: they fill the window.
+        drain.topics.hold(topic, RDKafkaErrorCode::UnknownTopicOrPartition, false);
+        drain.lane_blocked = Some(Instant::now() + Duration::from_secs(60));
+        walk(&mut drain);
+        assert_eq!((drain.main.window.len(), drain.main.window.sent()), (4, 0));
+        assert_eq!(drain.allowance(false), 0);
+        // It works again.
+        drain.lane_blocked = None;
+        drain.topics.set_state(topic, TopicState::Good);
+        drain.main.window.undefer();
+        drain.main.rewind();
+        walk(&mut drain);
+        assert_eq!((drain.main.window.len(), drain.main.window.sent()), (4, 4));
+        drain.wal.close().unwrap();
+    }
 }

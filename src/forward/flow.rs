@@ -29,6 +29,8 @@ pub(super) enum Stop {
     End,
     /// librdkafka's queue is full.
     QueueFull,
+    /// The window takes no more slots.
+    Full,
     /// Kafka must be asked for this topic first.
     Unknown(u32),
     /// The producer, or a topic, failed.
@@ -100,6 +102,8 @@ pub(super) struct Flow {
     pub(super) told: Sequence,
     /// The next sequence to look at.
     pub(super) next: Sequence,
+    /// The most slots of the window.
+    pub(super) slots_max: usize,
 }
 
 impl Flow {
@@ -117,6 +121,7 @@ impl Flow {
             chunk: None,
             told: acked,
             next: acked + 1,
+            slots_max: SLOTS_MAX,
         }
     }
 
@@ -248,6 +253,7 @@ impl Flow {
         walk: &mut Walk,
     ) -> Result<(), Stop> {
         match self.window.state(seq) {
+            None if self.room() == 0 => return Err(Stop::Full),
             Some(State::Waiting) | None => {}
             Some(State::Sent | State::Done | State::Deferred) => return Ok(()),
         }
@@ -332,9 +338,14 @@ impl Flow {
         send(out.producer, topic, self.lane, seq, record, out.identity, out.now_ms)
     }
 
-    /// Slots that may still be filled.
-    pub(super) fn room(&self) -> usize {
-        SLOTS_MAX.saturating_sub(self.window.len())
+    fn room(&self) -> usize {
+        self.slots_max.saturating_sub(self.window.len())
+    }
+
+    /// Every slot is taken, and has been looked at: there is nothing to walk over. A walk that was rewound
+    /// goes on over the slots that are there, however many.
+    pub(super) fn is_full(&self) -> bool {
+        self.room() == 0 && self.next >= self.window.end()
     }
 }
 
