@@ -320,7 +320,7 @@ impl Drain {
     }
 
     /// One walk over the main log; whether there may be more at once.
-    fn main_step(&mut self) -> Step<bool> {
+    pub(super) fn main_step(&mut self) -> Step<bool> {
         if self.lane_blocked.is_some_and(|at| Instant::now() >= at) {
             self.lane_blocked = None;
             for lane in [true, false] {
@@ -576,7 +576,9 @@ pub(super) mod tests {
         push(&drain, &["a"; 10]);
         let topic = known(&mut drain, "a");
         // The lane cannot take its records: they fill the window.
-        drain.topics.hold(topic, RDKafkaErrorCode::UnknownTopicOrPartition, false);
+        drain
+            .topics
+            .hold(topic, RDKafkaErrorCode::UnknownTopicOrPartition, false);
         drain.lane_blocked = Some(Instant::now() + Duration::from_secs(60));
         walk(&mut drain);
         assert_eq!((drain.main.window.len(), drain.main.window.sent()), (4, 0));

@@ -199,14 +199,14 @@ impl Topics {
         }
     }
 
-    /// The held topic to look at now.
+    /// The held topic to look at now: the one that has waited longest.
     pub(super) fn due(&self, now: Instant) -> Option<u32> {
-        let due = |topic: &Topic| {
-            topic.state == State::Held
-                && topic.name != OTHERS
-                && topic.hold.as_ref().is_some_and(|hold| hold.probe_at <= now)
-        };
-        self.list.iter().position(due).map(|index| index as u32)
+        (self.list.iter().enumerate())
+            .filter(|(_, topic)| topic.state == State::Held && topic.name != OTHERS)
+            .filter_map(|(index, topic)| Some((topic.hold.as_ref()?.probe_at, index as u32)))
+            .filter(|(probe_at, _)| *probe_at <= now)
+            .min()
+            .map(|(_, id)| id)
     }
 
     /// It does not work yet: the next look is later, by a random share so that topics spread out.
@@ -286,6 +286,17 @@ mod tests {
         assert_eq!(topics.state(others), State::Held);
         assert_eq!(topics.id("t7"), 7);
         assert!(topics.due(Instant::now() + PROBE_MAX * 2).is_none());
+    }
+
+    #[test]
+    fn the_topic_that_waited_longest_is_looked_at_first() {
+        let mut topics = Topics::new();
+        let (first, second) = (topics.id("first"), topics.id("second"));
+        topics.hold(second, RDKafkaErrorCode::UnknownTopicOrPartition, false);
+        topics.hold(first, RDKafkaErrorCode::UnknownTopicOrPartition, false);
+        topics.probe_later(first);
+        topics.probe_later(first);
+        assert_eq!(topics.due(Instant::now() + PROBE_MAX * 2), Some(second));
     }
 
     #[test]
