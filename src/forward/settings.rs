@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
+use rdkafka::error::KafkaError;
 
 use super::Options;
 
@@ -109,6 +110,14 @@ pub(super) fn settings(options: &Options, kind: Kind) -> ClientConfig {
         config.set(name, value);
     }
     config
+}
+
+/// What is wrong, without the property's value: it may be a password under a misspelt name.
+pub(super) fn explain(error: &KafkaError) -> String {
+    match error {
+        KafkaError::ClientConfig(_, description, name, _) => format!("{name}: {description}"),
+        other => other.to_string(),
+    }
 }
 
 /// The batch.size that is configured, bytes.

@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::drain::{Drain, Step};
 use super::flow::{Flow, Identity, SLOTS_MAX};
 use super::lane::Lane;
+use super::settings;
 use super::tail::{self, Outcome, Seen};
 use super::topics::Topics;
 use super::window::State;
@@ -219,7 +220,10 @@ impl Drain {
         while !survey.topics.is_empty() {
             match self.read_back_once(lane, survey) {
                 Ok(()) => return,
-                Err(error) => self.link.error(format!("cannot read the topics' tails back: {error}")),
+                Err(error) => {
+                    let why = settings::explain(&error);
+                    self.link.error(format!("cannot read the topics' tails back: {why}"));
+                }
             }
             self.publish(true);
             if self.over() {
@@ -249,8 +253,8 @@ impl Drain {
         );
         if outcome.cut {
             tracing::warn!(
-                "the tail was longer than what is read back: some records may be sent twice (they carry their \
-                 identity, and the lander removes repeats)"
+                "not all of the tail was read back: some records may be sent twice (they carry their identity, so \
+                 that a consumer can drop repeats)"
             );
         }
         Ok(())
@@ -416,7 +420,10 @@ mod tests {
         let identity = Identity::new(wal.id());
         let survey = Survey::make(&Flow::new(lane, true), &identity, Sequence::MAX, |_, _, _| true).unwrap();
         let find = |seq| survey.find(identity.wal, identity.of(seq, None));
-        assert_eq!((find(1), find(3), find(4)), (Found::Before, Found::Nothing, Found::Nothing));
+        assert_eq!(
+            (find(1), find(3), find(4)),
+            (Found::Before, Found::Nothing, Found::Nothing)
+        );
         assert_eq!((find(2), find(9), find(11)), (Found::At(1), Found::At(2), Found::At(4)));
         wal.close().unwrap();
     }
@@ -442,10 +449,19 @@ mod tests {
         let flow = Flow::new(wal.log().clone(), false);
         let survey = Survey::make(&flow, &identity, Sequence::MAX, |_, _, _| true).unwrap();
         let find = |wal, seq| survey.find(identity.wal, Origin { wal, seq });
-        assert_eq!((find(identity.wal, 1), find(identity.wal, 3)), (Found::At(1), Found::At(3)));
+        assert_eq!(
+            (find(identity.wal, 1), find(identity.wal, 3)),
+            (Found::At(1), Found::At(3))
+        );
         // An imported one is known by its own identity, not by its place.
-        assert_eq!((find(identity.wal, 2), find([7; 16], 900)), (Found::Nothing, Found::At(2)));
-        assert_eq!((find([7; 16], 1), find(identity.wal, 4)), (Found::Nothing, Found::Nothing));
+        assert_eq!(
+            (find(identity.wal, 2), find([7; 16], 900)),
+            (Found::Nothing, Found::At(2))
+        );
+        assert_eq!(
+            (find([7; 16], 1), find(identity.wal, 4)),
+            (Found::Nothing, Found::Nothing)
+        );
         wal.close().unwrap();
     }
 
