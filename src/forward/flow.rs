@@ -94,6 +94,8 @@ pub(super) struct Flow {
     pub(super) group_sent: usize,
     /// Known to be in Kafka, or in the lane, although not acknowledged here.
     pub(super) settled: HashSet<Sequence>,
+    /// Where [`Self::settled`] ended when it was last looked at.
+    settled_end: Sequence,
     /// 1 for the held lane: part of the opaque.
     lane: bool,
     reader: Option<Reader>,
@@ -116,6 +118,7 @@ impl Flow {
             sift: Sift::default(),
             group_sent: 0,
             settled: HashSet::new(),
+            settled_end: 0,
             lane,
             reader: None,
             chunk: None,
@@ -128,6 +131,16 @@ impl Flow {
     /// In the lane, an entry without a topic marks the end of a pass, which is to be finished after a crash.
     pub(super) fn is_marker(&self, record: &RecordRef<'_>) -> bool {
         self.lane && record.topic.is_empty()
+    }
+
+    /// Entries below the watermark, for records that were settled otherwise, are of no more use.
+    pub(super) fn forget_settled(&mut self) {
+        let acked = self.window.acked();
+        // Only once the watermark has passed all that were known: a look at each costs.
+        if !self.settled.is_empty() && acked >= self.settled_end {
+            self.settled.retain(|seq| *seq > acked);
+            self.settled_end = self.settled.iter().max().copied().unwrap_or_default();
+        }
     }
 
     /// The next walk begins at the first record that waits.

@@ -159,7 +159,7 @@ impl Drain {
         let Some(due) = self.topics.due(Instant::now()) else {
             return;
         };
-        if !self.works(due) {
+        if self.works(due) != Lookup::Exists {
             return;
         }
         if let Some(first) = self.probe_of(due) {
@@ -176,8 +176,16 @@ impl Drain {
             .collect();
         for topic in others.into_iter().take(LOOKS_MAX) {
             // What needs a probe waits for its own time: its probe must not run beside this pass.
-            if self.probe_of(topic).is_none() && self.works(topic) {
-                working.push(topic);
+            if self.probe_of(topic).is_some() {
+                continue;
+            }
+            match self.works(topic) {
+                Lookup::Exists => working.push(topic),
+                Lookup::Refused(_) => {}
+                Lookup::Away => break,
+            }
+            if self.over() {
+                return;
             }
         }
         if self.verified(&working) {
@@ -205,21 +213,16 @@ impl Drain {
     }
 
     /// Whether the metadata say that the topic works.
-    fn works(&mut self, topic: u32) -> bool {
-        match self
+    fn works(&mut self, topic: u32) -> Lookup {
+        let lookup = self
             .producer
-            .lookup(topic as usize, self.topics.name(topic), LOOKUP_MAX)
-        {
-            Lookup::Exists => true,
-            Lookup::Refused(code) => {
-                self.topics.still_held(topic, code, false);
-                false
-            }
-            Lookup::Away => {
-                self.topics.probe_later(topic);
-                false
-            }
+            .lookup(topic as usize, self.topics.name(topic), LOOKUP_MAX);
+        match lookup {
+            Lookup::Exists => {}
+            Lookup::Refused(code) => self.topics.still_held(topic, code, false),
+            Lookup::Away => self.topics.probe_later(topic),
         }
+        lookup
     }
 
     /// Which records of topics that were held before this start does Kafka have already?
@@ -324,18 +327,27 @@ impl Drain {
                         self.delivered_alone(topic);
                         self.release(&[topic]);
                     }
-                    Some(code) => self.judge_probe(topic, code),
+                    Some(code) => {
+                        if report.maybe_persisted {
+                            self.unverify(topic);
+                        }
+                        self.judge_probe(topic, code);
+                    }
                 }
             }
             None if probe.since.elapsed() > PROBE_MAX => {
                 lane.probe = None;
-                // It may have arrived all the same.
-                if let Some(hold) = self.topics.get_mut(topic).and_then(|topic| topic.hold.as_mut()) {
-                    hold.unverified = true;
-                }
+                self.unverify(topic);
                 self.topics.probe_later(topic);
             }
             None => {}
+        }
+    }
+
+    /// A probe may have arrived all the same: to be looked for before another is sent.
+    fn unverify(&mut self, topic: u32) {
+        if let Some(hold) = self.topics.get_mut(topic).and_then(|topic| topic.hold.as_mut()) {
+            hold.unverified = true;
         }
     }
 
@@ -411,10 +423,7 @@ impl Drain {
                 topic = self.topics.name(topic),
                 "all held records of the topic were sent"
             );
-            if let Some(topic) = self.topics.get_mut(topic) {
-                topic.state = TopicState::Good;
-                topic.hold = None;
-            }
+            self.topics.released(topic);
         }
         self.main.window.undefer();
         self.main.rewind();

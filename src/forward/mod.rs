@@ -113,6 +113,8 @@ pub struct Status {
     pub delivered_records: u64,
     /// Topics whose records are held; at most 1000 are listed.
     pub held_topics: Vec<HeldTopic>,
+    /// How many topics are held.
+    pub held_topics_count: u64,
     /// Set when the forwarder ended although nobody asked it to: the process should end too.
     pub stopped: Option<String>,
 }

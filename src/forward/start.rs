@@ -131,7 +131,7 @@ impl Survey {
             Found::Before => Seen::Ground,
             Found::Nothing => Seen::Other,
         };
-        tail::read_back(&drain.options, &drain.link, &topics, &mut see, &|| drain.over())
+        tail::read_back(&drain.options, &drain.link, &topics, &mut see, &|| drain.left())
     }
 }
 

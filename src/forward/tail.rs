@@ -108,7 +108,8 @@ struct Part {
     ground: bool,
 }
 
-/// Reads back the `topics`, each with the time its oldest un-acknowledged record was received.
+/// Reads back the `topics`, each with the time its oldest un-acknowledged record was received. `left`: how much time
+/// a shutdown leaves.
 ///
 /// # Errors
 /// Kafka does not answer: to be tried again, with the same `see`.
@@ -117,7 +118,7 @@ pub(super) fn read_back(
     link: &Arc<Link>,
     topics: &[(String, i64)],
     see: &mut dyn FnMut(&str, Origin) -> Seen,
-    stopped: &dyn Fn() -> bool,
+    left: &dyn Fn() -> Duration,
 ) -> Result<Outcome, KafkaError> {
     let consumer: BaseConsumer<Context> = settings(options).create_with_context(Context { link: Arc::clone(link) })?;
     let mut tail = Tail {
@@ -128,7 +129,7 @@ pub(super) fn read_back(
             wanted: 0,
             cut: false,
         },
-        stopped,
+        left,
     };
     let share = (RECORDS_MAX / i64::try_from(topics.len()).unwrap_or(RECORDS_MAX).max(1)).max(BLOCK_RECORDS);
     let mut unreadable = Vec::new();
@@ -170,7 +171,8 @@ struct Tail<'a> {
     consumer: BaseConsumer<Context>,
     deadline: Instant,
     outcome: Outcome,
-    stopped: &'a dyn Fn() -> bool,
+    /// Until a shutdown is over.
+    left: &'a dyn Fn() -> Duration,
 }
 
 impl Tail<'_> {
@@ -203,9 +205,14 @@ impl Tail<'_> {
         }
     }
 
+    /// How long an answer may take: a shutdown does not wait for it.
+    fn patience(&self) -> Duration {
+        SILENCE_MAX.min((self.left)())
+    }
+
     /// Where each partition ends, and how far back it is of interest.
     fn parts(&self, topic: &str, oldest_ms: i64) -> Result<Vec<Part>, KafkaError> {
-        let metadata = self.consumer.fetch_metadata(Some(topic), SILENCE_MAX)?;
+        let metadata = self.consumer.fetch_metadata(Some(topic), self.patience())?;
         let Some(known) = metadata.topics().first() else {
             return Ok(Vec::new());
         };
@@ -230,10 +237,12 @@ impl Tail<'_> {
         if times.count() == 0 {
             return Ok(Vec::new());
         }
-        let times = self.consumer.offsets_for_times(times, SILENCE_MAX)?;
+        let times = self.consumer.offsets_for_times(times, self.patience())?;
         let mut parts = Vec::new();
         for found in times.elements() {
-            let (low, high) = self.consumer.fetch_watermarks(topic, found.partition(), SILENCE_MAX)?;
+            let (low, high) = self
+                .consumer
+                .fetch_watermarks(topic, found.partition(), self.patience())?;
             found.error()?;
             if let Offset::Offset(offset) = found.offset() {
                 parts.push(Part {
@@ -269,7 +278,7 @@ impl Tail<'_> {
         while !open.is_empty() {
             let closed = match self.consumer.poll(Duration::from_millis(100)) {
                 None => {
-                    if (self.stopped)() || heard.elapsed() > SILENCE_MAX {
+                    if (self.left)().is_zero() || heard.elapsed() > SILENCE_MAX {
                         return Err(KafkaError::MessageConsumption(RDKafkaErrorCode::OperationTimedOut));
                     }
                     continue;
@@ -369,7 +378,7 @@ mod tests {
                 wanted: 0,
                 cut: false,
             },
-            stopped: &|| false,
+            left: &|| Duration::MAX,
         };
         let mut part = Part {
             id: 0,
