@@ -45,7 +45,7 @@ macro_rules! metrics_table {
 metrics_table! {
     WAL_BACKLOG_RECORDS Gauge "tidegate_wal_backlog_records" "Records on disk that Kafka has not acknowledged yet: committed - acked.";
     WAL_BACKLOG_BYTES Gauge "tidegate_wal_backlog_bytes" "Payload bytes of the backlog, before compression.";
-    WAL_OLDEST_RECORD_AGE_SECONDS Gauge "tidegate_wal_oldest_record_age_seconds" "Age of the oldest record that Kafka has not acknowledged; 0 without a backlog.";
+    WAL_OLDEST_RECORD_AGE_SECONDS Gauge "tidegate_wal_oldest_record_age_seconds" "Age of the oldest record in the main log that Kafka has not acknowledged; 0 without a backlog. Held records are not in it: see tidegate_held_records.";
     WAL_NEXT_SEQUENCE Gauge "tidegate_wal_next_sequence" "The sequence that the next record gets.";
     WAL_COMMITTED_SEQUENCE Gauge "tidegate_wal_committed_sequence" "Every record up to this sequence is on disk.";
     WAL_ACKED_SEQUENCE Gauge "tidegate_wal_acked_sequence" "Every record up to this sequence is settled: acknowledged by Kafka, dead-lettered or held.";
@@ -71,7 +71,7 @@ metrics_table! {
     FORWARD_IN_FLIGHT_RECORDS Gauge "tidegate_forward_in_flight_records" "Records handed to the producer and not acknowledged yet.";
     FORWARD_BROKER_UP Gauge "tidegate_forward_broker_up" "1 while a Kafka broker is reachable.";
     FORWARD_DELIVERY_SECONDS Histogram "tidegate_forward_delivery_seconds" "Time from a record's receipt to Kafka's acknowledgement.";
-    FORWARD_LAG_SECONDS Gauge "tidegate_forward_lag_seconds" "How far behind the forwarder is: age of the oldest record it has not settled.";
+    FORWARD_LAG_SECONDS Gauge "tidegate_forward_lag_seconds" "How far behind the forwarder is in the main log: age of the oldest record it has not settled there.";
     FORWARD_THROTTLED_SECONDS_TOTAL Counter "tidegate_forward_throttled_seconds_total" "Time the forwarder waited because of forward.bytes_per_second_max.";
     FORWARD_FATAL_ERRORS_TOTAL Counter "tidegate_forward_fatal_errors_total" "Times the producer ended with a fatal error and was made anew.";
     FORWARD_TRANSACTIONS_TOTAL Counter "tidegate_forward_transactions_total" "Kafka transactions committed (delivery = \"exactly_once\").";
@@ -106,6 +106,17 @@ pub const REJECTED_REASONS: &[&str] = &[
 
 /// The values of `reason` on [`FORWARD_RETRIES_TOTAL`].
 pub const RETRY_REASONS: &[&str] = &["batch", "config", "fatal", "transient"];
+
+/// The values of `reason` on [`DEAD_LETTERS_TOTAL`]: Kafka's error codes that can be a record's own fault.
+pub const DEAD_LETTER_REASONS: &[&str] = &[
+    "MessageSizeTooLarge",
+    "MessageBatchTooLarge",
+    "InvalidMessageSize",
+    "InvalidRecord",
+    "InvalidDifferentRecord",
+    "PolicyViolation",
+    "BadMessage",
+];
 
 /// Upper bounds of the buckets of every `_seconds` histogram: 100 µs (a fast disk's fdatasync) to 5 min.
 pub const SECONDS_BUCKETS: &[f64] = &[
@@ -148,7 +159,7 @@ pub fn install() -> Result<PrometheusHandle, InstallError> {
                 "code",
                 &["200", "202", "400", "404", "405", "408", "413", "415", "431", "503"],
             )],
-            DEAD_LETTERS_TOTAL => &[("reason", &["MessageSizeTooLarge", "InvalidRecord"])],
+            DEAD_LETTERS_TOTAL => &[("reason", DEAD_LETTER_REASONS)],
             BUILD_INFO => continue,
             _ => &[],
         };

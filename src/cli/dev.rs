@@ -4,8 +4,10 @@
 //! delivery is a line on stdout, everything else goes to stderr.
 
 use std::borrow::Cow;
+use std::ffi::OsStr;
 use std::io::{self, Write};
 use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, Result};
@@ -33,7 +35,7 @@ pub(super) fn run(config: &Config) -> Result<()> {
             forward.bootstrap_servers = broker.bootstrap_servers();
             forward.properties.extend(EmbeddedBroker::properties());
             // The log of a real gateway must never drain into a broker that forgets.
-            config.wal.path.as_mut_os_string().push("-dev");
+            config.wal.path = beside(&config.wal.path);
             "embedded: it forgets everything when this ends"
         }
         None => "from the configuration",
@@ -46,6 +48,17 @@ pub(super) fn run(config: &Config) -> Result<()> {
         forward,
         on_listening: Box::new(move |addresses| eprint!("{}", greeting(addresses, &path, &broker))),
     })
+}
+
+/// `data/wal-dev` for `data/wal`, and for `data/wal/` too.
+fn beside(path: &Path) -> PathBuf {
+    let mut name = path.file_name().unwrap_or(OsStr::new("wal")).to_owned();
+    name.push("-dev");
+    match path.file_name() {
+        Some(_) => path.with_file_name(name),
+        // "." or "..": inside is the only place that is known.
+        None => path.join(name),
+    }
 }
 
 /// Where the example goes: the source that everybody has, else the first, else a topic.
@@ -138,6 +151,13 @@ mod tests {
                 .chars()
                 .all(|c| c == char::REPLACEMENT_CHARACTER)
         );
+    }
+
+    #[test]
+    fn the_log_of_a_trial_lies_beside_the_real_one() {
+        for path in ["data/wal", "data/wal/"] {
+            assert_eq!(beside(Path::new(path)), Path::new("data/wal-dev"));
+        }
     }
 
     #[test]

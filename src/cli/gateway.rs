@@ -23,6 +23,8 @@ use crate::{forward, http, metrics, record, telemetry};
 
 /// How long a poisoned process still answers what it has taken (with 503): it must end soon.
 const POISON_GRACE: Duration = Duration::from_secs(2);
+/// How long the forwarder may take to stop once its time is over: one question to Kafka, and a last report.
+const FORWARDER_GRACE: Duration = Duration::from_secs(3);
 /// How long the admin listener may take to finish its answers at the end.
 const ADMIN_GRACE: Duration = Duration::from_secs(1);
 
@@ -183,7 +185,12 @@ impl Running {
                 }
             }
             _ => {
-                forwarding.await?;
+                match timeout(left(deadline) + FORWARDER_GRACE, forwarding).await {
+                    Ok(ended) => ended?,
+                    Err(_) => tracing::warn!(
+                        "the forwarder did not stop in http.shutdown; what it sent and did not settle is sent again"
+                    ),
+                }
                 let wal = self.wal.clone();
                 spawn_blocking(move || wal.close()).await??;
             }

@@ -20,6 +20,8 @@ const GATEWAY_ID_BYTES_MAX: usize = 200;
 const TOKEN_BYTES_MIN: usize = 16;
 /// librdkafka's default of `message.max.bytes`.
 const MESSAGE_BYTES_MAX: u64 = 1_000_000;
+/// What a record takes in librdkafka's count beside its payload: headers and framing.
+const FRAMING_BYTES: u64 = 4096;
 /// A log of fewer generations would refuse records while it still waits for one to be acknowledged.
 const GENERATIONS_MIN: u64 = 4;
 
@@ -184,6 +186,17 @@ impl Config {
                 ));
             }
         }
+        let partitioner = self.kafka.properties.reveal().get("partitioner");
+        if partitioner.is_some_and(|partitioner| partitioner.trim() == "random") {
+            problems.push(
+                self.problem(
+                    "kafka.properties.partitioner",
+                    "kafka.properties \"partitioner\" cannot be random, because the records of one key would lose their \
+                 order: remove it, or use \"murmur2_random\""
+                        .to_owned(),
+                ),
+            );
+        }
         self.check_message_size(problems);
     }
 
@@ -197,12 +210,12 @@ impl Config {
             Some(Err(_)) => return,
         };
         let record = self.http.record_bytes_max;
-        if record > limit {
+        if record.saturating_add(FRAMING_BYTES) > limit {
             problems.push(self.problem(
                 "http.record_bytes_max",
                 format!(
-                    "http.record_bytes_max ({}) is more than Kafka's client takes (kafka.properties \"message.max.bytes\", \
-                     {limit} bytes): lower the one, or raise the other here and on the brokers",
+                    "http.record_bytes_max ({}) and {FRAMING_BYTES} bytes for headers and framing are more than Kafka's \
+                     client takes (kafka.properties \"message.max.bytes\", {limit} bytes): lower the one, or raise the other here and on the brokers",
                     size(record)
                 ),
             ));

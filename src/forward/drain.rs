@@ -3,6 +3,7 @@
 //! One loop, nothing in it blocks for long while Kafka answers. What happens after a failure is in
 //! [`super::recover`], held topics are in [`super::lane`], what an earlier run left open in [`super::start`].
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -54,6 +55,14 @@ pub(super) struct Failure {
     pub(super) maybe_persisted: bool,
 }
 
+/// Why a record can never be sent.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Refusal {
+    pub(super) code: RDKafkaErrorCode,
+    /// librdkafka refused it, before Kafka saw it.
+    pub(super) local: bool,
+}
+
 /// Everything that the thread has.
 pub(super) struct Drain {
     pub(super) wal: Wal,
@@ -76,6 +85,9 @@ pub(super) struct Drain {
     pub(super) batch_bytes: Option<u32>,
     /// In the running sift: a batch was too large; and a record alone was.
     pub(super) too_large: (bool, bool),
+    /// Dead letters that the log did not take (disk full), and when to try again.
+    pub(super) letters: BTreeMap<(bool, Sequence), Refusal>,
+    pub(super) letters_at: Option<Instant>,
     /// Producers that ended in a row without a delivery between.
     pub(super) setbacks: u32,
     /// Nothing is sent before then.
@@ -122,6 +134,8 @@ impl Drain {
             refused: None,
             batch_bytes: None,
             too_large: (false, false),
+            letters: BTreeMap::new(),
+            letters_at: None,
             setbacks: 0,
             retry_at: None,
             at_end: None,
@@ -147,6 +161,7 @@ impl Drain {
                 continue;
             }
             self.sift()?;
+            self.letters_step()?;
             let lane = self.lane_step()?;
             let main = self.main_step()?;
             self.publish(false);
@@ -163,6 +178,12 @@ impl Drain {
             Instant::now() >= at
                 || (self.main.window.is_empty() && self.main.next > self.main.log.watermarks().committed)
         })
+    }
+
+    /// The time that a shutdown leaves; without one there is always enough.
+    pub(super) fn left(&self) -> Duration {
+        let stop_at = self.shared.stop_at();
+        stop_at.map_or(Duration::MAX, |at| at.saturating_duration_since(Instant::now()))
     }
 
     /// What was acknowledged until now still counts; the rest is for the next start.
@@ -264,7 +285,14 @@ impl Drain {
 
     /// Ends a group of suspects that went well, and the sift with the last of them.
     fn sift(&mut self) -> Step<()> {
-        let Some(lane) = self.sifting() else { return Ok(()) };
+        let Some(lane) = self.sifting() else {
+            // The producer after a sift could not be made at once.
+            let due = self.retry_at.is_none_or(|at| Instant::now() >= at);
+            if due && self.producer.kind != self.wanted() && self.sent() == 0 {
+                self.replace(self.wanted());
+            }
+            return Ok(());
+        };
         let sent = self.sent();
         let Some(flow) = self.flow_mut(lane) else { return Ok(()) };
         // Not before the whole group is queued: it must be one batch per partition.
@@ -291,6 +319,39 @@ impl Drain {
         }
     }
 
+    /// Tries the dead letters again that the log did not take.
+    fn letters_step(&mut self) -> Step<()> {
+        if self.letters_at.is_none_or(|at| Instant::now() < at) {
+            return Ok(());
+        }
+        self.letters_at = None;
+        for ((lane, seq), refusal) in std::mem::take(&mut self.letters) {
+            if self.letters_at.is_some() {
+                self.letters.insert((lane, seq), refusal);
+                continue;
+            }
+            let Some(flow) = self.flow_mut(lane) else { continue };
+            // Otherwise it waits to be sent once more, and comes back here.
+            if flow.window.state(seq) != Some(State::Deferred) {
+                continue;
+            }
+            match flow.fetch(seq) {
+                Ok(Some(record)) => self.dead_letter(lane, seq, record, refusal)?,
+                // Damaged since: the walk tells.
+                Ok(None) => {
+                    flow.window.set(seq, State::Waiting);
+                    flow.rewind();
+                }
+                Err(error) => {
+                    self.letters.insert((lane, seq), refusal);
+                    self.letters_at = Some(Instant::now() + RETRY);
+                    self.link.note(error.to_string());
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// Records with the producer.
     pub(super) fn sent(&self) -> usize {
         self.main.window.sent() + self.lane.as_ref().map_or(0, |lane| lane.flow.window.sent())
@@ -302,25 +363,26 @@ impl Drain {
             return 0;
         }
         let now = Instant::now();
-        if self.retry_at.is_some_and(|at| now < at) || !self.pace.wait(now).is_zero() {
+        // A group of a sift must be one batch: nothing is sent before it is whole.
+        let group = self.sifting().is_some();
+        if self.retry_at.is_some_and(|at| now < at) || (!self.pace.wait(now).is_zero() && !group) {
             return 0;
         }
         let most = self.options.in_flight_bytes_max.max(1 << 20);
         let lane_bytes = self.lane.as_ref().map_or(0, |lane| lane.flow.window.sent_bytes());
         let room = most.saturating_sub(self.main.window.sent_bytes() + lane_bytes);
-        let slots = self.flow_mut(lane).map_or(0, |flow| flow.room());
+        let full = self.flow_mut(lane).is_none_or(|flow| flow.is_full());
         // Not for a few records at a time; but one is always allowed when nothing is on its way.
-        let group = self.sifting().is_some();
-        if slots == 0 || (room < most / 8 && self.sent() > 0 && !group) {
+        if full || (room < most / 8 && self.sent() > 0 && !group) {
             return 0;
         }
         // A quarter, because librdkafka takes about three times the bytes of a small record.
         let bytes = usize::try_from(room / 4).unwrap_or(CHUNK_BYTES).clamp(1, CHUNK_BYTES);
-        self.pace.chunk_bytes(bytes)
+        if group { bytes } else { self.pace.chunk_bytes(bytes) }
     }
 
     /// One walk over the main log; whether there may be more at once.
-    fn main_step(&mut self) -> Step<bool> {
+    pub(super) fn main_step(&mut self) -> Step<bool> {
         if self.lane_blocked.is_some_and(|at| Instant::now() >= at) {
             self.lane_blocked = None;
             for lane in [true, false] {
@@ -364,7 +426,7 @@ impl Drain {
     /// Does what a walk left to do; whether the next may follow at once.
     pub(super) fn walked(&mut self, lane: bool, walk: Walk) -> Step<bool> {
         for (seq, record, code) in walk.letters {
-            self.dead_letter(lane, seq, record, code)?;
+            self.dead_letter(lane, seq, record, Refusal { code, local: true })?;
         }
         if !walk.held.is_empty() {
             self.hold(lane, walk.held)?;
@@ -374,7 +436,7 @@ impl Drain {
         }
         match walk.stop {
             Stop::Chunk => Ok(true),
-            Stop::End | Stop::QueueFull => Ok(false),
+            Stop::End | Stop::QueueFull | Stop::Full => Ok(false),
             Stop::Failed => Ok(true),
             Stop::Unknown(topic) => {
                 match self
@@ -479,7 +541,7 @@ impl Drain {
         }
         self.published_at = Some(Instant::now());
         let link = self.link.state();
-        let held = self.topics.held();
+        let (held, held_count) = (self.topics.held(), self.topics.held_count());
         let mut status = self.shared.status();
         status.broker_up = link.up;
         status.last_error = link.last_error;
@@ -488,6 +550,7 @@ impl Drain {
         status.fatal_errors = self.fatal_errors;
         status.delivered_records = self.delivered;
         status.held_topics = held;
+        status.held_topics_count = held_count;
     }
 }
 
@@ -498,10 +561,140 @@ fn acknowledge(flow: &mut Flow) -> Step<()> {
     if acked > flow.told {
         flow.log.ack(acked)?;
         flow.told = acked;
+        flow.forget_settled();
     }
     Ok(())
 }
 
 fn seconds(ms: i64) -> f64 {
     ms.max(0) as f64 / 1000.0
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+pub(super) mod tests {
+    use std::sync::Mutex;
+
+    use super::super::settings::tests::options;
+    use super::*;
+    use crate::record::Record;
+    use crate::wal::{self, Batch, Retain, Signal};
+
+    /// A forwarder without its thread, whose Kafka does not answer.
+    pub(in crate::forward) fn drain(folder: &tempfile::TempDir) -> Drain {
+        let wal = Wal::open(wal::Options {
+            path: folder.path().join("wal"),
+            bytes_max: 1 << 30,
+            free_bytes_min: 0,
+            generation_bytes: 16 << 20,
+            compression: true,
+            retain: Retain::Off,
+            linger: Duration::ZERO,
+        })
+        .unwrap();
+        let shared = Arc::new(Shared {
+            status: Mutex::default(),
+            stop_at: Mutex::default(),
+            signal: Arc::new(Signal::default()),
+        });
+        let (options, link) = (options(&[]), Arc::new(Link::default()));
+        let kind = Kind::Gapless { batch_bytes: None };
+        let producer = Producer::create(&options, kind, &shared.signal, &link, None).unwrap();
+        Drain::new(wal, options, None, shared, link, producer)
+    }
+
+    /// Commits a record for each of the topics.
+    pub(in crate::forward) fn push(drain: &Drain, topics: &[&str]) {
+        let mut batch = Batch::new();
+        for topic in topics {
+            batch.push(&Record {
+                topic: (*topic).into(),
+                key: None,
+                value: Some(b"value".to_vec()),
+                headers: Vec::new(),
+                received_ms: now_ms(),
+                origin: None,
+                idempotency: None,
+            });
+        }
+        drain.wal.log().append(batch).unwrap().wait().unwrap();
+    }
+
+    /// A topic that Kafka is known to have.
+    pub(in crate::forward) fn known(drain: &mut Drain, topic: &str) -> u32 {
+        let id = drain.topics.id(topic);
+        drain.producer.native.open_topic(id as usize, topic).unwrap();
+        drain.topics.set_state(id, TopicState::Good);
+        id
+    }
+
+    fn walk(drain: &mut Drain) {
+        while drain.main_step().unwrap() {}
+    }
+
+    #[test]
+    fn a_dead_letter_that_the_log_does_not_take_holds_up_nothing_else() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut drain = drain(&folder);
+        push(&drain, &["a"; 3]);
+        known(&mut drain, "a");
+        let refusal = Refusal {
+            code: RDKafkaErrorCode::InvalidRecord,
+            local: false,
+        };
+        // As after a full disk: the record is deferred, and the rest is sent.
+        drain.main.window.push(0, 5, now_ms());
+        drain.main.window.set(1, State::Deferred);
+        drain.letters.insert((false, 1), refusal);
+        drain.letters_at = Some(Instant::now() + Duration::from_secs(60));
+        drain.letters_step().unwrap();
+        walk(&mut drain);
+        assert_eq!((drain.main.window.sent(), drain.letters.len()), (2, 1));
+        // Its time has come.
+        drain.letters_at = Some(Instant::now());
+        drain.letters_step().unwrap();
+        assert_eq!(drain.main.window.state(1), Some(State::Done));
+        assert_eq!((drain.letters.len(), drain.letters_at), (0, None));
+        assert_eq!(drain.wal.status().dead_letters, 1);
+        drain.wal.close().unwrap();
+    }
+
+    #[test]
+    fn marks_of_settled_records_do_not_pile_up() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut drain = drain(&folder);
+        push(&drain, &["a"; 3]);
+        drain.main.settled.extend([1, 2, 3, 50]);
+        known(&mut drain, "a");
+        walk(&mut drain);
+        drain.main.settled.extend([1, 2]);
+        drain.settle().unwrap();
+        assert_eq!(drain.main.settled, std::collections::HashSet::from([50]));
+        drain.wal.close().unwrap();
+    }
+
+    #[test]
+    fn what_waits_in_a_full_window_is_still_sent() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut drain = drain(&folder);
+        drain.main.slots_max = 4;
+        push(&drain, &["a"; 10]);
+        let topic = known(&mut drain, "a");
+        // The lane cannot take its records: they fill the window.
+        drain
+            .topics
+            .hold(topic, RDKafkaErrorCode::UnknownTopicOrPartition, false);
+        drain.lane_blocked = Some(Instant::now() + Duration::from_secs(60));
+        walk(&mut drain);
+        assert_eq!((drain.main.window.len(), drain.main.window.sent()), (4, 0));
+        assert_eq!(drain.allowance(false), 0);
+        // It works again.
+        drain.lane_blocked = None;
+        drain.topics.set_state(topic, TopicState::Good);
+        drain.main.window.undefer();
+        drain.main.rewind();
+        walk(&mut drain);
+        assert_eq!((drain.main.window.len(), drain.main.window.sent()), (4, 4));
+        drain.wal.close().unwrap();
+    }
 }

@@ -29,6 +29,8 @@ pub(super) enum Stop {
     End,
     /// librdkafka's queue is full.
     QueueFull,
+    /// The window takes no more slots.
+    Full,
     /// Kafka must be asked for this topic first.
     Unknown(u32),
     /// The producer, or a topic, failed.
@@ -92,6 +94,8 @@ pub(super) struct Flow {
     pub(super) group_sent: usize,
     /// Known to be in Kafka, or in the lane, although not acknowledged here.
     pub(super) settled: HashSet<Sequence>,
+    /// Where [`Self::settled`] ended when it was last looked at.
+    settled_end: Sequence,
     /// 1 for the held lane: part of the opaque.
     lane: bool,
     reader: Option<Reader>,
@@ -100,6 +104,8 @@ pub(super) struct Flow {
     pub(super) told: Sequence,
     /// The next sequence to look at.
     pub(super) next: Sequence,
+    /// The most slots of the window.
+    pub(super) slots_max: usize,
 }
 
 impl Flow {
@@ -112,17 +118,29 @@ impl Flow {
             sift: Sift::default(),
             group_sent: 0,
             settled: HashSet::new(),
+            settled_end: 0,
             lane,
             reader: None,
             chunk: None,
             told: acked,
             next: acked + 1,
+            slots_max: SLOTS_MAX,
         }
     }
 
     /// In the lane, an entry without a topic marks the end of a pass, which is to be finished after a crash.
     pub(super) fn is_marker(&self, record: &RecordRef<'_>) -> bool {
         self.lane && record.topic.is_empty()
+    }
+
+    /// Entries below the watermark, for records that were settled otherwise, are of no more use.
+    pub(super) fn forget_settled(&mut self) {
+        let acked = self.window.acked();
+        // Only once the watermark has passed all that were known: a look at each costs.
+        if !self.settled.is_empty() && acked >= self.settled_end {
+            self.settled.retain(|seq| *seq > acked);
+            self.settled_end = self.settled.iter().max().copied().unwrap_or_default();
+        }
     }
 
     /// The next walk begins at the first record that waits.
@@ -248,6 +266,7 @@ impl Flow {
         walk: &mut Walk,
     ) -> Result<(), Stop> {
         match self.window.state(seq) {
+            None if self.room() == 0 => return Err(Stop::Full),
             Some(State::Waiting) | None => {}
             Some(State::Sent | State::Done | State::Deferred) => return Ok(()),
         }
@@ -332,9 +351,14 @@ impl Flow {
         send(out.producer, topic, self.lane, seq, record, out.identity, out.now_ms)
     }
 
-    /// Slots that may still be filled.
-    pub(super) fn room(&self) -> usize {
-        SLOTS_MAX.saturating_sub(self.window.len())
+    fn room(&self) -> usize {
+        self.slots_max.saturating_sub(self.window.len())
+    }
+
+    /// Every slot is taken, and has been looked at: there is nothing to walk over. A walk that was rewound
+    /// goes on over the slots that are there, however many.
+    pub(super) fn is_full(&self) -> bool {
+        self.room() == 0 && self.next >= self.window.end()
     }
 }
 

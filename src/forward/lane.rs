@@ -12,14 +12,15 @@
 //! the pass before anything else is appended.
 //!
 //! A topic that Kafka refused when written to, while its metadata look fine, is released only after one
-//! record of it, alone, was taken.
+//! record of it, alone, was taken. Such a probe and a pass never run together: a pass that has gone over a
+//! topic's records already would leave them, re-appended, behind newer ones.
 
 use std::time::{Duration, Instant};
 
 use super::drain::{Drain, LOOKUP_MAX, RETRY, Step};
 use super::flow::{self, Flow, Out};
 use super::producer::{Lookup, Producer};
-use super::settings::Kind;
+use super::settings::{self, Kind};
 use super::start::Survey;
 use super::topics::State as TopicState;
 use super::verdict::{self, Verdict};
@@ -158,7 +159,13 @@ impl Drain {
         let Some(due) = self.topics.due(Instant::now()) else {
             return;
         };
-        if !self.works(due) {
+        if self.works(due) != Lookup::Exists {
+            return;
+        }
+        if let Some(first) = self.probe_of(due) {
+            if self.verified(&[due]) {
+                self.begin_probe(due, first);
+            }
             return;
         }
         let mut working = vec![due];
@@ -168,42 +175,54 @@ impl Drain {
             .filter(|id| *id != due)
             .collect();
         for topic in others.into_iter().take(LOOKS_MAX) {
-            if self.works(topic) {
-                working.push(topic);
-            }
-        }
-        if let Err(error) = self.verify(&working) {
-            self.link.error(error);
-            working.iter().for_each(|topic| self.topics.probe_later(*topic));
-            return;
-        }
-        for topic in working {
-            let Some(hold) = self.topics.get(topic).and_then(|topic| topic.hold.as_ref()) else {
+            // What needs a probe waits for its own time: its probe must not run beside this pass.
+            if self.probe_of(topic).is_some() {
                 continue;
-            };
-            match hold.first {
-                Some(first) if hold.refused => self.begin_probe(topic, first),
-                _ => self.release(topic),
             }
+            match self.works(topic) {
+                Lookup::Exists => working.push(topic),
+                Lookup::Refused(_) => {}
+                Lookup::Away => break,
+            }
+            if self.over() {
+                return;
+            }
+        }
+        if self.verified(&working) {
+            self.release(&working);
         }
     }
 
-    /// Whether the metadata say that the topic works.
-    fn works(&mut self, topic: u32) -> bool {
-        match self
-            .producer
-            .lookup(topic as usize, self.topics.name(topic), LOOKUP_MAX)
-        {
-            Lookup::Exists => true,
-            Lookup::Refused(code) => {
-                self.topics.still_held(topic, code, false);
-                false
-            }
-            Lookup::Away => {
-                self.topics.probe_later(topic);
-                false
-            }
+    /// The record that must show that the topic works, if its metadata do not say enough.
+    fn probe_of(&self, topic: u32) -> Option<Sequence> {
+        let hold = self.topics.get(topic)?.hold.as_ref()?;
+        let settled = &self.lane.as_ref()?.flow.settled;
+        // A record that Kafka is known to have has shown it.
+        hold.first.filter(|first| hold.refused && !settled.contains(first))
+    }
+
+    /// [`Self::verify`]; if that does not work the topics are looked at again later.
+    fn verified(&mut self, topics: &[u32]) -> bool {
+        let result = self.verify(topics);
+        if let Err(error) = result {
+            self.link.error(error);
+            topics.iter().for_each(|topic| self.topics.probe_later(*topic));
+            return false;
         }
+        true
+    }
+
+    /// Whether the metadata say that the topic works.
+    fn works(&mut self, topic: u32) -> Lookup {
+        let lookup = self
+            .producer
+            .lookup(topic as usize, self.topics.name(topic), LOOKUP_MAX);
+        match lookup {
+            Lookup::Exists => {}
+            Lookup::Refused(code) => self.topics.still_held(topic, code, false),
+            Lookup::Away => self.topics.probe_later(topic),
+        }
+        lookup
     }
 
     /// Which records of topics that were held before this start does Kafka have already?
@@ -224,7 +243,7 @@ impl Drain {
         });
         let survey = survey.map_err(|error| error.to_string())?;
         self.read_back_once(true, &survey)
-            .map_err(|error| format!("cannot read held topics' tails back: {error}"))?;
+            .map_err(|error| format!("cannot read held topics' tails back: {}", settings::explain(&error)))?;
         for id in unverified {
             if let Some(hold) = self.topics.get_mut(id).and_then(|topic| topic.hold.as_mut()) {
                 hold.unverified = false;
@@ -235,8 +254,12 @@ impl Drain {
 
     /// Sends the topic's first record alone, by a producer of its own.
     fn begin_probe(&mut self, topic: u32, seq: Sequence) {
-        if self.lane.as_ref().is_some_and(|lane| lane.probe.is_some()) {
-            return;
+        if self.lane.as_ref().is_some_and(Lane::is_waiting) {
+            return self.topics.probe_later(topic);
+        }
+        // Verified since it was chosen: Kafka has it already.
+        if self.lane.as_ref().is_some_and(|lane| lane.flow.settled.contains(&seq)) {
+            return self.release(&[topic]);
         }
         let made = Producer::create(
             &self.options,
@@ -248,7 +271,7 @@ impl Drain {
         let mut producer = match made {
             Ok(producer) => producer,
             Err(error) => {
-                self.link.note(error.to_string());
+                self.link.note(error);
                 self.topics.probe_later(topic);
                 return;
             }
@@ -272,7 +295,7 @@ impl Drain {
                 )
             }),
             // It left the lane meanwhile: the pass will show.
-            _ => return self.release(topic),
+            _ => return self.release(&[topic]),
         };
         match sent {
             Ok(()) => {
@@ -299,22 +322,32 @@ impl Drain {
                 lane.probe = None;
                 match report.error {
                     None => {
+                        // Its place is still this one: no pass ran meanwhile.
                         lane.flow.settled.insert(seq);
                         self.delivered_alone(topic);
-                        self.release(topic);
+                        self.release(&[topic]);
                     }
-                    Some(code) => self.judge_probe(topic, code),
+                    Some(code) => {
+                        if report.maybe_persisted {
+                            self.unverify(topic);
+                        }
+                        self.judge_probe(topic, code);
+                    }
                 }
             }
             None if probe.since.elapsed() > PROBE_MAX => {
                 lane.probe = None;
-                // It may have arrived all the same.
-                if let Some(hold) = self.topics.get_mut(topic).and_then(|topic| topic.hold.as_mut()) {
-                    hold.unverified = true;
-                }
+                self.unverify(topic);
                 self.topics.probe_later(topic);
             }
             None => {}
+        }
+    }
+
+    /// A probe may have arrived all the same: to be looked for before another is sent.
+    fn unverify(&mut self, topic: u32) {
+        if let Some(hold) = self.topics.get_mut(topic).and_then(|topic| topic.hold.as_mut()) {
+            hold.unverified = true;
         }
     }
 
@@ -322,7 +355,7 @@ impl Drain {
         match verdict::verdict(code) {
             Verdict::Config | Verdict::Clock => self.topics.still_held(topic, code, !verdict::is_missing(code)),
             // The record's own fault, not the topic's.
-            Verdict::Poison => self.release(topic),
+            Verdict::Poison => self.release(&[topic]),
             Verdict::Retry | Verdict::Fatal => {
                 self.link.note(format!("{}: {code}", self.topics.name(topic)));
                 self.topics.probe_later(topic);
@@ -330,29 +363,38 @@ impl Drain {
         }
     }
 
-    /// The topic works again: the running or next pass sends what was held.
-    fn release(&mut self, topic: u32) {
-        let name = self.topics.name(topic).to_owned();
-        if self.producer.native.open_topic(topic as usize, &name).is_err() {
-            self.topics.probe_later(topic);
+    /// These topics work again: a pass sends what was held. While one is running they stay held, because it
+    /// may have gone over their records already.
+    fn release(&mut self, topics: &[u32]) {
+        let mut opened = Vec::new();
+        let running = self.lane.as_ref().is_some_and(Lane::is_waiting);
+        for topic in topics {
+            let name = self.topics.name(*topic).to_owned();
+            match running || self.producer.native.open_topic(*topic as usize, &name).is_err() {
+                true => self.topics.probe_later(*topic),
+                false => opened.push(*topic),
+            }
+        }
+        if opened.is_empty() {
             return;
         }
         if let Err(error) = self.begin_pass() {
-            self.link
-                .note(format!("the held records of {name} cannot be sent yet: {error}"));
-            self.topics.probe_later(topic);
+            self.link.note(format!("held records cannot be sent yet: {error}"));
+            opened.iter().for_each(|topic| self.topics.probe_later(*topic));
             return;
         }
-        tracing::info!(topic = name, "the topic works again; its held records are being sent");
-        self.topics.set_state(topic, TopicState::Releasing);
+        for topic in opened {
+            tracing::info!(
+                topic = self.topics.name(topic),
+                "the topic works again; its held records are being sent"
+            );
+            self.topics.set_state(topic, TopicState::Releasing);
+        }
     }
 
-    /// Begins a pass unless one is running: marks its end, fsynced.
+    /// Begins a pass: marks its end, fsynced.
     fn begin_pass(&mut self) -> Result<(), AppendError> {
         let Some(lane) = &mut self.lane else { return Ok(()) };
-        if lane.pass.is_some() {
-            return Ok(());
-        }
         let mut batch = Batch::new();
         batch.push(&Record {
             topic: String::new(),
@@ -381,12 +423,68 @@ impl Drain {
                 topic = self.topics.name(topic),
                 "all held records of the topic were sent"
             );
-            if let Some(topic) = self.topics.get_mut(topic) {
-                topic.state = TopicState::Good;
-                topic.hold = None;
-            }
+            self.topics.released(topic);
         }
         self.main.window.undefer();
         self.main.rewind();
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::indexing_slicing)]
+mod tests {
+    use super::super::drain::tests::{drain, known};
+    use super::*;
+    use rdkafka::error::RDKafkaErrorCode;
+
+    /// Puts a record of each held topic to the lane.
+    fn held(drain: &mut Drain, topics: &[(&str, RDKafkaErrorCode, bool)]) -> Vec<u32> {
+        let mut ids = Vec::new();
+        for (topic, code, refused) in topics {
+            super::super::drain::tests::push(drain, &[topic]);
+            let id = known(drain, topic);
+            drain.topics.hold(id, *code, *refused);
+            ids.push(id);
+        }
+        while drain.main_step().unwrap() {}
+        ids
+    }
+
+    #[test]
+    fn a_topic_is_not_released_into_a_running_pass() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut drain = drain(&folder);
+        let missing = RDKafkaErrorCode::UnknownTopicOrPartition;
+        let denied = RDKafkaErrorCode::TopicAuthorizationFailed;
+        let ids = held(
+            &mut drain,
+            &[("a", missing, false), ("b", denied, true), ("c", missing, false)],
+        );
+        let [a, b, c] = ids[..] else { unreachable!() };
+        assert_eq!((drain.probe_of(a), drain.probe_of(b)), (None, Some(2)));
+        drain.release(&[a]);
+        let end = drain.lane.as_ref().unwrap().pass;
+        assert!(end.is_some());
+        drain.release(&[c]);
+        drain.begin_probe(b, 2);
+        assert_eq!(drain.topics.state(a), TopicState::Releasing);
+        assert_eq!(drain.topics.state(b), TopicState::Held);
+        assert_eq!(drain.topics.state(c), TopicState::Held);
+        let lane = drain.lane.as_ref().unwrap();
+        assert!(lane.probe.is_none());
+        assert_eq!(lane.pass, end);
+        drain.wal.close().unwrap();
+    }
+
+    #[test]
+    fn a_record_that_kafka_has_is_no_probe() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut drain = drain(&folder);
+        let ids = held(&mut drain, &[("b", RDKafkaErrorCode::TopicAuthorizationFailed, true)]);
+        drain.lane.as_mut().unwrap().flow.settled.insert(1);
+        assert_eq!(drain.probe_of(ids[0]), None);
+        drain.begin_probe(ids[0], 1);
+        assert_eq!(drain.topics.state(ids[0]), TopicState::Releasing);
+        drain.wal.close().unwrap();
     }
 }

@@ -90,7 +90,7 @@ pub struct Delivery<'a> {
 pub enum StartError {
     /// librdkafka does not know a property, or cannot use its value: exit code 2.
     #[error("kafka.properties: {0}")]
-    Properties(#[from] rdkafka::error::KafkaError),
+    Properties(String),
     /// The system gave no thread.
     #[error("cannot start the forwarder's thread: {0}")]
     Thread(#[from] std::io::Error),
@@ -113,6 +113,8 @@ pub struct Status {
     pub delivered_records: u64,
     /// Topics whose records are held; at most 1000 are listed.
     pub held_topics: Vec<HeldTopic>,
+    /// How many topics are held.
+    pub held_topics_count: u64,
     /// Set when the forwarder ended although nobody asked it to: the process should end too.
     pub stopped: Option<String>,
 }
@@ -183,9 +185,12 @@ impl Forwarder {
         });
         let link = Arc::new(Link::default());
         let on_delivery = options.on_delivery.take().map(Arc::new);
-        tail::settings(&options).create_native_config()?;
+        tail::settings(&options)
+            .create_native_config()
+            .map_err(|error| StartError::Properties(settings::explain(&error)))?;
         let kind = Kind::Gapless { batch_bytes: None };
-        let producer = Producer::create(&options, kind, &signal, &link, on_delivery.as_ref())?;
+        let producer =
+            Producer::create(&options, kind, &signal, &link, on_delivery.as_ref()).map_err(StartError::Properties)?;
         let drain = drain::Drain::new(wal, options, on_delivery, Arc::clone(&shared), link, producer);
         // Tells of a thread that panicked: a forwarder must not be dead while the process looks alive.
         let guard = Guard(Arc::clone(&shared));

@@ -19,7 +19,7 @@ use tracing::debug;
 
 use super::link::{Link, log_line};
 use super::native::{self, Native};
-use super::settings::{Kind, settings};
+use super::settings::{Kind, explain, settings};
 use super::{Delivery, OnDelivery, Options};
 use crate::wal::Signal;
 
@@ -167,14 +167,14 @@ impl Producer {
     /// Makes a producer; needs no broker.
     ///
     /// # Errors
-    /// A property that librdkafka does not know or cannot take.
+    /// A property that librdkafka does not know or cannot take, in words that do not tell its value.
     pub(super) fn create(
         options: &Options,
         kind: Kind,
         signal: &Arc<Signal>,
         link: &Arc<Link>,
         on_delivery: Option<&Arc<OnDelivery>>,
-    ) -> Result<Self, KafkaError> {
+    ) -> Result<Self, String> {
         let config = settings(options, kind);
         let inbox = Arc::new(Inbox::new(Arc::clone(signal)));
         let context = Context {
@@ -182,7 +182,7 @@ impl Producer {
             link: Arc::clone(link),
             on_delivery: on_delivery.cloned(),
         };
-        let producer = ThreadedProducer::from_config_and_context(&config, context)?;
+        let producer = ThreadedProducer::from_config_and_context(&config, context).map_err(|error| explain(&error))?;
         Ok(Self {
             native: Native::new(producer, config.get("partitioner")),
             inbox,
@@ -260,17 +260,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_unknown_property_is_an_error_that_names_it() {
+    fn an_unknown_property_is_an_error_that_names_it_and_not_its_value() {
         let signal = Arc::new(Signal::default());
         let link = Arc::new(Link::default());
         let result = Producer::create(
-            &options(&[("linger.msx", "5")]),
+            &options(&[("sasl.pasword", "hunter2")]),
             Kind::Gapless { batch_bytes: None },
             &signal,
             &link,
             None,
         );
-        assert!(result.err().unwrap().to_string().contains("linger.msx"));
+        let error = result.err().unwrap();
+        assert!(error.contains("sasl.pasword") && !error.contains("hunter2"), "{error}");
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use rdkafka::error::RDKafkaErrorCode;
 
-use super::drain::{Drain, Failure, RETRY, Step};
+use super::drain::{Drain, Failure, RETRY, Refusal, Step};
 use super::settings::{self, BATCH_BYTES_MIN, Kind};
 use super::verdict::{self, Verdict};
 use super::window::State;
@@ -18,6 +18,8 @@ use crate::wal::{AppendError, Letter};
 
 /// How long requests on the wire may take to be answered before they are given up and read back.
 const ANSWER_MAX: Duration = Duration::from_secs(5);
+/// How long the reports of what was given up may take.
+const PURGE_MAX: Duration = Duration::from_secs(1);
 /// Between two producers, at the most, while none delivers anything.
 const SETBACK_MAX: Duration = Duration::from_secs(30);
 
@@ -25,6 +27,10 @@ impl Drain {
     /// See the module.
     pub(super) fn recover(&mut self) -> Step<()> {
         let purged = self.collect()?;
+        // The next start does the rest.
+        if self.shared.stop_at().is_some_and(|at| Instant::now() >= at) {
+            return Ok(());
+        }
         let failures = std::mem::take(&mut self.failures);
         let refused = self.refused.take();
         let fatal = self.producer.fatal();
@@ -37,7 +43,7 @@ impl Drain {
             );
             self.link.note(text.clone());
         }
-        self.count_retries(&failures, fatal.is_some());
+        self.count_retries(&failures, refused, fatal.is_some());
         self.hold_refused(&failures, refused);
         // A fatal error without a failed batch (GaplessGuarantee has one) says nothing about what is written.
         let desynchronized = fatal
@@ -53,6 +59,11 @@ impl Drain {
             self.replace(kind);
         } else {
             self.producer.inbox.judged();
+            // Sent again at once it would fail again at once.
+            let again = codes(&failures, refused).find(|code| verdict::verdict(*code) == Verdict::Retry);
+            if let Some(code) = again {
+                self.trouble(format!("records were not taken ({code}); they are sent again"));
+            }
         }
         if uncertain {
             self.read_back_windows()?;
@@ -66,7 +77,8 @@ impl Drain {
 
     /// Waits until nothing is with the producer; whether something had to be given up for that.
     fn collect(&mut self) -> Step<bool> {
-        let mut deadline = Instant::now() + ANSWER_MAX;
+        let until = Instant::now() + ANSWER_MAX;
+        let mut deadline = self.shared.stop_at().map_or(until, |at| until.min(at));
         let mut purged = false;
         loop {
             self.settle()?;
@@ -83,7 +95,7 @@ impl Drain {
                     return Ok(true);
                 }
                 purged = true;
-                deadline = Instant::now() + ANSWER_MAX;
+                deadline = Instant::now() + PURGE_MAX;
                 self.producer.purge();
             }
             // librdkafka purges once when it ends, and may put records back after that.
@@ -95,15 +107,11 @@ impl Drain {
         }
     }
 
-    fn count_retries(&self, failures: &[Failure], fatal: bool) {
-        let count = |verdict: Verdict| {
-            failures
-                .iter()
-                .filter(|failure| verdict::verdict(failure.code) == verdict)
-                .count()
-        };
+    fn count_retries(&self, failures: &[Failure], refused: Option<(u32, RDKafkaErrorCode)>, fatal: bool) {
+        let codes = || codes(failures, refused);
+        let count = |verdict: Verdict| codes().filter(|code| verdict::verdict(*code) == verdict).count();
         let (poison, config) = (count(Verdict::Poison), count(Verdict::Config));
-        let others = failures.len() - poison - config;
+        let others = codes().count() - poison - config;
         metrics::counter!(FORWARD_RETRIES_TOTAL, "reason" => "batch").increment(poison as u64);
         metrics::counter!(FORWARD_RETRIES_TOTAL, "reason" => "config").increment(config as u64);
         let reason = if fatal { "fatal" } else { "transient" };
@@ -135,13 +143,14 @@ impl Drain {
             .collect();
         suspects.sort_unstable_by_key(|failure| failure.seq);
         let too_large = suspects.iter().any(|failure| verdict::is_size(failure.code));
+        let group_bytes = settings::group_bytes(&self.options);
         let Some(flow) = self.flow_mut(lane) else { return Ok(()) };
         let sent = std::mem::take(&mut flow.group_sent);
         let Some(last) = suspects.last().copied() else {
             return Ok(());
         };
         if !flow.sift.is_active() {
-            flow.sift.start(flow.window.waiting_up_to(last.seq));
+            flow.sift.start(flow.window.waiting_up_to(last.seq), group_bytes);
             self.too_large.0 |= too_large;
             tracing::info!(
                 records = suspects.len(),
@@ -162,7 +171,13 @@ impl Drain {
         let fetched = flow.fetch(alone);
         self.too_large.1 |= too_large;
         match fetched {
-            Ok(Some(record)) => self.dead_letter(lane, alone, record, last.code),
+            Ok(Some(record)) => {
+                let refusal = Refusal {
+                    code: last.code,
+                    local: false,
+                };
+                self.dead_letter(lane, alone, record, refusal)
+            }
             // Damaged since: the walk tells.
             Ok(None) => Ok(()),
             Err(error) => {
@@ -172,46 +187,50 @@ impl Drain {
         }
     }
 
-    /// Puts a record to the dead letters, fsynced, and settles it.
-    pub(super) fn dead_letter(
-        &mut self,
-        lane: bool,
-        seq: Sequence,
-        mut record: Record,
-        code: RDKafkaErrorCode,
-    ) -> Step<()> {
+    /// Puts a record to the dead letters, fsynced, and settles it. If the log does not take it now (disk full) it
+    /// is tried again later, and everything else goes on.
+    pub(super) fn dead_letter(&mut self, lane: bool, seq: Sequence, mut record: Record, refusal: Refusal) -> Step<()> {
         let who = self.identity.of(seq, record.origin);
         record.origin = Some(who);
         let now = now_ms();
         let topic = record.topic.clone();
+        let Refusal { code, local } = refusal;
+        let reason = match local {
+            true => format!(
+                "the Kafka client takes no record of this size, headers included ({code}): raise message.max.bytes in \
+                 kafka.properties and on the brokers"
+            ),
+            false => format!("Kafka refused this record alone: {code}"),
+        };
         let letter = Letter {
             origin: who,
             record,
             code: verdict::name(code),
-            reason: format!("Kafka refused this record alone: {code}"),
+            reason,
             first_failed_ms: now,
             last_failed_ms: now,
         };
-        loop {
-            match self.wal.add_dead_letters(std::slice::from_ref(&letter)) {
-                Ok(_) => break,
-                Err(error @ (AppendError::Poisoned { .. } | AppendError::Closed)) => return Err(error.into()),
-                Err(error) => {
-                    self.link
-                        .note(format!("record {seq} cannot be put to the dead letters: {error}"));
-                    self.publish(true);
-                    if self.over() {
-                        return Ok(());
-                    }
-                    self.shared.signal.wait(RETRY);
+        match self.wal.add_dead_letters(std::slice::from_ref(&letter)) {
+            Ok(_) => {}
+            Err(error @ (AppendError::Poisoned { .. } | AppendError::Closed)) => return Err(error.into()),
+            Err(error) => {
+                self.link.note(format!(
+                    "record {seq} cannot be put to the dead letters: {error}. It waits in the log; others go on"
+                ));
+                if let Some(flow) = self.flow_mut(lane) {
+                    flow.window.set(seq, State::Deferred);
                 }
+                self.letters.insert((lane, seq), refusal);
+                self.letters_at = Some(Instant::now() + RETRY);
+                return Ok(());
             }
         }
+        let reason = letter.reason;
         metrics::counter!(DEAD_LETTERS_TOTAL, "reason" => verdict::name(code)).increment(1);
         tracing::warn!(
             topic,
             seq = who.seq,
-            "Kafka refuses the record also alone ({code}); it is in the dead letters: `tidegate dead-letters show`"
+            "{reason}; it is in the dead letters: `tidegate dead-letters show`"
         );
         self.setbacks = 0;
         let settled = self.flow_mut(lane).and_then(|flow| flow.window.set(seq, State::Done));
@@ -222,7 +241,7 @@ impl Drain {
     }
 
     /// The kind of producer that is needed now.
-    fn wanted(&self) -> Kind {
+    pub(super) fn wanted(&self) -> Kind {
         let sifting = self.main.sift.is_active() || self.lane.as_ref().is_some_and(|lane| lane.flow.sift.is_active());
         match sifting {
             true => Kind::Careful,
@@ -262,4 +281,10 @@ impl Drain {
             self.shared.signal.wait(left.min(Duration::from_millis(100)));
         }
     }
+}
+
+/// What went wrong, record by record.
+fn codes(failures: &[Failure], refused: Option<(u32, RDKafkaErrorCode)>) -> impl Iterator<Item = RDKafkaErrorCode> {
+    let reports = failures.iter().map(|failure| failure.code);
+    reports.chain(refused.map(|(_, code)| code))
 }

@@ -4,8 +4,10 @@
 use std::collections::BTreeMap;
 
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
+use rdkafka::error::KafkaError;
 
 use super::Options;
+use super::sift::GROUP_BYTES_MAX;
 
 /// What a producer is for; [`super::producer`] says why there are three.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,7 +56,6 @@ pub(super) fn base_settings(options: &Options) -> BTreeMap<String, String> {
         ("allow.auto.create.topics", "false"),
         // How long a topic may be missing from the metadata before its records are reported as failed.
         ("topic.metadata.propagation.max.ms", "10000"),
-        ("statistics.interval.ms", "2000"),
     ]
     .into_iter()
     .map(|(name, value)| (name.to_owned(), value.to_owned()))
@@ -81,6 +82,8 @@ pub(super) fn settings(options: &Options, kind: Kind) -> ClientConfig {
     set("enable.idempotence", "true");
     // 0: for ever. A record is never given up because of time.
     set("message.timeout.ms", "0");
+    // Whether a broker is up is learned from them.
+    set("statistics.interval.ms", "2000");
     match kind {
         Kind::Gapless { batch_bytes } => {
             set("enable.gapless.guarantee", "true");
@@ -111,10 +114,25 @@ pub(super) fn settings(options: &Options, kind: Kind) -> ClientConfig {
     config
 }
 
+/// What is wrong, without the property's value: it may be a password under a misspelt name.
+pub(super) fn explain(error: &KafkaError) -> String {
+    match error {
+        KafkaError::ClientConfig(_, description, name, _) => format!("{name}: {description}"),
+        other => other.to_string(),
+    }
+}
+
 /// The batch.size that is configured, bytes.
 pub(super) fn batch_bytes(options: &Options) -> u32 {
     let configured = base_settings(options).remove("batch.size");
     configured.and_then(|bytes| bytes.parse().ok()).unwrap_or(BATCH_BYTES)
+}
+
+/// The most bytes of a sift's group: librdkafka ends a batch at message.max.bytes too, and a group is one batch.
+pub(super) fn group_bytes(options: &Options) -> u64 {
+    let configured = options.properties.get("message.max.bytes");
+    let message = configured.and_then(|bytes| bytes.trim().parse::<u64>().ok());
+    message.map_or(GROUP_BYTES_MAX, |bytes| GROUP_BYTES_MAX.min(bytes / 2))
 }
 
 #[cfg(test)]
@@ -160,6 +178,16 @@ pub(super) mod tests {
         assert_eq!(config.get("acks"), Some("all"));
         assert_eq!(config.get("message.timeout.ms"), Some("0"));
         assert_eq!(config.get("enable.idempotence"), Some("true"));
+    }
+
+    #[test]
+    fn a_group_of_suspects_fits_one_batch() {
+        assert_eq!(group_bytes(&options(&[])), GROUP_BYTES_MAX);
+        assert_eq!(group_bytes(&options(&[("message.max.bytes", "20000")])), 10_000);
+        assert_eq!(
+            group_bytes(&options(&[("message.max.bytes", "9000000")])),
+            GROUP_BYTES_MAX
+        );
     }
 
     #[test]

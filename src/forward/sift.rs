@@ -20,14 +20,14 @@ pub(super) struct Sift {
 }
 
 impl Sift {
-    /// Groups for `waiting`: (sequence, payload bytes) in order, up to the last suspect.
-    pub(super) fn start(&mut self, waiting: impl Iterator<Item = (Sequence, u64)>) {
+    /// Groups of `bytes_max` at most for `waiting`: (sequence, payload bytes) in order, up to the last suspect.
+    pub(super) fn start(&mut self, waiting: impl Iterator<Item = (Sequence, u64)>, bytes_max: u64) {
         let mut groups: Vec<(Sequence, Sequence)> = Vec::new();
         let (mut records, mut bytes) = (0_usize, 0_u64);
         for (seq, size) in waiting {
             let size = size + WIRE_OVERHEAD_BYTES;
             match groups.last_mut() {
-                Some(group) if records < GROUP_RECORDS_MAX && bytes + size <= GROUP_BYTES_MAX => group.1 = seq,
+                Some(group) if records < GROUP_RECORDS_MAX && bytes + size <= bytes_max => group.1 = seq,
                 _ => {
                     groups.push((seq, seq));
                     (records, bytes) = (0, 0);
@@ -82,7 +82,7 @@ mod tests {
     /// order, groups sent).
     fn play(records: u64, bad: &BTreeSet<Sequence>) -> (Vec<Sequence>, Vec<Sequence>, usize) {
         let mut sift = Sift::default();
-        sift.start((1..=records).map(|seq| (seq, 200)));
+        sift.start((1..=records).map(|seq| (seq, 200)), GROUP_BYTES_MAX);
         let (mut dead, mut delivered, mut rounds) = (Vec::new(), Vec::new(), 0);
         while let Some((first, last)) = sift.current() {
             rounds += 1;
@@ -108,16 +108,16 @@ mod tests {
     #[test]
     fn groups_stay_below_one_batch() {
         let mut sift = Sift::default();
-        sift.start((1..=10).map(|seq| (seq, 300_000)));
+        sift.start((1..=10).map(|seq| (seq, 300_000)), GROUP_BYTES_MAX);
         assert_eq!(sift.current(), Some((1, 1)));
-        sift.start((1..=5_000).map(|seq| (seq, 100)));
+        sift.start((1..=5_000).map(|seq| (seq, 100)), GROUP_BYTES_MAX);
         assert_eq!(sift.current(), Some((1, GROUP_RECORDS_MAX as u64)));
     }
 
     #[test]
     fn a_record_that_failed_in_company_is_sent_alone_first() {
         let mut sift = Sift::default();
-        sift.start([(1, 10), (2, 10)].into_iter());
+        sift.start([(1, 10), (2, 10)].into_iter(), GROUP_BYTES_MAX);
         assert_eq!(sift.failed(&[2], 2), None);
         assert_eq!(sift.current(), Some((2, 2)));
         assert_eq!(sift.failed(&[2], 1), Some(2));

@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::drain::{Drain, Step};
 use super::flow::{Flow, Identity, SLOTS_MAX};
 use super::lane::Lane;
+use super::settings;
 use super::tail::{self, Outcome, Seen};
 use super::topics::Topics;
 use super::window::State;
@@ -28,7 +29,8 @@ pub(super) struct Survey {
     origins: HashMap<Origin, Sequence>,
     /// The places of those.
     places: HashSet<Sequence>,
-    /// The sequences of the main log that were looked at; none for the lane.
+    /// The sequences of the main log that were looked at, where place and identity are one. None for the lane,
+    /// whose places say nothing of the sequence that a record carries.
     range: Option<(Sequence, Sequence)>,
     /// How many records are wanted.
     count: usize,
@@ -36,6 +38,17 @@ pub(super) struct Survey {
     lowest: Option<Sequence>,
     /// The earliest time of receipt.
     oldest_ms: Option<i64>,
+}
+
+/// What a record in Kafka is to a survey.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Found {
+    /// The one at this place of the surveyed log.
+    At(Sequence),
+    /// Ours, and settled before anything that was surveyed.
+    Before,
+    /// None of it.
+    Nothing,
 }
 
 impl Survey {
@@ -88,30 +101,37 @@ impl Survey {
         Ok(survey)
     }
 
+    /// What a record in Kafka is to this survey; `own` is this log's identity.
+    fn find(&self, own: [u8; 16], who: Origin) -> Found {
+        if let Some(seq) = self.origins.get(&who) {
+            return Found::At(*seq);
+        }
+        if who.wal != own {
+            return Found::Nothing;
+        }
+        if self.lowest.is_some_and(|lowest| who.seq < lowest) {
+            return Found::Before;
+        }
+        match self.range {
+            Some((first, last)) if (first..=last).contains(&who.seq) && !self.places.contains(&who.seq) => {
+                Found::At(who.seq)
+            }
+            _ => Found::Nothing,
+        }
+    }
+
     /// Looks for the records in Kafka; those found are added to `settled`.
     fn look(&self, drain: &Drain, settled: &mut HashSet<Sequence>) -> Result<Outcome, rdkafka::error::KafkaError> {
         let topics: Vec<(String, i64)> = self.topics.iter().map(|(name, ms)| (name.clone(), *ms)).collect();
-        let own = drain.identity.wal;
-        let mut see = |_: &str, who: Origin| {
-            if let Some(seq) = self.origins.get(&who) {
-                settled.insert(*seq);
-                return Seen::Wanted;
+        let mut see = |_: &str, who: Origin| match self.find(drain.identity.wal, who) {
+            Found::At(seq) => {
+                settled.insert(seq);
+                Seen::Wanted
             }
-            if who.wal != own {
-                return Seen::Other;
-            }
-            if self.lowest.is_some_and(|lowest| who.seq < lowest) {
-                return Seen::Ground;
-            }
-            match self.range {
-                Some((first, last)) if (first..=last).contains(&who.seq) && !self.places.contains(&who.seq) => {
-                    settled.insert(who.seq);
-                    Seen::Wanted
-                }
-                _ => Seen::Other,
-            }
+            Found::Before => Seen::Ground,
+            Found::Nothing => Seen::Other,
         };
-        tail::read_back(&drain.options, &drain.link, &topics, &mut see, &|| drain.over())
+        tail::read_back(&drain.options, &drain.link, &topics, &mut see, &|| drain.left())
     }
 }
 
@@ -200,7 +220,10 @@ impl Drain {
         while !survey.topics.is_empty() {
             match self.read_back_once(lane, survey) {
                 Ok(()) => return,
-                Err(error) => self.link.error(format!("cannot read the topics' tails back: {error}")),
+                Err(error) => {
+                    let why = settings::explain(&error);
+                    self.link.error(format!("cannot read the topics' tails back: {why}"));
+                }
             }
             self.publish(true);
             if self.over() {
@@ -230,8 +253,8 @@ impl Drain {
         );
         if outcome.cut {
             tracing::warn!(
-                "the tail was longer than what is read back: some records may be sent twice (they carry their \
-                 identity, and the lander removes repeats)"
+                "not all of the tail was read back: some records may be sent twice (they carry their identity, so \
+                 that a consumer can drop repeats)"
             );
         }
         Ok(())
@@ -384,6 +407,61 @@ mod tests {
         let (scan, ..) = scan(&wal, &lane, &[2, 3]);
         let in_lane: Vec<Sequence> = scan.in_lane.iter().map(|who| who.seq).collect();
         assert_eq!(in_lane, vec![2]);
+        wal.close().unwrap();
+    }
+
+    #[test]
+    fn a_record_of_the_log_is_not_taken_for_the_lanes_record_at_that_place() {
+        let folder = tempfile::tempdir().unwrap();
+        let wal = wal(&folder);
+        let lane = wal.held_or_create().unwrap();
+        // The lane's places are 1 to 4; its records are the log's 2, 9, 10 and 11.
+        append(&wal, &lane, &[("a", 2), ("a", 9), ("a", 10), ("a", 11)]);
+        let identity = Identity::new(wal.id());
+        let survey = Survey::make(&Flow::new(lane, true), &identity, Sequence::MAX, |_, _, _| true).unwrap();
+        let find = |seq| survey.find(identity.wal, identity.of(seq, None));
+        assert_eq!(
+            (find(1), find(3), find(4)),
+            (Found::Before, Found::Nothing, Found::Nothing)
+        );
+        assert_eq!((find(2), find(9), find(11)), (Found::At(1), Found::At(2), Found::At(4)));
+        wal.close().unwrap();
+    }
+
+    #[test]
+    fn a_record_of_the_log_is_found_at_its_own_place() {
+        let folder = tempfile::tempdir().unwrap();
+        let wal = wal(&folder);
+        let mut batch = Batch::new();
+        for origin in [None, Some(900), None] {
+            batch.push(&Record {
+                topic: "a".into(),
+                key: None,
+                value: None,
+                headers: Vec::new(),
+                received_ms: 1,
+                origin: origin.map(|seq| Origin { wal: [7; 16], seq }),
+                idempotency: None,
+            });
+        }
+        wal.log().append(batch).unwrap().wait().unwrap();
+        let identity = Identity::new(wal.id());
+        let flow = Flow::new(wal.log().clone(), false);
+        let survey = Survey::make(&flow, &identity, Sequence::MAX, |_, _, _| true).unwrap();
+        let find = |wal, seq| survey.find(identity.wal, Origin { wal, seq });
+        assert_eq!(
+            (find(identity.wal, 1), find(identity.wal, 3)),
+            (Found::At(1), Found::At(3))
+        );
+        // An imported one is known by its own identity, not by its place.
+        assert_eq!(
+            (find(identity.wal, 2), find([7; 16], 900)),
+            (Found::Nothing, Found::At(2))
+        );
+        assert_eq!(
+            (find([7; 16], 1), find(identity.wal, 4)),
+            (Found::Nothing, Found::Nothing)
+        );
         wal.close().unwrap();
     }
 

@@ -5,7 +5,7 @@
 //! backwards, in blocks that grow, until a settled record of this gateway appears (records of one partition
 //! are in the order of the log, so all of ours before it are settled too), or the time of the oldest
 //! un-acknowledged record is passed, or a limit is reached. Not a proof: a request of a connection that died
-//! may be written after the read. What repeats then remain carry their identity.
+//! may be written after the read. A topic that may not be read is left out. What repeats then remain carry their identity.
 //!
 //! Does not know the log: the caller says what each identity means.
 
@@ -54,7 +54,7 @@ pub(super) enum Seen {
 pub(super) struct Outcome {
     pub(super) read: i64,
     pub(super) wanted: i64,
-    /// A limit ended it: repeats are possible.
+    /// A limit, or a right that is missing, ended it: repeats are possible.
     pub(super) cut: bool,
 }
 
@@ -108,7 +108,8 @@ struct Part {
     ground: bool,
 }
 
-/// Reads back the `topics`, each with the time its oldest un-acknowledged record was received.
+/// Reads back the `topics`, each with the time its oldest un-acknowledged record was received. `left`: how much time
+/// a shutdown leaves.
 ///
 /// # Errors
 /// Kafka does not answer: to be tried again, with the same `see`.
@@ -117,7 +118,7 @@ pub(super) fn read_back(
     link: &Arc<Link>,
     topics: &[(String, i64)],
     see: &mut dyn FnMut(&str, Origin) -> Seen,
-    stopped: &dyn Fn() -> bool,
+    left: &dyn Fn() -> Duration,
 ) -> Result<Outcome, KafkaError> {
     let consumer: BaseConsumer<Context> = settings(options).create_with_context(Context { link: Arc::clone(link) })?;
     let mut tail = Tail {
@@ -128,21 +129,50 @@ pub(super) fn read_back(
             wanted: 0,
             cut: false,
         },
-        stopped,
+        left,
     };
     let share = (RECORDS_MAX / i64::try_from(topics.len()).unwrap_or(RECORDS_MAX).max(1)).max(BLOCK_RECORDS);
+    let mut unreadable = Vec::new();
     for (topic, oldest_ms) in topics {
-        tail.topic(topic, *oldest_ms, share, see)?;
+        match tail.topic(topic, *oldest_ms, share, see) {
+            Ok(()) => {}
+            Err(error) if is_final(&error) => unreadable.push((topic, error)),
+            Err(error) => return Err(error),
+        }
         link.up();
     }
+    if let Some((topic, error)) = unreadable.first() {
+        tail.outcome.cut = true;
+        tracing::warn!(
+            topics = unreadable.len(),
+            "Kafka does not let the gateway read back what it wrote to {topic} ({error}), so records may be \
+             repeated; grant READ on the topic to let the gateway look"
+        );
+    }
     Ok(tail.outcome)
+}
+
+/// Asking again would not help: no right to read, or no such topic any more.
+fn is_final(error: &KafkaError) -> bool {
+    matches!(
+        error.rdkafka_error_code(),
+        Some(
+            RDKafkaErrorCode::TopicAuthorizationFailed
+                | RDKafkaErrorCode::GroupAuthorizationFailed
+                | RDKafkaErrorCode::UnknownTopic
+                | RDKafkaErrorCode::UnknownTopicOrPartition
+                | RDKafkaErrorCode::UnknownTopicId
+                | RDKafkaErrorCode::UnknownPartition
+        )
+    )
 }
 
 struct Tail<'a> {
     consumer: BaseConsumer<Context>,
     deadline: Instant,
     outcome: Outcome,
-    stopped: &'a dyn Fn() -> bool,
+    /// Until a shutdown is over.
+    left: &'a dyn Fn() -> Duration,
 }
 
 impl Tail<'_> {
@@ -175,9 +205,14 @@ impl Tail<'_> {
         }
     }
 
+    /// How long an answer may take: a shutdown does not wait for it.
+    fn patience(&self) -> Duration {
+        SILENCE_MAX.min((self.left)())
+    }
+
     /// Where each partition ends, and how far back it is of interest.
     fn parts(&self, topic: &str, oldest_ms: i64) -> Result<Vec<Part>, KafkaError> {
-        let metadata = self.consumer.fetch_metadata(Some(topic), SILENCE_MAX)?;
+        let metadata = self.consumer.fetch_metadata(Some(topic), self.patience())?;
         let Some(known) = metadata.topics().first() else {
             return Ok(Vec::new());
         };
@@ -202,10 +237,12 @@ impl Tail<'_> {
         if times.count() == 0 {
             return Ok(Vec::new());
         }
-        let times = self.consumer.offsets_for_times(times, SILENCE_MAX)?;
+        let times = self.consumer.offsets_for_times(times, self.patience())?;
         let mut parts = Vec::new();
         for found in times.elements() {
-            let (low, high) = self.consumer.fetch_watermarks(topic, found.partition(), SILENCE_MAX)?;
+            let (low, high) = self
+                .consumer
+                .fetch_watermarks(topic, found.partition(), self.patience())?;
             found.error()?;
             if let Offset::Offset(offset) = found.offset() {
                 parts.push(Part {
@@ -241,12 +278,14 @@ impl Tail<'_> {
         while !open.is_empty() {
             let closed = match self.consumer.poll(Duration::from_millis(100)) {
                 None => {
-                    if (self.stopped)() || heard.elapsed() > SILENCE_MAX {
+                    if (self.left)().is_zero() || heard.elapsed() > SILENCE_MAX {
                         return Err(KafkaError::MessageConsumption(RDKafkaErrorCode::OperationTimedOut));
                     }
                     continue;
                 }
                 Some(Err(KafkaError::PartitionEOF(partition))) => Some(partition),
+                // Said once; nothing more would come.
+                Some(Err(error)) if is_final(&error) => return Err(error),
                 // Said by the error callback too; librdkafka tries again by itself.
                 Some(Err(_)) => {
                     if heard.elapsed() > SILENCE_MAX {
@@ -302,4 +341,63 @@ fn identity(message: &BorrowedMessage<'_>) -> Option<Origin> {
         wal: *wal.as_bytes(),
         seq,
     })
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use rdkafka::mocking::MockCluster;
+    use rdkafka::producer::{BaseProducer, BaseRecord, DefaultProducerContext, Producer as _};
+
+    use super::super::settings::tests::options;
+    use super::*;
+
+    #[test]
+    fn a_topic_that_may_not_be_read_is_not_asked_for_ever() {
+        let cluster: MockCluster<'static, DefaultProducerContext> = MockCluster::new(1).unwrap();
+        cluster.create_topic("denied", 1, 1).unwrap();
+        let mut options = options(&[]);
+        options.bootstrap_servers = cluster.bootstrap_servers();
+        let producer: BaseProducer = ClientConfig::new()
+            .set("bootstrap.servers", cluster.bootstrap_servers())
+            .create()
+            .unwrap();
+        producer.send(BaseRecord::<(), str>::to("denied").payload("x")).unwrap();
+        producer.flush(Duration::from_secs(30)).unwrap();
+        let denied = rdkafka::types::RDKafkaRespErr::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED;
+        cluster.request_errors(rdkafka::types::RDKafkaApiKey::Fetch, &[denied; 20]);
+        // The mock broker has no offsets for times, so the block is given.
+        let context = Context {
+            link: Arc::new(Link::default()),
+        };
+        let mut tail = Tail {
+            consumer: settings(&options).create_with_context(context).unwrap(),
+            deadline: Instant::now() + Duration::from_secs(60),
+            outcome: Outcome {
+                read: 0,
+                wanted: 0,
+                cut: false,
+            },
+            left: &|| Duration::MAX,
+        };
+        let mut part = Part {
+            id: 0,
+            floor: 0,
+            read_from: 1,
+            ground: false,
+        };
+        let error = tail
+            .blocks("denied", &mut [&mut part], 1, &mut |_, _| Seen::Other)
+            .unwrap_err();
+        assert!(is_final(&error), "{error}");
+    }
+
+    #[test]
+    fn a_broker_that_is_away_is_asked_again() {
+        let error = |code| is_final(&KafkaError::MessageConsumption(code));
+        assert!(error(RDKafkaErrorCode::TopicAuthorizationFailed));
+        assert!(error(RDKafkaErrorCode::UnknownTopicOrPartition));
+        assert!(!error(RDKafkaErrorCode::BrokerTransportFailure));
+        assert!(!error(RDKafkaErrorCode::LeaderNotAvailable));
+    }
 }

@@ -60,6 +60,9 @@ pub(super) struct Topic {
     pub(super) name: String,
     pub(super) state: State,
     pub(super) hold: Option<Hold>,
+    /// The back-off of its last hold, until a record of it is delivered: a topic that fails as soon as it is
+    /// released must not have the lane rewritten each time.
+    setback: Option<Duration>,
     pub(super) records: Counter,
     pub(super) bytes: Counter,
 }
@@ -107,6 +110,7 @@ impl Topics {
             name: name.to_owned(),
             state: State::New,
             hold: None,
+            setback: None,
             records: metrics::counter!(FORWARD_RECORDS_TOTAL, "topic" => label.clone()),
             bytes: metrics::counter!(FORWARD_BYTES_TOTAL, "topic" => label),
         });
@@ -156,6 +160,7 @@ impl Topics {
         if let Some(again) = &mut topic.hold {
             again.wait = (again.wait * 2).min(PROBE_MAX);
         }
+        let wait = topic.setback.map_or(PROBE_MIN, |wait| (wait * 2).min(PROBE_MAX));
         let hold = topic.hold.get_or_insert_with(|| Hold {
             reason: String::new(),
             since_ms: now_ms(),
@@ -164,7 +169,7 @@ impl Topics {
             refused,
             unverified: false,
             probe_at: Instant::now(),
-            wait: PROBE_MIN,
+            wait,
         });
         hold.reason = reason;
         hold.refused = refused;
@@ -172,8 +177,9 @@ impl Topics {
     }
 
     /// Counts acknowledged records.
-    pub(super) fn count(&self, id: u32, records: u64, bytes: u64) {
-        if let (Some(topic), 1..) = (self.get(id), records) {
+    pub(super) fn count(&mut self, id: u32, records: u64, bytes: u64) {
+        if let (Some(topic), 1..) = (self.get_mut(id), records) {
+            topic.setback = None;
             topic.records.increment(records);
             topic.bytes.increment(bytes);
         }
@@ -199,14 +205,14 @@ impl Topics {
         }
     }
 
-    /// The held topic to look at now.
+    /// The held topic to look at now: the one that has waited longest.
     pub(super) fn due(&self, now: Instant) -> Option<u32> {
-        let due = |topic: &Topic| {
-            topic.state == State::Held
-                && topic.name != OTHERS
-                && topic.hold.as_ref().is_some_and(|hold| hold.probe_at <= now)
-        };
-        self.list.iter().position(due).map(|index| index as u32)
+        (self.list.iter().enumerate())
+            .filter(|(_, topic)| topic.state == State::Held && topic.name != OTHERS)
+            .filter_map(|(index, topic)| Some((topic.hold.as_ref()?.probe_at, index as u32)))
+            .filter(|(probe_at, _)| *probe_at <= now)
+            .min()
+            .map(|(_, id)| id)
     }
 
     /// It does not work yet: the next look is later, by a random share so that topics spread out.
@@ -245,6 +251,14 @@ impl Topics {
         }
     }
 
+    /// A pass has sent everything that was held of the topic.
+    pub(super) fn released(&mut self, id: u32) {
+        if let Some(topic) = self.get_mut(id) {
+            topic.state = State::Good;
+            topic.setback = topic.hold.take().map(|hold| hold.wait);
+        }
+    }
+
     /// The topics in `state`.
     pub(super) fn with_state(&self, state: State) -> impl Iterator<Item = u32> {
         (self.list.iter().enumerate())
@@ -268,6 +282,12 @@ impl Topics {
             .take(LISTED_MAX)
             .collect()
     }
+
+    /// How many [`Self::held`] would list without its limit.
+    pub(super) fn held_count(&self) -> u64 {
+        let held = |topic: &&Topic| matches!(topic.state, State::Held | State::Releasing) && topic.hold.is_some();
+        self.list.iter().filter(held).count() as u64
+    }
 }
 
 #[cfg(test)]
@@ -286,6 +306,17 @@ mod tests {
         assert_eq!(topics.state(others), State::Held);
         assert_eq!(topics.id("t7"), 7);
         assert!(topics.due(Instant::now() + PROBE_MAX * 2).is_none());
+    }
+
+    #[test]
+    fn the_topic_that_waited_longest_is_looked_at_first() {
+        let mut topics = Topics::new();
+        let (first, second) = (topics.id("first"), topics.id("second"));
+        topics.hold(second, RDKafkaErrorCode::UnknownTopicOrPartition, false);
+        topics.hold(first, RDKafkaErrorCode::UnknownTopicOrPartition, false);
+        topics.probe_later(first);
+        topics.probe_later(first);
+        assert_eq!(topics.due(Instant::now() + PROBE_MAX * 2), Some(second));
     }
 
     #[test]

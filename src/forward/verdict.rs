@@ -118,6 +118,23 @@ mod tests {
     }
 
     #[test]
+    fn the_reasons_of_dead_letters_are_those_that_metrics_show_at_zero() {
+        let reasons: Vec<String> = (-200..200)
+            .filter_map(|number| rdkafka::types::RDKafkaRespErr::try_from(number).ok())
+            .map(Code::from)
+            .filter(|code| verdict(*code) == Verdict::Poison)
+            .map(name)
+            .collect();
+        for reason in &reasons {
+            assert!(
+                crate::metrics::DEAD_LETTER_REASONS.contains(&reason.as_str()),
+                "{reason}"
+            );
+        }
+        assert_eq!(reasons.len(), crate::metrics::DEAD_LETTER_REASONS.len());
+    }
+
+    #[test]
     fn names_are_kafkas() {
         assert_eq!(name(Code::MessageSizeTooLarge), "MessageSizeTooLarge");
     }

@@ -253,7 +253,7 @@ fn set_wal_gauges(status: &wal::Status) {
 fn set_forward_gauges(forward: &forward::Status, now_ms: i64) {
     metrics::gauge!(names::FORWARD_BROKER_UP).set(f64::from(u8::from(forward.broker_up)));
     metrics::gauge!(names::FORWARD_IN_FLIGHT_RECORDS).set(float(forward.in_flight_records));
-    metrics::gauge!(names::HELD_TOPICS).set(float(forward.held_topics.len() as u64));
+    metrics::gauge!(names::HELD_TOPICS).set(float(forward.held_topics_count));
     if let Some(oldest_ms) = forward.oldest_received_ms {
         let age = Duration::from_millis(u64::try_from(now_ms.saturating_sub(oldest_ms)).unwrap_or(0)).as_secs_f64();
         metrics::gauge!(names::WAL_OLDEST_RECORD_AGE_SECONDS).set(age);
