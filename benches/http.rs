@@ -1,5 +1,6 @@
-//! A durable POST against its limits: a server that does nothing but read the body and say OK, in the same
-//! run, from the same load generator (wrk, one thread), keep-alive, 100 and 400 connections.
+//! A durable POST against its limits: the same server answering a page that needs no disk (GET /hello), and a
+//! bare axum that reads the body and says OK; in the same run, from the same load generator (wrk, one thread),
+//! keep-alive, 100 and 400 connections.
 //!
 //! `cargo bench --bench http`; needs wrk and ab (Debian: wrk, apache2-utils). Kafka is away during the runs:
 //! what is measured is the accept path, and the memory with the backlog that piles up.
@@ -22,6 +23,10 @@ use std::time::{Duration, Instant};
 use common::Row;
 
 const BODY: &str = "test01=111&test02=222&test03=ccc&test04=ddd";
+const SOURCE: &str = "/financial_pro";
+const PAGE: &str = "/hello";
+/// What the durable answer is held against.
+const LIMIT: &str = "the same server, GET /hello";
 const SECONDS: &str = "6s";
 /// Says that this process is the no-op server.
 const NO_OP: &str = "TIDEGATE_BENCH_NO_OP";
@@ -116,8 +121,8 @@ struct Figures {
     rss: f64,
 }
 
-fn wrk(server: &Server, connections: u32, script: &Path) -> Figures {
-    let url = format!("http://127.0.0.1:{}/financial_pro", server.port);
+fn wrk(server: &Server, path: &str, connections: u32, script: &Path) -> Figures {
+    let url = format!("http://127.0.0.1:{}{path}", server.port);
     let output = Command::new("wrk")
         .args(["-t1", &format!("-c{connections}"), &format!("-d{SECONDS}"), "-s"])
         .arg(script)
@@ -151,9 +156,11 @@ fn main() {
     std::fs::write(
         &script,
         format!(
-            r#"wrk.method = "POST"
-wrk.body = "{BODY}"
-wrk.headers["Content-Type"] = "application/x-www-form-urlencoded"
+            r#"if wrk.path ~= "{PAGE}" then
+  wrk.method = "POST"
+  wrk.body = "{BODY}"
+  wrk.headers["Content-Type"] = "application/x-www-form-urlencoded"
+end
 function done(summary, latency)
   local e = summary.errors
   print(string.format("figures %.1f %.3f %.3f %.3f %d", summary.requests / summary.duration * 1e6,
@@ -165,18 +172,23 @@ end
     )
     .unwrap();
     for connections in [100, 400] {
-        let (mut limit, mut durable) = (Vec::new(), Vec::new());
+        let (mut bare, mut page, mut durable) = (Vec::new(), Vec::new(), Vec::new());
         for _ in 0..common::runs() {
-            limit.push(wrk(&no_op(&base), connections, &script));
-            durable.push(wrk(&tidegate(&base), connections, &script));
+            bare.push(wrk(&no_op(&base), SOURCE, connections, &script));
+            page.push(wrk(&tidegate(&base), PAGE, connections, &script));
+            durable.push(wrk(&tidegate(&base), SOURCE, connections, &script));
         }
         let table = |title: &str, unit: &str, figure: fn(&Figures) -> f64| {
             let row = |name: &str, runs: &[Figures]| Row {
                 name: name.into(),
                 figures: runs.iter().map(figure).collect(),
             };
-            let rows = [row("no-op", &limit), row("durable POST", &durable)];
-            common::print_table(&format!("{title}, {connections} connections"), unit, &rows, "no-op");
+            let rows = [
+                row(LIMIT, &page),
+                row("bare axum, POST", &bare),
+                row("durable POST", &durable),
+            ];
+            common::print_table(&format!("{title}, {connections} connections"), unit, &rows, LIMIT);
         };
         table("POST, keep-alive", "requests/s", |run| run.per_second);
         table("Answer, median", "ms", |run| run.p50);
@@ -225,7 +237,7 @@ fn ab(base: &Path, scratch: &Path) {
     }
     let rows = [
         Row {
-            name: "no-op".into(),
+            name: "bare axum".into(),
             figures: limit,
         },
         Row {
@@ -233,5 +245,5 @@ fn ab(base: &Path, scratch: &Path) {
             figures: durable,
         },
     ];
-    common::print_table("ab -c 100 -n 10000, no keep-alive", "requests/s", &rows, "no-op");
+    common::print_table("ab -c 100 -n 10000, no keep-alive", "requests/s", &rows, "bare axum");
 }
