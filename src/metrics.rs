@@ -157,7 +157,9 @@ pub fn install() -> Result<PrometheusHandle, InstallError> {
             INGEST_RECORDS_TOTAL | INGEST_BYTES_TOTAL | FORWARD_RECORDS_TOTAL | FORWARD_BYTES_TOTAL => continue,
             INGEST_REQUESTS_TOTAL => &[(
                 "code",
-                &["200", "202", "400", "404", "405", "408", "413", "415", "431", "503"],
+                &[
+                    "200", "202", "400", "403", "404", "405", "408", "413", "415", "431", "503",
+                ],
             )],
             DEAD_LETTERS_TOTAL => &[("reason", DEAD_LETTER_REASONS)],
             BUILD_INFO => continue,

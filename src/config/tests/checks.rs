@@ -117,6 +117,14 @@ fn limits_that_contradict_each_other_are_refused() {
     assert!(refused("[http]\nbody_bytes_max = \"100 KiB\"\n").contains("http.body_bytes_max"));
     assert!(refused("[http]\nrecord_bytes_max = \"2 MiB\"\n").contains("message.max.bytes"));
     accepted("[http]\nrecord_bytes_max = \"2 MiB\"\n[kafka.properties]\n\"message.max.bytes\" = 3000000\n");
+    // The client counts headers and framing too.
+    assert!(refused("[http]\nrecord_bytes_max = 1000000\n").contains("headers and framing"));
+}
+
+#[test]
+fn a_partitioner_that_breaks_the_order_of_a_key_is_refused() {
+    assert!(refused("[kafka.properties]\npartitioner = \"random\"\n").contains("murmur2_random"));
+    accepted("[kafka.properties]\npartitioner = \"consistent\"\n");
 }
 
 #[test]
