@@ -43,7 +43,7 @@ macro_rules! metrics_table {
 }
 
 metrics_table! {
-    WAL_BACKLOG_RECORDS Gauge "tidegate_wal_backlog_records" "Records on disk that Kafka has not acknowledged yet: committed - acked.";
+    WAL_BACKLOG_RECORDS Gauge "tidegate_wal_backlog_records" "Records of the main log that are not settled: committed - acked. Records whose topic does not work are in tidegate_held_records.";
     WAL_BACKLOG_BYTES Gauge "tidegate_wal_backlog_bytes" "Payload bytes of the backlog, before compression.";
     WAL_OLDEST_RECORD_AGE_SECONDS Gauge "tidegate_wal_oldest_record_age_seconds" "Age of the oldest record in the main log that Kafka has not acknowledged; 0 without a backlog. Held records are not in it: see tidegate_held_records.";
     WAL_NEXT_SEQUENCE Gauge "tidegate_wal_next_sequence" "The sequence that the next record gets.";

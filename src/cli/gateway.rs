@@ -5,6 +5,7 @@
 //! forwarded for the time that is left, the log is closed. What blocks runs beside the runtime.
 
 use std::net::{SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -109,7 +110,7 @@ async fn open_log(config: &Config) -> Result<Wal> {
     }
     let marks = status.watermarks;
     tracing::info!(
-        path = %config.wal.path.display(),
+        path = %absolute(&config.wal.path).display(),
         wal = %wal.id(),
         committed = marks.committed,
         acked = marks.acked,
@@ -175,6 +176,12 @@ impl Running {
                 Err(_) => tracing::warn!("some requests did not finish in http.shutdown; their clients got no answer"),
             }
         }
+        if let Ended::Signal = ended {
+            tracing::info!(
+                seconds = left(deadline).as_secs(),
+                "no new requests; what is committed is forwarded for at most this long (http.shutdown)"
+            );
+        }
         let forwarder = self.forwarder;
         let forwarding = spawn_blocking(move || forwarder.shutdown(left(deadline)));
         match ended {
@@ -195,19 +202,28 @@ impl Running {
                 spawn_blocking(move || wal.close()).await??;
             }
         }
-        let marks = self.wal.log().watermarks();
-        tracing::info!(
-            committed = marks.committed,
-            acked = marks.acked,
-            left = marks.committed.saturating_sub(marks.acked),
-            "log closed"
-        );
+        // A poisoned log may hang with its locks held: it is not asked.
+        if !matches!(ended, Ended::Poisoned(_)) {
+            let status = self.wal.status();
+            tracing::info!(
+                committed = status.watermarks.committed,
+                acked = status.watermarks.acked,
+                left = status.backlog_records,
+                held = status.held_records,
+                "log closed; what is left and what is held is forwarded after the next start"
+            );
+        }
         self.stop_admin.cancel();
         if !admin.is_finished() && timeout(ADMIN_GRACE, admin).await.is_err() {
             tracing::debug!("an answer of the admin listener was cut off");
         }
         Ok(())
     }
+}
+
+/// A relative path depends on where the process was started: the log line says what came of it.
+fn absolute(path: &Path) -> PathBuf {
+    path.canonicalize().unwrap_or_else(|_| path.to_path_buf())
 }
 
 /// Why the gateway ends.

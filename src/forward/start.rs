@@ -171,6 +171,8 @@ impl Drain {
             Ok(survey)
         })?;
         self.surveyed_ms = survey.oldest_ms;
+        // Looking may take a while, or Kafka may be away: how old the backlog is shows meanwhile.
+        self.publish(true);
         self.read_back(false, &survey);
         self.surveyed_ms = None;
         Ok(())

@@ -193,7 +193,7 @@ fn put_checked<F: FnMut(&Record)>(
 fn key_of(text: &str, name: &str, place: &Place) -> Result<Option<Vec<u8>>, IngestError> {
     let refuse = |what: &str| {
         IngestError::Malformed(format!(
-            "{place}: {what}, so its field {name:?} cannot be the record's key; a key is a string, a number or a boolean \
+            "{place}: {what}: {name:?} cannot be the record's key; a key is a string, a number or a boolean \
              in an object."
         ))
     };
