@@ -86,6 +86,20 @@ pub fn sync_folder(path: &Path) -> io::Result<()> {
     File::open(path)?.sync_all()
 }
 
+/// fsyncs the folder that `path` is in, so that its own name survives. A parent that this user may not read
+/// (a service manager's private folder) was made by somebody else, who answers for it.
+///
+/// # Errors
+/// The system's.
+pub fn sync_parent(path: &Path) -> io::Result<()> {
+    let path = path.canonicalize()?;
+    let Some(parent) = path.parent() else { return Ok(()) };
+    match sync_folder(parent) {
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(()),
+        result => result,
+    }
+}
+
 #[cfg(test)]
 pub(super) mod faults {
     //! Failures of the n-th sync of one file, for tests.

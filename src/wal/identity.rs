@@ -118,9 +118,5 @@ fn make(folder: &Path) -> io::Result<WalId> {
     file.sync_all()?;
     fs::rename(&temporary, folder.join(IDENTITY))?;
     durable::sync_folder(folder)?;
-    // The folder's own name must survive too.
-    if let Some(parent) = folder.canonicalize()?.parent() {
-        durable::sync_folder(parent)?;
-    }
     Ok(id)
 }

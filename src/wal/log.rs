@@ -87,9 +87,7 @@ impl Log {
     pub(super) fn open(options: LogOptions, quota: Arc<Quota>, poison: Arc<Poison>) -> Result<Self, OpenError> {
         let folder = options.folder.clone();
         fs::create_dir_all(&folder).map_err(OpenError::io("create", &folder))?;
-        if let Some(parent) = folder.parent().filter(|parent| !parent.as_os_str().is_empty()) {
-            durable::sync_folder(parent).map_err(OpenError::io("fsync", parent))?;
-        }
+        durable::sync_parent(&folder).map_err(OpenError::io("fsync the parent of", &folder))?;
         let (witness, marks) = Witness::open(&folder).map_err(OpenError::io("open the witness in", &folder))?;
         let mut row = Row::load(&folder).map_err(OpenError::io("read", &folder))?;
         let trimmed = row.first().map_or(0, |first| first - 1);
