@@ -227,8 +227,32 @@ impl Row {
         sealed
     }
 
-    /// Takes a generation from the front that holds nothing above `acked` and is not retained, and renames it
-    /// so that a half-done removal is not mistaken for damage. `pressed`: space is short, retain nothing.
+    /// Whether the oldest generation holds nothing above `acked` and is not retained. `pressed`: space is
+    /// short, retain nothing.
+    #[must_use]
+    pub fn may_retire(&self, acked: Sequence, retain: Retain, pressed: bool) -> bool {
+        let (Some(oldest), Some(second)) = (self.entries.front(), self.entries.get(1)) else {
+            return false;
+        };
+        if second.first > acked.saturating_add(1) || oldest.live.is_some() {
+            return false;
+        }
+        let kept = || {
+            self.entries
+                .iter()
+                .take_while(|entry| entry.first <= acked)
+                .map(|entry| entry.disk_bytes)
+        };
+        let retained = match retain {
+            Retain::Off => false,
+            Retain::Bytes(bytes) => kept().sum::<u64>() <= bytes,
+            Retain::Time(age) => oldest.sealed.elapsed().is_ok_and(|elapsed| elapsed < age),
+        };
+        pressed || !retained
+    }
+
+    /// Takes the oldest generation out of the row, if it may go, and renames it so that a half-done removal
+    /// is not mistaken for damage.
     ///
     /// # Errors
     /// The system's; the row is as before.
@@ -239,24 +263,12 @@ impl Row {
         retain: Retain,
         pressed: bool,
     ) -> io::Result<Option<Retired>> {
-        let Some(end) = self.entries.get(1).map(|second| second.first) else {
+        if !self.may_retire(acked, retain, pressed) {
             return Ok(None);
-        };
-        let kept: u64 = (self.entries.iter().take_while(|entry| entry.first <= acked))
-            .map(|e| e.disk_bytes)
-            .sum();
+        }
         let Some(oldest) = self.entries.front() else {
             return Ok(None);
         };
-        let retained = !pressed
-            && match retain {
-                Retain::Off => false,
-                Retain::Bytes(bytes) => kept <= bytes,
-                Retain::Time(age) => oldest.sealed.elapsed().is_ok_and(|elapsed| elapsed < age),
-            };
-        if end > acked.saturating_add(1) || retained || oldest.live.is_some() {
-            return Ok(None);
-        }
         let bytes = oldest.disk_bytes;
         let retired = if oldest.set_aside {
             Retired::Aside(set_aside(folder, &oldest.folder)?, bytes)

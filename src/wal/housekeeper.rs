@@ -118,11 +118,11 @@ fn prepare(shared: &Shared) -> io::Result<()> {
 
 /// Takes what is acknowledged out of the row, and removes it.
 pub fn retire(shared: &Shared) -> io::Result<()> {
-    let removable = |acked| {
-        let first = lock(&shared.row).place(0);
-        first.and_then(|place| place.end).is_some_and(|end| end <= acked + 1)
-    };
-    if removable(shared.acked_sequence()) {
+    let options = &shared.options;
+    let pressed = || shared.quota.check(options.generation_bytes, false).is_err();
+    let short = pressed();
+    let may_retire = lock(&shared.row).may_retire(shared.acked_sequence(), options.retain, short);
+    if may_retire {
         // What was acknowledged must be on disk before what it allows to be removed is gone: otherwise a crash
         // would look like a lost generation. So it is the witness that says how far.
         let acked = {
@@ -133,9 +133,8 @@ pub fn retire(shared: &Shared) -> io::Result<()> {
             }
             witness.marks().acked
         };
-        let options = &shared.options;
         loop {
-            let pressed = shared.quota.check(options.generation_bytes, false).is_err();
+            let pressed = pressed();
             let retired = lock(&shared.row).retire(&options.folder, acked, options.retain, pressed)?;
             match retired {
                 None => break,

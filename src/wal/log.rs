@@ -246,13 +246,7 @@ impl Log {
             // Not poison: nothing is lost by it, a restart sends some records again.
             tracing::warn!(%error, "the witness cannot be written; after a restart some records may be sent again");
         }
-        let removable = {
-            lock(&shared.row)
-                .place(0)
-                .and_then(|place| place.end)
-                .is_some_and(|end| end <= watermark + 1)
-        };
-        if removable {
+        if lock(&shared.row).may_retire(watermark, shared.options.retain, false) {
             shared.chores.wake();
         }
         Ok(())
