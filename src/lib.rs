@@ -1,7 +1,8 @@
 //! tidegate: a durable ingest gateway for sites with an unreliable network.
 //!
 //! An HTTP request is on the local disk (fdatasync returned) before its client reads OK; a forwarder
-//! drains that log to Kafka and removes nothing before Kafka acknowledged it.
+//! drains that log to Kafka and removes nothing before Kafka acknowledged it; a lander takes the records
+//! from Kafka into a database, each of them once.
 //!
 //! # The layers
 //! A module may name those above it in this table and nothing else; `tests/tidy.rs` fails otherwise.
@@ -10,10 +11,12 @@
 //! |---|---|---|
 //! | [`record`] | a record, its topic, its sequence, the identity of a WAL | anybody |
 //! | [`metrics`] | every metric name, once | anybody |
+//! | `kafka` | what every client of Kafka shares: settings, the connection's state, raw calls | the log, tables, HTTP, configuration |
 //! | [`wal`] | the log on disk: append, commit, read, ack | tokio's runtime, HTTP, Kafka, configuration |
 //! | [`ingest`] | bytes from a client -> records | axum, the log, the clock |
+//! | [`land`] | Kafka -> rules -> a database or files, each record once | the log, ingest, HTTP, configuration |
 //! | [`forward`] | the log -> Kafka -> the watermark | HTTP, sled |
-//! | [`http`] | the two listeners; the only place that names axum | sled, rdkafka |
+//! | [`http`] | the listeners; the only place that names axum | sled, rdkafka |
 //! | [`config`] | file, environment and flags -> one checked `Config` | everything below: others get an `Options` of their own |
 //! | [`telemetry`] | log lines, as text or JSON | everything but `config` |
 //! | [`cli`] | the commands: wiring only; the only place that names clap | nothing |
@@ -23,6 +26,8 @@ pub mod config;
 pub mod forward;
 pub mod http;
 pub mod ingest;
+mod kafka;
+pub mod land;
 pub mod metrics;
 pub mod record;
 pub mod telemetry;

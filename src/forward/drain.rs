@@ -11,13 +11,14 @@ use rdkafka::error::RDKafkaErrorCode;
 
 use super::flow::{Flow, Identity, Out, Stop, Walk};
 use super::lane::Lane;
-use super::link::Link;
 use super::pace::Pace;
 use super::producer::{Lookup, Producer, Report};
 use super::settings::Kind;
 use super::topics::{State as TopicState, Topics};
 use super::window::State;
-use super::{OnDelivery, Options, Shared, native};
+use super::{OnDelivery, Options, Shared};
+use crate::kafka::link::Link;
+use crate::kafka::native;
 use crate::metrics::{FORWARD_DELIVERY_SECONDS, FORWARD_THROTTLED_SECONDS_TOTAL};
 use crate::record::{Sequence, now_ms};
 use crate::wal::{AckError, AppendError, Wal};

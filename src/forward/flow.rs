@@ -8,12 +8,12 @@ use std::collections::HashSet;
 
 use rdkafka::error::RDKafkaErrorCode;
 
-use super::native::{self, Message};
 use super::pace::Pace;
 use super::producer::Producer;
 use super::sift::Sift;
 use super::topics::{self, Topics};
 use super::window::{State, Window};
+use crate::kafka::native::{self, Message};
 use crate::record::{HEADER_RECEIVED, HEADER_SEQ, HEADER_WAL, Origin, Record, RecordRef, Sequence, WalId};
 use crate::wal::{Chunk, Log, Read, ReadError, Reader};
 

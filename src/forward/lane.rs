@@ -20,11 +20,12 @@ use std::time::{Duration, Instant};
 use super::drain::{Drain, LOOKUP_MAX, RETRY, Step};
 use super::flow::{self, Flow, Out};
 use super::producer::{Lookup, Producer};
-use super::settings::{self, Kind};
+use super::settings::Kind;
 use super::start::Survey;
 use super::topics::State as TopicState;
 use super::verdict::{self, Verdict};
 use super::window::State;
+use crate::kafka::settings::explain;
 use crate::record::{Record, Sequence, now_ms};
 use crate::wal::{AppendError, Batch};
 
@@ -243,7 +244,7 @@ impl Drain {
         });
         let survey = survey.map_err(|error| error.to_string())?;
         self.read_back_once(true, &survey)
-            .map_err(|error| format!("cannot read held topics' tails back: {}", settings::explain(&error)))?;
+            .map_err(|error| format!("cannot read held topics' tails back: {}", explain(&error)))?;
         for id in unverified {
             if let Some(hold) = self.topics.get_mut(id).and_then(|topic| topic.hold.as_mut()) {
                 hold.unverified = false;

@@ -23,8 +23,6 @@ mod drain;
 mod embedded;
 mod flow;
 mod lane;
-mod link;
-mod native;
 mod pace;
 mod producer;
 mod recover;
@@ -45,11 +43,18 @@ use serde::Serialize;
 
 pub use embedded::EmbeddedBroker;
 
+use crate::kafka::link::{Link, Words};
+use crate::kafka::settings::explain;
 use crate::record::Sequence;
 use crate::wal::{Signal, Wal};
-use link::Link;
 use producer::Producer;
 use settings::Kind;
+
+/// What Kafka's absence means here, and its return.
+const WORDS: Words = Words {
+    away: "records are safe in the log and will be sent when it returns",
+    back: "the backlog is being sent",
+};
 
 /// Called for each record that Kafka acknowledged, on librdkafka's thread: it must be quick.
 pub type OnDelivery = Box<dyn Fn(&Delivery<'_>) + Send + Sync>;
@@ -183,11 +188,11 @@ impl Forwarder {
             stop_at: Mutex::default(),
             signal: Arc::clone(&signal),
         });
-        let link = Arc::new(Link::default());
+        let link = Arc::new(Link::new(WORDS));
         let on_delivery = options.on_delivery.take().map(Arc::new);
         tail::settings(&options)
             .create_native_config()
-            .map_err(|error| StartError::Properties(settings::explain(&error)))?;
+            .map_err(|error| StartError::Properties(explain(&error)))?;
         let kind = Kind::Gapless { batch_bytes: None };
         let producer =
             Producer::create(&options, kind, &signal, &link, on_delivery.as_ref()).map_err(StartError::Properties)?;

@@ -17,10 +17,11 @@ use rdkafka::producer::{Producer as _, ProducerContext, PurgeConfig, ThreadedPro
 use rdkafka::statistics::Statistics;
 use tracing::debug;
 
-use super::link::{Link, log_line};
-use super::native::{self, Native};
-use super::settings::{Kind, explain, settings};
+use super::settings::{Kind, settings};
 use super::{Delivery, OnDelivery, Options};
+use crate::kafka::link::{Link, log_line};
+use crate::kafka::native::{self, Native};
+use crate::kafka::settings::explain;
 use crate::wal::Signal;
 
 /// How a report came out.
@@ -157,7 +158,7 @@ pub(super) enum Lookup {
 
 /// A running producer.
 pub(super) struct Producer {
-    pub(super) native: Native,
+    pub(super) native: Native<Context>,
     pub(super) inbox: Arc<Inbox>,
     pub(super) kind: Kind,
     link: Arc<Link>,
@@ -256,13 +257,14 @@ pub(super) fn refusal(error: Option<RDKafkaErrorCode>) -> Lookup {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use super::super::WORDS;
     use super::super::settings::tests::options;
     use super::*;
 
     #[test]
     fn an_unknown_property_is_an_error_that_names_it_and_not_its_value() {
         let signal = Arc::new(Signal::default());
-        let link = Arc::new(Link::default());
+        let link = Arc::new(Link::new(WORDS));
         let result = Producer::create(
             &options(&[("sasl.pasword", "hunter2")]),
             Kind::Gapless { batch_bytes: None },

@@ -3,11 +3,11 @@
 
 use std::collections::BTreeMap;
 
-use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
-use rdkafka::error::KafkaError;
+use rdkafka::config::ClientConfig;
 
 use super::Options;
 use super::sift::GROUP_BYTES_MAX;
+use crate::kafka;
 
 /// What a producer is for; [`super::producer`] says why there are three.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,19 +28,13 @@ const BATCH_BYTES: u32 = 1_000_000;
 /// batch.size is never made smaller than this.
 pub(super) const BATCH_BYTES_MIN: u32 = 16_384;
 
-/// librdkafka has two names for some settings; the first is the one that is set below.
-const ALIASES: [(&str, &str); 3] = [
-    ("bootstrap.servers", "metadata.broker.list"),
-    ("linger.ms", "queue.buffering.max.ms"),
-    ("compression.type", "compression.codec"),
-];
-
 /// What any client of this gateway starts from: the user's properties over our defaults.
 pub(super) fn base_settings(options: &Options) -> BTreeMap<String, String> {
-    let kbytes = (options.in_flight_bytes_max / 1024 * 2).clamp(1024, 2_097_151);
-    let mut settings: BTreeMap<String, String> = [
-        ("client.id", options.client_id.as_str()),
-        ("bootstrap.servers", options.bootstrap_servers.as_str()),
+    let kbytes = (options.in_flight_bytes_max / 1024 * 2)
+        .clamp(1024, 2_097_151)
+        .to_string();
+    let batch_bytes = BATCH_BYTES.to_string();
+    let defaults = [
         ("linger.ms", "5"),
         ("batch.num.messages", "10000"),
         ("compression.type", "lz4"),
@@ -49,29 +43,19 @@ pub(super) fn base_settings(options: &Options) -> BTreeMap<String, String> {
         ("sticky.partitioning.linger.ms", "0"),
         // The window is what limits: librdkafka's own limits are only a little above it.
         ("queue.buffering.max.messages", "500000"),
-        ("reconnect.backoff.max.ms", "1000"),
-        ("retry.backoff.max.ms", "1000"),
-        ("socket.keepalive.enable", "true"),
+        ("queue.buffering.max.kbytes", kbytes.as_str()),
+        ("batch.size", batch_bytes.as_str()),
         // A missing topic is to be held, not made by accident.
         ("allow.auto.create.topics", "false"),
         // How long a topic may be missing from the metadata before its records are reported as failed.
         ("topic.metadata.propagation.max.ms", "10000"),
-    ]
-    .into_iter()
-    .map(|(name, value)| (name.to_owned(), value.to_owned()))
-    .collect();
-    settings.insert("queue.buffering.max.kbytes".to_owned(), kbytes.to_string());
-    settings.insert("batch.size".to_owned(), BATCH_BYTES.to_string());
-    for (name, value) in &options.properties {
-        let canonical = ALIASES
-            .iter()
-            .find(|(_, alias)| alias == name)
-            .map_or(name.as_str(), |(canonical, _)| canonical);
-        settings.insert(canonical.to_owned(), value.clone());
-    }
-    // No servers among the properties when the configuration has its own key for them.
-    settings.insert("bootstrap.servers".to_owned(), options.bootstrap_servers.clone());
-    settings
+    ];
+    kafka::settings::merge(
+        &options.bootstrap_servers,
+        &options.client_id,
+        &defaults,
+        &options.properties,
+    )
 }
 
 /// The settings of a producer: what the promises rest on goes over everything else.
@@ -106,20 +90,7 @@ pub(super) fn settings(options: &Options, kind: Kind) -> ClientConfig {
             set("linger.ms", "0");
         }
     }
-    let mut config = ClientConfig::new();
-    config.set_log_level(RDKafkaLogLevel::Warning);
-    for (name, value) in settings {
-        config.set(name, value);
-    }
-    config
-}
-
-/// What is wrong, without the property's value: it may be a password under a misspelt name.
-pub(super) fn explain(error: &KafkaError) -> String {
-    match error {
-        KafkaError::ClientConfig(_, description, name, _) => format!("{name}: {description}"),
-        other => other.to_string(),
-    }
+    kafka::settings::client_config(settings)
 }
 
 /// The batch.size that is configured, bytes.

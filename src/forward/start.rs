@@ -7,10 +7,10 @@ use std::time::Duration;
 use super::drain::{Drain, Step};
 use super::flow::{Flow, Identity, SLOTS_MAX};
 use super::lane::Lane;
-use super::settings;
 use super::tail::{self, Outcome, Seen};
 use super::topics::Topics;
 use super::window::State;
+use crate::kafka::settings::explain;
 use crate::record::{Origin, Sequence};
 use crate::wal::{Read, ReadError};
 
@@ -223,7 +223,7 @@ impl Drain {
             match self.read_back_once(lane, survey) {
                 Ok(()) => return,
                 Err(error) => {
-                    let why = settings::explain(&error);
+                    let why = explain(&error);
                     self.link.error(format!("cannot read the topics' tails back: {why}"));
                 }
             }

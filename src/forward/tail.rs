@@ -21,10 +21,10 @@ use rdkafka::statistics::Statistics;
 use rdkafka::{Offset, TopicPartitionList};
 
 use super::Options;
-use super::link::{Link, log_line};
-use super::native;
 use super::producer::{Lookup, refusal};
 use super::settings::base_settings;
+use crate::kafka::link::{Link, log_line};
+use crate::kafka::native;
 use crate::record::{Origin, now_ms};
 
 /// The most records that are read back, over all topics.
@@ -349,6 +349,7 @@ mod tests {
     use rdkafka::mocking::MockCluster;
     use rdkafka::producer::{BaseProducer, BaseRecord, DefaultProducerContext, Producer as _};
 
+    use super::super::WORDS;
     use super::super::settings::tests::options;
     use super::*;
 
@@ -368,7 +369,7 @@ mod tests {
         cluster.request_errors(rdkafka::types::RDKafkaApiKey::Fetch, &[denied; 20]);
         // The mock broker has no offsets for times, so the block is given.
         let context = Context {
-            link: Arc::new(Link::default()),
+            link: Arc::new(Link::new(WORDS)),
         };
         let mut tail = Tail {
             consumer: settings(&options).create_with_context(context).unwrap(),

@@ -3,6 +3,7 @@
 
 use std::sync::Mutex;
 
+use super::super::WORDS;
 use super::super::settings::tests::options;
 use super::*;
 use crate::record::Record;
@@ -25,7 +26,7 @@ pub(in crate::forward) fn drain(folder: &tempfile::TempDir) -> Drain {
         stop_at: Mutex::default(),
         signal: Arc::new(Signal::default()),
     });
-    let (options, link) = (options(&[]), Arc::new(Link::default()));
+    let (options, link) = (options(&[]), Arc::new(Link::new(WORDS)));
     let kind = Kind::Gapless { batch_bytes: None };
     let producer = Producer::create(&options, kind, &shared.signal, &link, None).unwrap();
     Drain::new(wal, options, None, shared, link, producer)

@@ -1,9 +1,9 @@
 //! The calls of librdkafka that the safe crate does not offer: producing with a kept topic handle and
-//! headers built in place, a partitioner that sees the record's opaque, a flush that ignores linger, and
-//! whether a failed record may have been written all the same.
+//! headers built in place, a partitioner that sees the record's opaque, a flush that ignores linger,
+//! whether a failed record may have been written all the same, and the id of a topic.
 //!
 //! One of the two files with `unsafe`. Each block says why it is sound; the types keep handles from
-//! outliving their client. Knows nothing of windows, topics' states or the log.
+//! outliving their client. Knows nothing of windows, topics' states, the log or tables.
 //!
 //! # The opaque
 //! ```text
@@ -21,35 +21,35 @@ use std::ptr::NonNull;
 use std::time::Duration;
 
 use rdkafka::bindings as sys;
+use rdkafka::client::{Client, ClientContext};
 use rdkafka::message::BorrowedMessage;
-use rdkafka::producer::{Producer as _, ThreadedProducer};
+use rdkafka::producer::{Producer as _, ProducerContext, ThreadedProducer};
 use rdkafka::types::{RDKafkaErrorCode, RDKafkaRespErr};
 
-use super::producer::Context;
 use crate::record::Sequence;
 
 const _: () = assert!(usize::BITS == 64, "the opaque needs 64 bits");
 
 /// A record's place as librdkafka carries it; see the module.
-pub(super) fn opaque(lane: bool, seq: Sequence, identity_seq: Sequence) -> usize {
+pub(crate) fn opaque(lane: bool, seq: Sequence, identity_seq: Sequence) -> usize {
     let hint = (identity_seq >> 8) & 0xfff;
     (seq as usize) << 13 | (hint as usize) << 1 | usize::from(lane)
 }
 
 /// (lane, sequence) of an opaque.
-pub(super) fn place(opaque: usize) -> (bool, Sequence) {
+pub(crate) fn place(opaque: usize) -> (bool, Sequence) {
     (opaque & 1 == 1, (opaque >> 13) as Sequence)
 }
 
 /// A record to send. Borrowed: librdkafka copies it.
-pub(super) struct Message<'a, H> {
-    pub(super) opaque: usize,
-    pub(super) key: Option<&'a [u8]>,
-    pub(super) value: Option<&'a [u8]>,
-    pub(super) timestamp_ms: i64,
+pub(crate) struct Message<'a, H> {
+    pub(crate) opaque: usize,
+    pub(crate) key: Option<&'a [u8]>,
+    pub(crate) value: Option<&'a [u8]>,
+    pub(crate) timestamp_ms: i64,
     /// Upper bound of how many headers there are.
-    pub(super) headers_max: usize,
-    pub(super) headers: H,
+    pub(crate) headers_max: usize,
+    pub(crate) headers: H,
 }
 
 /// A handle that lives in a [`Native`] and dies before its client.
@@ -66,10 +66,10 @@ impl Drop for Topic {
 }
 
 /// The producer and its topic handles.
-pub(super) struct Native {
+pub(crate) struct Native<C: ProducerContext<DeliveryOpaque = usize> + 'static> {
     /// First, so that it is dropped first.
     topics: Vec<Option<Topic>>,
-    producer: ThreadedProducer<Context>,
+    producer: ThreadedProducer<C>,
     /// Index in [`PARTITIONERS`].
     partitioner: usize,
 }
@@ -109,9 +109,9 @@ unsafe extern "C" fn partition(
     unsafe { function(topic, key, key_bytes, partitions, topic_opaque, message_opaque) }
 }
 
-impl Native {
+impl<C: ProducerContext<DeliveryOpaque = usize>> Native<C> {
     /// `partitioner` is the property of that name, checked by librdkafka before.
-    pub(super) fn new(producer: ThreadedProducer<Context>, partitioner: Option<&str>) -> Self {
+    pub(crate) fn new(producer: ThreadedProducer<C>, partitioner: Option<&str>) -> Self {
         let partitioner = PARTITIONERS
             .iter()
             .position(|(name, _)| Some(*name) == partitioner)
@@ -123,7 +123,7 @@ impl Native {
         }
     }
 
-    pub(super) fn producer(&self) -> &ThreadedProducer<Context> {
+    pub(crate) fn producer(&self) -> &ThreadedProducer<C> {
         &self.producer
     }
 
@@ -131,7 +131,7 @@ impl Native {
     ///
     /// # Errors
     /// librdkafka's reason; `InvalidTopic` for a name with a NUL.
-    pub(super) fn open_topic(&mut self, index: usize, name: &str) -> Result<(), RDKafkaErrorCode> {
+    pub(crate) fn open_topic(&mut self, index: usize, name: &str) -> Result<(), RDKafkaErrorCode> {
         if self.topics.len() <= index {
             self.topics.resize_with(index + 1, || None);
         }
@@ -161,7 +161,7 @@ impl Native {
     }
 
     /// Forgets the handle, so that librdkafka stops asking for a topic that is not there.
-    pub(super) fn close_topic(&mut self, index: usize) {
+    pub(crate) fn close_topic(&mut self, index: usize) {
         if let Some(topic) = self.topics.get_mut(index) {
             *topic = None;
         }
@@ -171,7 +171,7 @@ impl Native {
     ///
     /// # Errors
     /// librdkafka's code: the message was not queued.
-    pub(super) fn send<'a, H>(&self, index: usize, message: Message<'a, H>) -> Result<(), RDKafkaErrorCode>
+    pub(crate) fn send<'a, H>(&self, index: usize, message: Message<'a, H>) -> Result<(), RDKafkaErrorCode>
     where
         H: Iterator<Item = (&'a str, &'a [u8])>,
     {
@@ -228,7 +228,7 @@ impl Native {
     }
 
     /// Sends what is queued now, whatever linger says; true once nothing is outstanding.
-    pub(super) fn flush(&self, timeout: Duration) -> bool {
+    pub(crate) fn flush(&self, timeout: Duration) -> bool {
         let timeout_ms = c_int::try_from(timeout.as_millis()).unwrap_or(c_int::MAX);
         // SAFETY: the client is alive.
         let result = unsafe { sys::rd_kafka_flush(self.producer.client().native_ptr(), timeout_ms) };
@@ -244,7 +244,7 @@ fn raw(bytes: Option<&[u8]>) -> (*mut c_void, usize) {
 }
 
 /// The last header `name` of a message. (The safe iterator panics when a stranger's header name is no UTF-8.)
-pub(super) fn header<'m>(message: &'m BorrowedMessage<'_>, name: &CStr) -> Option<&'m [u8]> {
+pub(crate) fn header<'m>(message: &'m BorrowedMessage<'_>, name: &CStr) -> Option<&'m [u8]> {
     let mut headers = std::ptr::null_mut();
     let mut value = std::ptr::null();
     let mut bytes = 0_usize;
@@ -263,15 +263,120 @@ pub(super) fn header<'m>(message: &'m BorrowedMessage<'_>, name: &CStr) -> Optio
 }
 
 /// [`crate::record::HEADER_WAL`] for [`header`].
-pub(super) const WAL: &CStr = c"tidegate-wal";
+pub(crate) const WAL: &CStr = c"tidegate-wal";
 /// [`crate::record::HEADER_SEQ`] for [`header`].
-pub(super) const SEQ: &CStr = c"tidegate-seq";
+pub(crate) const SEQ: &CStr = c"tidegate-seq";
+/// [`crate::record::HEADER_RECEIVED`] for [`header`].
+pub(crate) const RECEIVED: &CStr = c"tidegate-received";
 
 /// Whether Kafka may have the message although its delivery failed.
-pub(super) fn maybe_persisted(message: &BorrowedMessage<'_>) -> bool {
+pub(crate) fn maybe_persisted(message: &BorrowedMessage<'_>) -> bool {
     // SAFETY: the message of a delivery report is alive for as long as it is borrowed.
     let status = unsafe { sys::rd_kafka_message_status(message.ptr()) };
     status != sys::rd_kafka_msg_status_t::RD_KAFKA_MSG_STATUS_NOT_PERSISTED
+}
+
+/// A reply queue or object of librdkafka with its own way to go.
+struct Owned<T>(NonNull<T>, unsafe extern "C" fn(*mut T));
+
+impl<T> Owned<T> {
+    fn new(pointer: *mut T, destroy: unsafe extern "C" fn(*mut T)) -> Option<Self> {
+        Some(Self(NonNull::new(pointer)?, destroy))
+    }
+}
+
+impl<T> Drop for Owned<T> {
+    fn drop(&mut self) {
+        // SAFETY: made by the function that belongs to this destructor, and destroyed once.
+        unsafe { self.1(self.0.as_ptr()) }
+    }
+}
+
+/// The id that a broker gave the topic when it was made (base64, as Kafka's own tools print it), so that a
+/// topic deleted and made again under its name can be told from the old one. `None`: this broker has none.
+///
+/// # Errors
+/// librdkafka's code when Kafka did not answer within `timeout`, or has no such topic.
+pub(crate) fn topic_id<C: ClientContext>(
+    client: &Client<C>,
+    topic: &str,
+    timeout: Duration,
+) -> Result<Option<String>, RDKafkaErrorCode> {
+    /// What brokers without topic ids send: all zero.
+    const NONE: &str = "AAAAAAAAAAAAAAAAAAAAAA";
+    let name = CString::new(topic).map_err(|_| RDKafkaErrorCode::InvalidTopic)?;
+    let timeout_ms = c_int::try_from(timeout.as_millis()).unwrap_or(c_int::MAX);
+    let out_of_memory = RDKafkaErrorCode::Fail;
+    // SAFETY: the client is alive throughout; queue, collection, options and event are made here, checked for
+    // null and destroyed by their own functions when they leave the scope, the event (last made) first. What
+    // is read of the event (descriptions, id, error) belongs to it and is copied before it goes; the list of
+    // descriptions is `count` long.
+    unsafe {
+        let queue = Owned::new(
+            sys::rd_kafka_queue_new(client.native_ptr()),
+            sys::rd_kafka_queue_destroy,
+        )
+        .ok_or(out_of_memory)?;
+        let mut names = [name.as_ptr()];
+        let topics = Owned::new(
+            sys::rd_kafka_TopicCollection_of_topic_names(names.as_mut_ptr().cast(), 1),
+            sys::rd_kafka_TopicCollection_destroy,
+        )
+        .ok_or(out_of_memory)?;
+        let options = Owned::new(
+            sys::rd_kafka_AdminOptions_new(
+                client.native_ptr(),
+                sys::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_DESCRIBETOPICS,
+            ),
+            sys::rd_kafka_AdminOptions_destroy,
+        )
+        .ok_or(out_of_memory)?;
+        let set =
+            sys::rd_kafka_AdminOptions_set_request_timeout(options.0.as_ptr(), timeout_ms, std::ptr::null_mut(), 0);
+        if set != RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR {
+            return Err(set.into());
+        }
+        sys::rd_kafka_DescribeTopics(
+            client.native_ptr(),
+            topics.0.as_ptr(),
+            options.0.as_ptr(),
+            queue.0.as_ptr(),
+        );
+        // librdkafka answers at the request's timeout itself; a little later nothing more comes.
+        let event = sys::rd_kafka_queue_poll(queue.0.as_ptr(), timeout_ms.saturating_add(1000));
+        let event = Owned::new(event, sys::rd_kafka_event_destroy).ok_or(RDKafkaErrorCode::OperationTimedOut)?;
+        let failed = sys::rd_kafka_event_error(event.0.as_ptr());
+        if failed != RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR {
+            return Err(failed.into());
+        }
+        let result = sys::rd_kafka_event_DescribeTopics_result(event.0.as_ptr());
+        let mut count = 0_usize;
+        let descriptions = match NonNull::new(result.cast_mut()) {
+            Some(result) => sys::rd_kafka_DescribeTopics_result_topics(result.as_ptr(), &mut count),
+            None => std::ptr::null_mut(),
+        };
+        if descriptions.is_null() || count == 0 {
+            return Err(RDKafkaErrorCode::UnknownTopicOrPartition);
+        }
+        let description = *descriptions;
+        let error = sys::rd_kafka_TopicDescription_error(description);
+        if !error.is_null() {
+            let code = sys::rd_kafka_error_code(error);
+            if code != RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR {
+                return Err(code.into());
+            }
+        }
+        let id = sys::rd_kafka_TopicDescription_topic_id(description);
+        if id.is_null() {
+            return Ok(None);
+        }
+        let text = sys::rd_kafka_Uuid_base64str(id);
+        if text.is_null() {
+            return Ok(None);
+        }
+        let text = CStr::from_ptr(text).to_string_lossy().into_owned();
+        Ok((text != NONE).then_some(text))
+    }
 }
 
 #[cfg(test)]
@@ -282,6 +387,7 @@ mod tests {
     fn names_for_librdkafka_are_those_of_the_record() {
         assert_eq!(WAL.to_str(), Ok(crate::record::HEADER_WAL));
         assert_eq!(SEQ.to_str(), Ok(crate::record::HEADER_SEQ));
+        assert_eq!(RECEIVED.to_str(), Ok(crate::record::HEADER_RECEIVED));
     }
 
     #[test]
