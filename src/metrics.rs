@@ -79,6 +79,11 @@ metrics_table! {
     DEAD_LETTERS_TOTAL Counter "tidegate_dead_letters_total" "Records put to the dead letters, by reason.";
     HELD_RECORDS Gauge "tidegate_held_records" "Records held because their topic is unknown or denied.";
     HELD_TOPICS Gauge "tidegate_held_topics" "Topics that have held records.";
+    LAND_RECORDS_TOTAL Counter "tidegate_land_records_total" "Rows stored, by whether they keep their source's rule.";
+    LAND_DUPLICATES_TOTAL Counter "tidegate_land_duplicates_total" "Records that were stored before and were not stored again.";
+    LAND_LAG_RECORDS Gauge "tidegate_land_lag_records" "Records between what is landed and the end of a partition; 0 for a partition that another lander has.";
+    LAND_BATCH_SECONDS Histogram "tidegate_land_batch_seconds" "Time of one transaction of the database.";
+    LAND_ERRORS_TOTAL Counter "tidegate_land_errors_total" "What went wrong while landing, by reason; nothing is lost by any of them but out_of_range.";
     BUILD_INFO Gauge "tidegate_build_info" "1, labelled with the version and the gateway's id.";
 }
 
@@ -116,6 +121,18 @@ pub const DEAD_LETTER_REASONS: &[&str] = &[
     "InvalidDifferentRecord",
     "PolicyViolation",
     "BadMessage",
+];
+
+/// The values of `reason` on [`LAND_ERRORS_TOTAL`].
+pub const LAND_REASONS: &[&str] = &[
+    "database",
+    "kafka",
+    "refused",
+    "identity_clash",
+    "out_of_range",
+    "topic_anew",
+    "cluster_anew",
+    "moved",
 ];
 
 /// Upper bounds of the buckets of every `_seconds` histogram: 100 µs (a fast disk's fdatasync) to 5 min.
@@ -162,6 +179,10 @@ pub fn install() -> Result<PrometheusHandle, InstallError> {
                 ],
             )],
             DEAD_LETTERS_TOTAL => &[("reason", DEAD_LETTER_REASONS)],
+            LAND_RECORDS_TOTAL => &[("valid", &["true", "false"])],
+            LAND_ERRORS_TOTAL => &[("reason", LAND_REASONS)],
+            // By topic and partition: `zero_lag` and the first look make them.
+            LAND_LAG_RECORDS => continue,
             BUILD_INFO => continue,
             _ => &[],
         };
@@ -191,6 +212,11 @@ pub fn zero_topic(topic: &str) {
     ] {
         metrics::counter!(name, "topic" => topic.to_owned()).increment(0);
     }
+}
+
+/// Puts the lag of a topic that is landed at 0, before anything is known of its partitions: each has a partition 0.
+pub fn zero_lag(topic: &str) {
+    metrics::gauge!(LAND_LAG_RECORDS, "topic" => topic.to_owned(), "partition" => "0").set(0.0);
 }
 
 /// A label whose values come from clients: the first [`LABEL_VALUES_MAX`] are kept, the rest are `_other`.

@@ -15,6 +15,12 @@ use tracing_subscriber::{Layer, fmt};
 
 use crate::config::{Log, LogFormat, LogLevel};
 
+/// Whether colours are wanted, by the usual variable.
+#[must_use]
+pub fn colour() -> bool {
+    std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+}
+
 /// Libraries whose info lines are nothing that an operator can act on.
 const NOISY: &[&str] = &[
     "rdkafka",

@@ -16,14 +16,17 @@ use super::gateway::{self, Addresses, Plan};
 use super::options;
 use crate::config::{Broker, Config};
 use crate::forward::{self, EmbeddedBroker};
+use crate::land::Mode;
 
 /// The most characters of a value that a line shows.
 const VALUE_CHARACTERS_MAX: usize = 120;
 
 pub(super) fn run(config: &Config) -> Result<()> {
     config.validate(Broker::MayBeEmbedded)?;
+    config.validate_land(true)?;
     let mut config = config.clone();
     let mut forward = options::forward(&config);
+    let mut land = options::land(&config, Mode::Forever);
     // Lives until the gateway has ended.
     let embedded = if forward.bootstrap_servers.is_empty() {
         Some(EmbeddedBroker::start().context("the embedded broker did not start")?)
@@ -34,6 +37,8 @@ pub(super) fn run(config: &Config) -> Result<()> {
         Some(broker) => {
             forward.bootstrap_servers = broker.bootstrap_servers();
             forward.properties.extend(EmbeddedBroker::properties());
+            land.bootstrap_servers = broker.bootstrap_servers();
+            land.properties.extend(EmbeddedBroker::properties());
             // The log of a real gateway must never drain into a broker that forgets.
             config.wal.path = beside(&config.wal.path);
             "embedded: it forgets everything when this ends"
@@ -42,11 +47,13 @@ pub(super) fn run(config: &Config) -> Result<()> {
     };
     forward.on_delivery = Some(Box::new(print_deliveries()));
     let path = example_path(&config);
+    let query = example_query(&config);
     let broker = format!("{} ({kind})", forward.bootstrap_servers);
     gateway::run(Plan {
         config: &config,
         forward,
-        on_listening: Box::new(move |addresses| eprint!("{}", greeting(addresses, &path, &broker))),
+        land: Some(land),
+        on_listening: Box::new(move |addresses| eprint!("{}", greeting(addresses, &path, &broker, query.as_deref()))),
     })
 }
 
@@ -70,16 +77,29 @@ fn example_path(config: &Config) -> String {
     }
 }
 
-fn greeting(addresses: Addresses, path: &str, broker: &str) -> String {
+/// How to see the example's row, once it is landed.
+fn example_query(config: &Config) -> Option<String> {
+    let path = example_path(config);
+    let source = path.strip_prefix('/').filter(|name| !name.contains('/'))?;
+    Some(format!(
+        "sqlite3 {} 'SELECT * FROM \"{source}\" ORDER BY received_at DESC LIMIT 5'",
+        config.land.path.display()
+    ))
+}
+
+fn greeting(addresses: Addresses, path: &str, broker: &str, query: Option<&str>) -> String {
     let (ingest, admin) = (reachable(addresses.ingest), reachable(addresses.admin));
     let curl = if path.starts_with("/v1/") {
         format!("curl -H 'content-type: application/json' -d '{{\"test01\":\"111\"}}' http://{ingest}{path}")
     } else {
         format!("curl -d 'test01=111&test02=222&test03=ccc&test04=ddd' http://{ingest}{path}")
     };
+    let query = query.map_or_else(String::new, |query| {
+        format!("  and the row, a moment later, with:\n\n    {query}\n\n")
+    });
     format!(
         "\n  records in    http://{ingest}\n  metrics       http://{admin}/metrics\n  Kafka         {broker}\n\n  Try it in \
-         another terminal; the record then appears here:\n\n    {curl}\n\n"
+         another terminal; the record then appears here:\n\n    {curl}\n\n{query}"
     )
 }
 
@@ -166,7 +186,7 @@ mod tests {
             ingest: SocketAddr::from(([0, 0, 0, 0], 4000)),
             admin: SocketAddr::from(([127, 0, 0, 1], 4001)),
         };
-        let text = greeting(addresses, "/financial_pro", "127.0.0.1:1 (embedded)");
+        let text = greeting(addresses, "/financial_pro", "127.0.0.1:1 (embedded)", None);
         assert!(text.contains("http://127.0.0.1:4000/financial_pro"), "{text}");
     }
 }

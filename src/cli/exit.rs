@@ -7,8 +7,8 @@ use std::io;
 use std::net::SocketAddr;
 
 use crate::config::{ConfigError, Origin};
-use crate::forward;
 use crate::wal;
+use crate::{forward, land};
 
 const FAILED: u8 = 1;
 const CONFIGURATION: u8 = 2;
@@ -27,10 +27,10 @@ pub(super) struct ListenError {
 }
 
 fn advice(error: &io::Error, key: &str) -> String {
-    let flag = if key == "http.listen" {
-        "--listen"
-    } else {
-        "--admin-listen"
+    let flag = match key {
+        "http.listen" => "--listen",
+        "land.listen" => "--land-listen",
+        _ => "--admin-listen",
     };
     match error.kind() {
         io::ErrorKind::AddrInUse => {
@@ -66,6 +66,15 @@ pub(super) struct NoSpaceError {
     pub(super) origin: Origin,
 }
 
+/// A lander that did not start.
+#[derive(Debug, thiserror::Error)]
+#[error("{source} [{origin}]")]
+pub(super) struct LanderError {
+    pub(super) origin: Origin,
+    #[source]
+    pub(super) source: land::StartError,
+}
+
 /// What the log cannot say itself, because it does not know where its path came from.
 fn folder_advice(error: &wal::OpenError) -> &'static str {
     match error {
@@ -92,6 +101,10 @@ pub(super) enum StoppedError {
          the disk, then start tidegate again"
     )]
     Forwarder(String),
+    #[error(
+        "the lander has stopped: {0}. What was landed stays, the rest is in Kafka and is landed after the next start"
+    )]
+    Lander(String),
 }
 
 /// The code for a failure: that of the first cause that has one.
@@ -107,6 +120,12 @@ fn code_of(cause: &(dyn std::error::Error + 'static)) -> Option<u8> {
         return Some(match error {
             forward::StartError::Properties(_) => CONFIGURATION,
             forward::StartError::Thread(_) => TRY_AGAIN_LATER,
+        });
+    }
+    if let Some(error) = cause.downcast_ref::<land::StartError>() {
+        return Some(match error {
+            land::StartError::Properties(_) | land::StartError::Sink(_) => CONFIGURATION,
+            land::StartError::Away(_) | land::StartError::Thread(_) => TRY_AGAIN_LATER,
         });
     }
     if cause.is::<StoppedError>() || cause.is::<NoSpaceError>() {

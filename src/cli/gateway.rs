@@ -16,11 +16,12 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::exit::{LogError, NoSpaceError, StoppedError};
+use super::land::Landing;
 use super::{listen, options, signals};
 use crate::config::Config;
 use crate::forward::Forwarder;
 use crate::wal::Wal;
-use crate::{forward, http, metrics, record, telemetry};
+use crate::{forward, http, land, metrics, record, telemetry};
 
 /// How long a poisoned process still answers what it has taken (with 503): it must end soon.
 const POISON_GRACE: Duration = Duration::from_secs(2);
@@ -36,6 +37,8 @@ const FORWARDER_LOOK: Duration = Duration::from_secs(1);
 pub(super) struct Plan<'a> {
     pub(super) config: &'a Config,
     pub(super) forward: forward::Options,
+    /// A lander in the same process.
+    pub(super) land: Option<land::Options>,
     /// Called once clients can connect.
     pub(super) on_listening: Box<dyn FnOnce(Addresses)>,
 }
@@ -49,8 +52,7 @@ pub(super) struct Addresses {
 
 /// Runs a gateway until a signal (Ok) or until it cannot go on.
 pub(super) fn run(plan: Plan<'_>) -> Result<()> {
-    let colour = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-    telemetry::init(plan.config.log, colour)?;
+    telemetry::init(plan.config.log, telemetry::colour())?;
     let runtime = Runtime::new().context("no threads could be started")?;
     let result = runtime.block_on(start(plan));
     // A thread that hangs on a dead disk must not keep the process.
@@ -72,6 +74,10 @@ async fn start(plan: Plan<'_>) -> Result<()> {
     let forwarder = Forwarder::start(wal.clone(), plan.forward)?;
 
     let handle = forwarder.handle();
+    let landing = match plan.land {
+        Some(options) => Some(Landing::start(config, options, scrape.clone()).await?),
+        None => None,
+    };
     let http = http::Gateway::new(
         options::http(config, connections_max),
         wal.clone(),
@@ -82,6 +88,7 @@ async fn start(plan: Plan<'_>) -> Result<()> {
     let running = Running {
         wal,
         forwarder,
+        landing,
         stop_admin: CancellationToken::new(),
         stop_ingest: CancellationToken::new(),
     };
@@ -122,6 +129,7 @@ async fn open_log(config: &Config) -> Result<Wal> {
 struct Running {
     wal: Wal,
     forwarder: Forwarder,
+    landing: Option<Landing>,
     stop_ingest: CancellationToken,
     stop_admin: CancellationToken,
 }
@@ -212,6 +220,9 @@ impl Running {
                 held = status.held_records,
                 "log closed; what is left and what is held is forwarded after the next start"
             );
+        }
+        if let Some(landing) = self.landing {
+            landing.end(left(deadline)).await;
         }
         self.stop_admin.cancel();
         if !admin.is_finished() && timeout(ADMIN_GRACE, admin).await.is_err() {

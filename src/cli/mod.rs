@@ -7,6 +7,7 @@ mod config;
 mod dev;
 mod exit;
 mod gateway;
+mod land;
 mod listen;
 mod options;
 mod serve;
@@ -52,6 +53,9 @@ struct Settings {
     /// Address and port for status and metrics (admin.listen)
     #[arg(long, global = true, value_name = "IP:PORT")]
     admin_listen: Option<String>,
+    /// Address and port for the lander's status and metrics (land.listen)
+    #[arg(long, global = true, value_name = "IP:PORT")]
+    land_listen: Option<String>,
     /// The folder of the log (wal.path)
     #[arg(long, global = true, value_name = "DIR")]
     wal: Option<String>,
@@ -64,7 +68,9 @@ struct Settings {
 enum Command {
     /// Run the gateway and its forwarder
     Serve,
-    /// Try it on this machine: the gateway with an embedded Kafka broker; prints each delivery
+    /// Run the lander: from Kafka into a database, each record once
+    Land(land::Flags),
+    /// Try it on this machine: gateway, an embedded Kafka broker and the lander into SQLite; prints each delivery
     Dev,
     /// Show or check the configuration
     #[command(subcommand)]
@@ -94,6 +100,7 @@ fn run(arguments: Arguments) -> Result<()> {
     let settings = arguments.settings;
     match arguments.command {
         Command::Serve => serve::run(&settings.load()?),
+        Command::Land(flags) => land::run(&flags, &settings.load()?),
         Command::Dev => dev::run(&settings.load()?),
         Command::Config(command) => config::run(command, &settings.load()?),
         Command::Completions { shell } => {
@@ -109,6 +116,7 @@ impl Settings {
         let flags = [
             ("http.listen", "--listen", self.listen),
             ("admin.listen", "--admin-listen", self.admin_listen),
+            ("land.listen", "--land-listen", self.land_listen),
             ("wal.path", "--wal", self.wal),
             ("kafka.bootstrap_servers", "--bootstrap-servers", self.bootstrap_servers),
         ];

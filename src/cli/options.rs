@@ -1,7 +1,8 @@
 //! From the one `Config` to the `Options` of each part.
 
-use crate::config::{Compression, Config, Retain};
-use crate::{forward, http, wal};
+use crate::config::{Compression, Config, FieldType, Fields, Retain, SinkKind};
+use crate::land::table::{Kind, Table};
+use crate::{forward, http, land, wal};
 
 pub(super) fn wal(config: &Config) -> wal::Options {
     wal::Options {
@@ -27,6 +28,50 @@ pub(super) fn forward(config: &Config) -> forward::Options {
         in_flight_bytes_max: config.forward.in_flight_bytes_max,
         bytes_per_second_max: config.forward.bytes_per_second_max,
         on_delivery: None,
+    }
+}
+
+pub(super) fn land(config: &Config, mode: land::Mode) -> land::Options {
+    let sources = config.sources.iter().map(|source| {
+        let kind = |field: &String| {
+            let typed = source.types.iter().find(|(name, _)| name == field);
+            typed.map_or(Kind::Text, |(_, kind)| match kind {
+                FieldType::Text => Kind::Text,
+                FieldType::Integer => Kind::Integer,
+                FieldType::Real => Kind::Real,
+                FieldType::Boolean => Kind::Boolean,
+                FieldType::Timestamp => Kind::Timestamp,
+                FieldType::Json => Kind::Json,
+            })
+        };
+        let (fields, rule) = match &source.fields {
+            Fields::Any => (Vec::new(), land::Rule::Any),
+            Fields::Count(count) => (Vec::new(), land::Rule::Count(*count)),
+            Fields::Names(names) => (
+                names.iter().map(|name| (name.clone(), kind(name))).collect(),
+                land::Rule::Fields,
+            ),
+        };
+        land::Source {
+            table: Table::new(&source.name, &fields),
+            topic: source.topic.as_str().to_owned(),
+            group: source.group.clone(),
+            consumers: source.consumers,
+            rule,
+        }
+    });
+    land::Options {
+        bootstrap_servers: config.kafka.bootstrap_servers.trim().to_owned(),
+        client_id: gateway_id(config),
+        properties: config.kafka.properties.reveal().clone(),
+        sources: sources.collect(),
+        target: match config.land.sink {
+            SinkKind::Sqlite => land::Target::Sqlite(config.land.path.clone()),
+        },
+        batch_records_max: in_memory(config.land.batch_records_max.into()),
+        batch_bytes_max: in_memory(config.land.batch_bytes_max),
+        batch_wait: config.land.batch_wait,
+        mode,
     }
 }
 
@@ -57,7 +102,7 @@ pub(super) fn http(config: &Config, connections_max: u32) -> http::Options {
 }
 
 /// The configured name, else the host's.
-fn gateway_id(config: &Config) -> String {
+pub(super) fn gateway_id(config: &Config) -> String {
     if !config.gateway.id.is_empty() {
         return config.gateway.id.clone();
     }

@@ -11,6 +11,7 @@ pub(super) fn run(config: &Config) -> Result<()> {
     gateway::run(Plan {
         config,
         forward: options::forward(config),
+        land: None,
         on_listening: Box::new(|_| ()),
     })
 }

@@ -31,6 +31,7 @@ pub(super) const SOURCE_KEYS: &[(&str, Kind)] = &[
     ("enforce", Kind::Text),
     ("fields", Kind::List),
     ("field_count", Kind::Integer),
+    ("types", Kind::List),
     ("group", Kind::Text),
     ("consumers", Kind::Integer),
 ];

@@ -104,6 +104,8 @@ pub struct Config {
     pub forward: Forward,
     /// `[kafka]`
     pub kafka: Kafka,
+    /// `[land]`
+    pub land: Land,
     /// `[[source]]`, in the order written.
     pub sources: Vec<Source>,
     /// `[log]`
@@ -228,6 +230,33 @@ pub struct Kafka {
     pub properties: Properties,
 }
 
+/// `[land]`: the lander.
+#[derive(Debug, Clone)]
+pub struct Land {
+    /// Address and port of its own listener.
+    pub listen: SocketAddr,
+    /// What rows go to.
+    pub sink: SinkKind,
+    /// The database's file.
+    pub path: PathBuf,
+    /// The most records of a transaction.
+    pub batch_records_max: u32,
+    /// The most bytes of a transaction.
+    pub batch_bytes_max: u64,
+    /// How long a transaction waits for records.
+    pub batch_wait: Duration,
+    /// Time for the whole of a graceful shutdown.
+    pub shutdown: Duration,
+}
+
+/// `land.sink`
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum SinkKind {
+    /// A SQLite database.
+    #[default]
+    Sqlite,
+}
+
 /// `[[source]]`
 #[derive(Debug, Clone)]
 pub struct Source {
@@ -239,8 +268,10 @@ pub struct Source {
     pub key: Option<String>,
     /// What a record should have; for the lander.
     pub fields: Fields,
+    /// What fields hold other than text; for the lander.
+    pub types: Vec<(String, FieldType)>,
     /// The consumer group; for the lander.
-    pub group: Option<String>,
+    pub group: String,
     /// How many consumers; for the lander.
     pub consumers: usize,
     /// What happens to a record that breaks the rule.
@@ -257,6 +288,24 @@ pub enum Fields {
     Names(Vec<String>),
     /// How many.
     Count(usize),
+}
+
+/// A kind in `types` of a source.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum FieldType {
+    /// Any text.
+    #[default]
+    Text,
+    /// 64 bits, signed.
+    Integer,
+    /// A finite double.
+    Real,
+    /// Yes or no.
+    Boolean,
+    /// A point in time.
+    Timestamp,
+    /// Any JSON.
+    Json,
 }
 
 /// `enforce` of a source.
@@ -310,6 +359,7 @@ impl fmt::Debug for Config {
             .field("wal", &self.wal)
             .field("forward", &self.forward)
             .field("kafka", &self.kafka)
+            .field("land", &self.land)
             .field("sources", &self.sources)
             .field("log", &self.log)
             .finish_non_exhaustive()

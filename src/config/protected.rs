@@ -41,13 +41,15 @@ const PROTECTED: &[(&[&str], &str)] = &[
     ),
     (
         &[
-            "group.id",
+            "group.*",
+            "partition.assignment.strategy",
+            "enable.partition.eof",
             "enable.auto.*",
             "auto.commit.enable",
             "auto.offset.reset",
             "isolation.level",
         ],
-        "what is read back from Kafka decides where forwarding goes on",
+        "where forwarding and landing go on rests on how Kafka is read",
     ),
     (
         &["test.mock.*"],

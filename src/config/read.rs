@@ -15,8 +15,8 @@ use bytesize::ByteSize;
 use super::layers::{Entry, Layers, SourceTable};
 use super::value::{Origin, Problem, Value};
 use super::{
-    Admin, Compression, Config, Delivery, Enforce, Fields, Forward, Gateway, Http, Kafka, Log, LogFormat, LogLevel,
-    Properties, Retain, Secret, Source, Wal,
+    Admin, Compression, Config, Delivery, Enforce, FieldType, Fields, Forward, Gateway, Http, Kafka, Land, Log,
+    LogFormat, LogLevel, Properties, Retain, Secret, SinkKind, Source, Wal,
 };
 use crate::record::Topic;
 
@@ -29,6 +29,15 @@ const HOUR: Duration = Duration::from_secs(3600);
 const TIMEOUT_MIN: Duration = Duration::from_millis(10);
 /// What "off" is called.
 const OFF: &str = "off";
+/// The kinds that `types` of a source knows.
+const FIELD_TYPES: &[(&str, FieldType)] = &[
+    ("text", FieldType::Text),
+    ("integer", FieldType::Integer),
+    ("real", FieldType::Real),
+    ("boolean", FieldType::Boolean),
+    ("timestamp", FieldType::Timestamp),
+    ("json", FieldType::Json),
+];
 /// The most fields and consumers that a source may declare.
 const FIELDS_MAX: i64 = 1000;
 const CONSUMERS_MAX: i64 = 64;
@@ -74,6 +83,15 @@ pub(super) fn read(layers: &Layers) -> Result<Config, Vec<Problem>> {
                     .map(|(name, entry)| (name.clone(), text_of(&entry.value)))
                     .collect(),
             ),
+        },
+        land: Land {
+            listen: reader.address("land.listen"),
+            sink: reader.choice("land.sink", &[("sqlite", SinkKind::Sqlite)]),
+            path: reader.text("land.path").into(),
+            batch_records_max: reader.count("land.batch_records_max", 1..=100_000),
+            batch_bytes_max: reader.size("land.batch_bytes_max", 64 * KIB..=64 * MIB),
+            batch_wait: reader.time("land.batch_wait", Duration::ZERO..=Duration::from_secs(10)),
+            shutdown: reader.time("land.shutdown", Duration::ZERO..=HOUR),
         },
         sources: layers
             .sources
@@ -303,12 +321,14 @@ impl Reader<'_> {
             (None, Some(count)) => Fields::Count(usize::try_from(count).unwrap_or_default()),
             (None, None) => Fields::Any,
         };
+        let types = fields.types();
         let consumers = fields.integer("consumers", 1..=CONSUMERS_MAX).unwrap_or(1);
         Some(Source {
             topic,
             key: fields.text("key"),
             fields: declared,
-            group: fields.text("group"),
+            group: fields.text("group").unwrap_or_else(|| format!("tidegate-{name}")),
+            types,
             consumers: usize::try_from(consumers).unwrap_or(1),
             enforce,
             name,
@@ -340,6 +360,31 @@ impl SourceReader<'_> {
         self.entry(key)
             .map(|entry| text_of(&entry.value))
             .filter(|text| !text.is_empty())
+    }
+
+    fn types(&mut self) -> Vec<(String, FieldType)> {
+        let Some(Value::List(items)) = self.entry("types").map(|entry| entry.value.clone()) else {
+            return Vec::new();
+        };
+        let mut types = Vec::new();
+        for item in items {
+            let known = item.rsplit_once(':').and_then(|(field, kind)| {
+                let (_, kind) = FIELD_TYPES.iter().find(|(name, _)| *name == kind.trim())?;
+                Some((field.trim().to_owned(), *kind))
+            });
+            match known {
+                Some(known) => types.push(known),
+                None => {
+                    let names: Vec<&str> = FIELD_TYPES.iter().map(|(name, _)| *name).collect();
+                    let message = format!(
+                        "has {item:?}: write a field and what it holds, such as \"amount: real\"; known are {}",
+                        names.join(", ")
+                    );
+                    self.wrong("types", &message);
+                }
+            }
+        }
+        types
     }
 
     fn integer(&mut self, key: &str, range: RangeInclusive<i64>) -> Option<i64> {

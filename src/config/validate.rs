@@ -25,6 +25,12 @@ const FRAMING_BYTES: u64 = 4096;
 /// A log of fewer generations would refuse records while it still waits for one to be acknowledged.
 const GENERATIONS_MIN: u64 = 4;
 
+/// The longest name that becomes a table's or a column's, bytes: PostgreSQL cuts off at 63, and views end in `_invalid`.
+const LANDED_NAME_BYTES_MAX: usize = 55;
+/// Names that the lander's own tables have, and beginnings that databases keep for themselves.
+const TABLES_TAKEN: &[&str] = &["rejected", "tidegate_positions", "tidegate_lander"];
+const TABLE_PREFIXES_TAKEN: &[&str] = &["sqlite_", "pg_"];
+
 /// Where the Kafka of a command comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Broker {
@@ -50,6 +56,90 @@ impl Config {
             Ok(())
         } else {
             Err(ConfigError::Invalid(problems))
+        }
+    }
+
+    /// Checks what the lander needs beyond [`Config::validate`]; `beside`: it shares its process with a gateway.
+    ///
+    /// # Errors
+    /// [`ConfigError::Invalid`] with everything that is wrong.
+    pub fn validate_land(&self, beside: bool) -> Result<(), ConfigError> {
+        let mut problems = Vec::new();
+        let listen = self.land.listen;
+        if !is_loopback(listen) && self.admin.token.reveal().is_none() {
+            problems.push(self.problem(
+                "land.listen",
+                format!(
+                    "land.listen is {listen}: other machines can reach it, and admin.token is empty. Listen on 127.0.0.1, \
+                     or set admin.token (TIDEGATE_ADMIN__TOKEN)"
+                ),
+            ));
+        }
+        let others = [("http.listen", self.http.listen), ("admin.listen", self.admin.listen)];
+        for (key, other) in others {
+            if beside && other.port() != 0 && other.port() == listen.port() {
+                problems.push(self.problem(
+                    "land.listen",
+                    format!("land.listen ({listen}) and {key} ({other}) take the same port: give one another port"),
+                ));
+            }
+        }
+        if self.land.path.as_os_str().is_empty() {
+            let message = "land.path is empty: name the database's file, such as \"data/tidegate.db\"".to_owned();
+            problems.push(self.problem("land.path", message));
+        }
+        if self.sources.is_empty() && !beside {
+            let message = "there is no [[source]], so there is nothing to land: declare one".to_owned();
+            problems.push(self.problem("source", message));
+        }
+        self.check_tables(&mut problems);
+        if problems.is_empty() {
+            Ok(())
+        } else {
+            Err(ConfigError::Invalid(problems))
+        }
+    }
+
+    /// Sources as tables, fields as columns.
+    fn check_tables(&self, problems: &mut Vec<Problem>) {
+        let mut tables: HashSet<String> = TABLES_TAKEN.iter().map(|name| (*name).to_owned()).collect();
+        for source in &self.sources {
+            let mut wrong = |message: String| problems.push(Problem::at(&source.origin, message));
+            let name = source.name.to_lowercase();
+            let prefix = TABLE_PREFIXES_TAKEN.iter().find(|prefix| name.starts_with(**prefix));
+            if let Some(prefix) = prefix {
+                wrong(format!(
+                    "the source's name {name:?} cannot be a table: databases keep names that begin with {prefix:?} for \
+                     themselves. Give it another name (its topic may stay)"
+                ));
+            }
+            if name.len() > LANDED_NAME_BYTES_MAX {
+                wrong(format!(
+                    "the source's name {name:?} is longer than {LANDED_NAME_BYTES_MAX} bytes and cannot be a table: give it a \
+                     shorter one (its topic may stay)"
+                ));
+            }
+            for table in [name.clone(), format!("{name}_valid"), format!("{name}_invalid")] {
+                if !tables.insert(table.clone()) {
+                    wrong(format!(
+                        "the source {:?} needs a table or view {table:?}, which another source or the lander itself has: give \
+                         it another name (its topic may stay)",
+                        source.name
+                    ));
+                }
+            }
+            let Fields::Names(fields) = &source.fields else {
+                continue;
+            };
+            for field in fields {
+                if field.len() > LANDED_NAME_BYTES_MAX || field.chars().any(char::is_control) {
+                    wrong(format!(
+                        "fields of source {:?} has {field:?}, which cannot be a column: use at most {LANDED_NAME_BYTES_MAX} \
+                         bytes and no control characters",
+                        source.name
+                    ));
+                }
+            }
         }
     }
 
@@ -264,6 +354,21 @@ fn check_source(source: &Source, wrong: &mut dyn FnMut(String)) {
         wrong(format!(
             "topic of source {name:?} is {topic:?}: topics that begin with \"__\" are Kafka's own"
         ));
+    }
+    let names: &[String] = match &source.fields {
+        Fields::Names(names) => names,
+        Fields::Any | Fields::Count(_) => &[],
+    };
+    let mut typed = HashSet::new();
+    for (field, _) in &source.types {
+        if !names.contains(field) {
+            wrong(format!(
+                "types of source {name:?} has {field:?}, which is none of its fields: correct it, or add it to fields"
+            ));
+        }
+        if !typed.insert(field.as_str()) {
+            wrong(format!("types of source {name:?} has {field:?} twice"));
+        }
     }
     let Fields::Names(fields) = &source.fields else {
         return;

@@ -15,6 +15,7 @@ use axum::http::{HeaderMap, Request, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use hyper::body::Incoming;
+use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::sync::Semaphore;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
@@ -73,8 +74,33 @@ pub(super) async fn serve(
     listener: std::net::TcpListener,
     shutdown: CancellationToken,
 ) -> std::io::Result<()> {
+    let admin = Arc::new(Admin {
+        gateway: Arc::clone(&gateway),
+        questions: Arc::new(Semaphore::new(QUESTIONS_MAX)),
+    });
+    let token = gateway.options.admin_token.clone();
+    serve_routes(
+        "admin",
+        router(admin),
+        token,
+        gateway.scrape.clone(),
+        listener,
+        shutdown,
+    )
+    .await
+}
+
+/// Serves a listener for operators: its limits, its token, and the upkeep of the metrics that it shows.
+pub(super) async fn serve_routes(
+    name: &'static str,
+    routes: Router,
+    token: Option<String>,
+    scrape: PrometheusHandle,
+    listener: std::net::TcpListener,
+    shutdown: CancellationToken,
+) -> std::io::Result<()> {
     let options = server::Options {
-        name: "admin",
+        name,
         connections_max: CONNECTIONS_MAX,
         header_timeout: HEADER_TIMEOUT,
         idle_timeout: IDLE_TIMEOUT,
@@ -82,13 +108,9 @@ pub(super) async fn serve(
         header_bytes_max: HEADER_BYTES_MAX,
         headers_max: HEADERS_MAX,
     };
-    let admin = Arc::new(Admin {
-        gateway: Arc::clone(&gateway),
-        questions: Arc::new(Semaphore::new(QUESTIONS_MAX)),
-    });
     let app = AdminApp {
-        routes: server::Routes::new(router(admin)),
-        token: gateway.options.admin_token.clone(),
+        routes: server::Routes::new(routes),
+        token,
     };
     let ended = shutdown.clone();
     let upkeep = async {
@@ -97,7 +119,7 @@ pub(super) async fn serve(
         loop {
             tokio::select! {
                 () = ended.cancelled() => return,
-                _ = ticks.tick() => gateway.scrape.run_upkeep(),
+                _ = ticks.tick() => scrape.run_upkeep(),
             }
         }
     };
@@ -207,22 +229,27 @@ async fn metrics_text(State(admin): State<Arc<Admin>>) -> Response {
     let forward = (gateway.forward)();
     set_forward_gauges(&forward, (gateway.clock)());
     metrics::gauge!(names::INGEST_IN_FLIGHT).set(float(gateway.in_flight() as u64));
+    scraped(&gateway.scrape, &gateway.options.gateway_id)
+}
+
+/// Every metric as it stands now, as an answer.
+pub(super) fn scraped(scrape: &PrometheusHandle, name: &str) -> Response {
     metrics::gauge!(
         names::BUILD_INFO,
         "version" => env!("CARGO_PKG_VERSION"),
-        "gateway" => gateway.options.gateway_id.clone()
+        "gateway" => name.to_owned()
     )
     .set(1.0);
     (
         [(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")],
-        gateway.scrape.render(),
+        scrape.render(),
     )
         .into_response()
 }
 
 /// Prometheus has floats only; beyond 2^53 the last digits go.
 #[allow(clippy::cast_precision_loss)]
-fn float(number: u64) -> f64 {
+pub(super) fn float(number: u64) -> f64 {
     number as f64
 }
 

@@ -14,6 +14,7 @@ mod admin;
 mod connection;
 mod error;
 mod health;
+mod lander;
 mod limits;
 mod pages;
 mod produce;
@@ -39,6 +40,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use self::error::{Problem, Reason};
+pub use self::lander::{Lander, serve_lander};
 use crate::ingest;
 use crate::metrics as names;
 use crate::record::Topic;

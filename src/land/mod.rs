@@ -14,9 +14,20 @@
 //!
 //! Deliberately does not know: gateways, their logs, HTTP, the configuration.
 
+mod context;
+mod lander;
+mod member;
 pub mod row;
+mod rules;
+mod settings;
+mod shared;
 pub mod sink;
+pub mod sqlite;
 pub mod table;
+mod target;
+mod writer;
+
+pub use lander::{Handle, Lander, StartError};
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -52,22 +63,21 @@ pub struct Source {
     pub rule: Rule,
 }
 
+impl Source {
+    /// How many members it has: a dry run joins no group, so one reads everything.
+    fn consumers(&self, options: &Options) -> usize {
+        match options.mode {
+            Mode::DryRun => 1,
+            Mode::Forever | Mode::Once => self.consumers.max(1),
+        }
+    }
+}
+
 /// Where rows go. No `Debug`: a URL may have a password in it.
 #[derive(Clone)]
 pub enum Target {
     /// A SQLite database at this path.
     Sqlite(PathBuf),
-    /// A PostgreSQL database at this URL.
-    Postgres(String),
-    /// JSON lines in this folder.
-    Files {
-        /// The folder.
-        path: PathBuf,
-        /// A file is completed at this size, bytes.
-        file_bytes_max: u64,
-        /// A file is completed at this age.
-        file_time_max: Duration,
-    },
 }
 
 /// How to run.

@@ -61,6 +61,21 @@ impl Config {
         self
     }
 
+    /// Declares a source for the lander, with keys such as `("field_count", 4)`.
+    pub fn landed(&mut self, name: &str, topic: &str, keys: &[(&str, toml::Value)]) -> &mut Self {
+        self.source(name, topic, None);
+        let sources = self.0.get_mut("source").and_then(toml::Value::as_array_mut);
+        let source = sources
+            .and_then(|sources| sources.last_mut())
+            .and_then(toml::Value::as_table_mut);
+        let source = source.expect("the source that was declared");
+        source.insert("group".to_owned(), format!("{topic}.group").into());
+        for (key, value) in keys {
+            source.insert((*key).to_owned(), value.clone());
+        }
+        self
+    }
+
     /// Declares a source; the six of the shipped file are then not there.
     pub fn source(&mut self, name: &str, topic: &str, key: Option<&str>) -> &mut Self {
         let mut source = toml::Table::new();
@@ -189,10 +204,7 @@ impl Gateway {
 
     /// SIGTERM, without waiting.
     pub fn terminate(&self) {
-        let sent = Command::new("sh")
-            .args(["-c", r#"kill -TERM "$1""#, "sh", &self.pid().to_string()])
-            .status();
-        assert!(sent.expect("sh runs").success(), "SIGTERM to {}", self.pid());
+        signal_terminate(self.pid());
     }
 
     /// SIGTERM; waits `limit` for the end.
@@ -270,12 +282,7 @@ impl Gateway {
 
     /// Resident memory in bytes.
     pub fn rss_bytes(&self) -> u64 {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap_or_default();
-        let line = status.lines().find(|line| line.starts_with("VmRSS:"));
-        let kib = line
-            .and_then(|line| line.split_whitespace().nth(1))
-            .and_then(|kib| kib.parse::<u64>().ok());
-        kib.expect("a running process has a VmRSS line") * 1024
+        rss_bytes(self.pid())
     }
 }
 
@@ -310,6 +317,24 @@ fn spawn(folder: &Path, config: &Config, log: &Path) -> Child {
         .expect("the binary starts")
 }
 
+/// Resident memory of a process, bytes.
+pub fn rss_bytes(pid: u32) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let line = status.lines().find(|line| line.starts_with("VmRSS:"));
+    let kib = line
+        .and_then(|line| line.split_whitespace().nth(1))
+        .and_then(|kib| kib.parse::<u64>().ok());
+    kib.expect("a running process has a VmRSS line") * 1024
+}
+
+/// SIGTERM, without waiting.
+pub fn signal_terminate(pid: u32) {
+    let sent = Command::new("sh")
+        .args(["-c", r#"kill -TERM "$1""#, "sh", &pid.to_string()])
+        .status();
+    assert!(sent.expect("sh runs").success(), "SIGTERM to {pid}");
+}
+
 /// A process that ends with the test, whatever its outcome.
 pub struct Killed(pub Child);
 
@@ -334,7 +359,7 @@ pub fn command() -> Command {
 }
 
 /// The `addr` of the log line with this message, as tracing's JSON has it (flattened or below `fields`).
-fn address(log: &str, message: &str) -> Option<String> {
+pub fn address(log: &str, message: &str) -> Option<String> {
     log.lines().find_map(|line| {
         let line: serde_json::Value = serde_json::from_str(line).ok()?;
         let fields = line.get("fields").unwrap_or(&line);
@@ -343,7 +368,8 @@ fn address(log: &str, message: &str) -> Option<String> {
     })
 }
 
-fn parse_metrics(text: &str) -> BTreeMap<String, f64> {
+/// A scrape: each series with its labels as written, and its value.
+pub fn parse_metrics(text: &str) -> BTreeMap<String, f64> {
     text.lines()
         .filter(|line| !line.starts_with('#'))
         .filter_map(|line| {

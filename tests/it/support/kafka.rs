@@ -119,6 +119,7 @@ impl Kafka {
              transaction.state.log.min.isr=1\n\
              transaction.state.log.num.partitions=1\n\
              group.initial.rebalance.delay.ms=0\n\
+             group.min.session.timeout.ms=1000\n\
              broker.session.timeout.ms=2000\n\
              broker.heartbeat.interval.ms=500\n\
              controlled.shutdown.enable=false\n\

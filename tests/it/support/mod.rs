@@ -8,6 +8,7 @@ pub mod ab;
 pub mod client;
 pub mod gateway;
 pub mod kafka;
+pub mod lander;
 pub mod ledger;
 pub mod load;
 pub mod raw;

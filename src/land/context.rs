@@ -1,0 +1,134 @@
+//! What librdkafka calls back to a member: assignments, ends of partitions, complaints.
+//!
+//! Runs on the member's own thread, within its poll; it only takes note.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use rdkafka::TopicPartitionList;
+use rdkafka::client::ClientContext;
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext};
+use rdkafka::error::KafkaError;
+use rdkafka::statistics::Statistics;
+use rdkafka::topic_partition_list::Offset;
+use rdkafka::types::RDKafkaRespErr;
+use tracing::{debug, error, warn};
+
+use crate::kafka::link::{Link, log_line};
+
+/// A change of the assignment; each replaces what was before.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Event {
+    Assigned(Vec<i32>),
+    Revoked,
+}
+
+/// See the module.
+pub(super) struct Context {
+    link: Arc<Link>,
+    topic: String,
+    notes: Mutex<Notes>,
+}
+
+#[derive(Default)]
+struct Notes {
+    events: Vec<Event>,
+    ends: BTreeMap<i32, i64>,
+    complaint: Option<String>,
+}
+
+impl Context {
+    pub(super) fn new(link: &Arc<Link>, topic: &str) -> Self {
+        Self {
+            link: Arc::clone(link),
+            topic: topic.to_owned(),
+            notes: Mutex::default(),
+        }
+    }
+
+    fn notes(&self) -> MutexGuard<'_, Notes> {
+        self.notes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What happened since the last call, in order.
+    pub(super) fn events(&self) -> Vec<Event> {
+        std::mem::take(&mut self.notes().events)
+    }
+
+    /// Ends of partitions that statistics told since the last call.
+    pub(super) fn ends(&self) -> BTreeMap<i32, i64> {
+        std::mem::take(&mut self.notes().ends)
+    }
+
+    /// Tells a complaint once, until another one comes.
+    pub(super) fn complain(&self, topic: &str, error: &KafkaError) {
+        let text = error.to_string();
+        let mut notes = self.notes();
+        if notes.complaint.as_ref() != Some(&text) {
+            warn!("reading topic {topic}: {text}; reading goes on by itself when Kafka allows it");
+            notes.complaint = Some(text);
+        }
+    }
+
+    /// Takes these partitions, standing still: where each is read from is not known yet.
+    pub(super) fn take_over(&self, consumer: &BaseConsumer<Self>, list: &mut TopicPartitionList) {
+        // A number, so that nothing has to be asked for; the member seeks before it resumes.
+        let offsets = list.set_all_offsets(Offset::Offset(0));
+        let assigned = offsets
+            .and_then(|()| consumer.assign(list))
+            .and_then(|()| consumer.pause(list));
+        if let Err(error) = assigned {
+            error!(topic = self.topic, %error, "the assignment could not be taken");
+            return;
+        }
+        let partitions = list.elements().iter().map(|element| element.partition()).collect();
+        self.notes().events.push(Event::Assigned(partitions));
+    }
+}
+
+impl ClientContext for Context {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, line: &str) {
+        log_line(level, facility, line);
+    }
+
+    fn stats(&self, statistics: Statistics) {
+        if statistics.brokers.values().any(|broker| broker.state == "UP") {
+            self.link.up();
+        } else {
+            self.link.down();
+        }
+        let Some(topic) = statistics.topics.get(&self.topic) else {
+            return;
+        };
+        let mut notes = self.notes();
+        for (id, partition) in &topic.partitions {
+            if *id >= 0 && partition.hi_offset >= 0 {
+                notes.ends.insert(*id, partition.hi_offset);
+            }
+        }
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        self.link.client_error(&error, reason);
+    }
+}
+
+impl ConsumerContext for Context {
+    fn rebalance(&self, consumer: &BaseConsumer<Self>, err: RDKafkaRespErr, list: &mut TopicPartitionList) {
+        if err == RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS {
+            self.take_over(consumer, list);
+            return;
+        }
+        self.notes().events.push(Event::Revoked);
+        if let Err(error) = consumer.unassign() {
+            error!(topic = self.topic, %error, "the assignment could not be given back");
+        }
+    }
+
+    fn commit_callback(&self, result: rdkafka::error::KafkaResult<()>, _: &TopicPartitionList) {
+        if let Err(error) = result {
+            debug!(topic = self.topic, %error, "telling the group where the lander is");
+        }
+    }
+}

@@ -1,0 +1,712 @@
+//! One consumer of a source: a member of its group, from partitions it is given to batches for its sink.
+//!
+//! # What is kept
+//! - Reading begins where the sink says. A partition that was assigned is paused until its position is known, and
+//!   what was read for another assignment is dropped.
+//! - A batch holds records of this assignment only, and its topic is asked for its id after they were read and before
+//!   they are written: a topic that was deleted and made anew under its name has other records under the same offsets.
+//! - Kafka is polled all the time, whatever the sink does: with a sink that takes nothing the partitions are paused,
+//!   and the member stays in its group.
+//!
+//! Knows the sink only through `writer.rs`.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, TryRecvError};
+use std::time::{Duration, Instant};
+
+use rdkafka::TopicPartitionList;
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::{BorrowedMessage, Message as _};
+use rdkafka::topic_partition_list::Offset;
+use tracing::{debug, error, info, warn};
+
+use super::context::{Context, Event};
+use super::row::{Batch, Move, RECEIVED_MS_MAX, Row};
+use super::shared::MemberState;
+use super::sink::{Known, Position, Written};
+use super::writer::{Answer, Ask, Question};
+use super::{Mode, Options, Source, rules};
+use crate::kafka::native;
+use crate::metrics as names;
+
+/// How long one question to Kafka may take.
+const KAFKA_WAIT: Duration = Duration::from_secs(3);
+/// How long nothing is polled while a full batch waits for the sink; after that the partitions are paused.
+const SINK_WAIT: Duration = Duration::from_secs(1);
+/// The longest poll.
+const POLL: Duration = Duration::from_millis(100);
+/// The poll while an answer of the sink is near.
+const POLL_SHORT: Duration = Duration::from_millis(5);
+/// Between two tries to find out where to read.
+const RETRY: Duration = Duration::from_millis(500);
+/// How often the ends of paused partitions are asked for: nothing is fetched that would tell them.
+const ENDS: Duration = Duration::from_secs(5);
+
+/// Where the member stands with its assignment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// It has none.
+    Idle,
+    /// Positions are to be asked for, not before this.
+    Lost(Instant),
+    /// The sink was asked for positions.
+    Asked,
+    /// The sink was asked to change positions.
+    Setting,
+    /// Reading.
+    Ready,
+}
+
+/// A partition of the assignment.
+struct Part {
+    position: Position,
+    /// Who its records are that have no identity of their own.
+    wal: Arc<str>,
+    /// The end when reading began: for a lander that ends by itself.
+    target: i64,
+    at_end: bool,
+}
+
+/// What a poll brought.
+enum Polled {
+    Nothing,
+    Record(Box<Incoming>),
+    End(i32),
+    Failed(KafkaError),
+}
+
+/// A record, out of librdkafka's hands.
+struct Incoming {
+    partition: i32,
+    offset: i64,
+    key: Option<Vec<u8>>,
+    value: Option<Vec<u8>>,
+    identity: Option<(uuid::Uuid, i64)>,
+    received_ms: Option<i64>,
+}
+
+/// See the module.
+pub(super) struct Member {
+    pub(super) source: Arc<Source>,
+    pub(super) options: Arc<Options>,
+    pub(super) consumer: BaseConsumer<Context>,
+    pub(super) state: Arc<MemberState>,
+    pub(super) questions: Sender<Question>,
+    pub(super) answers: Receiver<(u64, Answer)>,
+    pub(super) batch_bytes_max: usize,
+    pub(super) work: Work,
+}
+
+/// What changes while it runs.
+pub(super) struct Work {
+    stage: Stage,
+    generation: u64,
+    /// Partitions of the assignment, before their positions are known.
+    assigned: Vec<i32>,
+    parts: BTreeMap<i32, Part>,
+    cluster: String,
+    topic_id: Option<String>,
+    batch: Batch,
+    batch_bytes: usize,
+    batch_since: Option<Instant>,
+    /// The sink has a question.
+    asking: bool,
+    paused: bool,
+    ends_at: Instant,
+    /// Identities of one gateway after another: the text is shared by their rows.
+    wal: Option<(uuid::Uuid, Arc<str>)>,
+    told_unknown: bool,
+}
+
+impl Work {
+    pub(super) fn new() -> Self {
+        Self {
+            stage: Stage::Idle,
+            generation: 0,
+            assigned: Vec::new(),
+            parts: BTreeMap::new(),
+            cluster: String::new(),
+            topic_id: None,
+            batch: Batch::default(),
+            batch_bytes: 0,
+            batch_since: None,
+            asking: false,
+            paused: false,
+            ends_at: Instant::now(),
+            wal: None,
+            told_unknown: false,
+        }
+    }
+}
+
+impl Member {
+    /// Runs until the stop's deadline, or until what was read by then is written.
+    pub(super) fn run(mut self) {
+        if let Err(error) = self.join() {
+            self.state.view().stopped = Some(format!("topic {}: {error}", self.source.topic));
+            return;
+        }
+        loop {
+            let stopping = self.state.stop.deadline().is_some();
+            if stopping && self.finish() {
+                return;
+            }
+            let polled = poll(&self.consumer, self.poll_time());
+            self.take_events();
+            match polled {
+                Polled::Nothing => {}
+                // What comes after the signal stays in Kafka.
+                Polled::Record(record) => {
+                    if !stopping {
+                        self.take(*record);
+                    }
+                }
+                Polled::End(partition) => {
+                    if let Some(part) = self.work.parts.get_mut(&partition) {
+                        part.at_end = true;
+                    }
+                }
+                Polled::Failed(error) => self.failed(&error),
+            }
+            self.take_answers();
+            self.locate();
+            self.write_if_due();
+            self.look_at_ends();
+            self.tell_done();
+        }
+    }
+
+    /// Joins the group; a dry run takes every partition, beside the group.
+    fn join(&self) -> Result<(), KafkaError> {
+        if self.options.mode != Mode::DryRun {
+            return self.consumer.subscribe(&[&self.source.topic]);
+        }
+        let metadata = self.consumer.fetch_metadata(Some(&self.source.topic), KAFKA_WAIT * 3)?;
+        let topics = metadata.topics().iter();
+        let mut all = TopicPartitionList::new();
+        for partition in topics.flat_map(rdkafka::metadata::MetadataTopic::partitions) {
+            all.add_partition(&self.source.topic, partition.id());
+        }
+        self.consumer.context().take_over(&self.consumer, &mut all);
+        Ok(())
+    }
+
+    fn poll_time(&self) -> Duration {
+        let near = self.work.asking && !self.work.paused;
+        if near || self.work.stage == Stage::Asked || self.work.stage == Stage::Setting {
+            return POLL_SHORT;
+        }
+        let due = self.work.batch_since.map(|since| since + self.options.batch_wait);
+        due.map_or(POLL, |due| {
+            due.saturating_duration_since(Instant::now()).clamp(POLL_SHORT, POLL)
+        })
+    }
+
+    fn take_events(&mut self) {
+        for event in self.consumer.context().events() {
+            self.forget();
+            match event {
+                Event::Assigned(partitions) => {
+                    debug!(topic = self.source.topic, ?partitions, "assigned");
+                    self.work.assigned = partitions;
+                    self.work.stage = Stage::Lost(Instant::now());
+                }
+                Event::Revoked => {
+                    debug!(topic = self.source.topic, "revoked");
+                    self.work.assigned = Vec::new();
+                    self.work.stage = Stage::Idle;
+                }
+            }
+            let mut view = self.state.view();
+            view.partitions = self.work.assigned.iter().map(|id| (*id, (None, None))).collect();
+        }
+    }
+
+    /// Nothing of what was read counts any more.
+    fn forget(&mut self) {
+        self.work.generation = self.state.next_generation();
+        self.work.parts.clear();
+        self.work.batch = Batch::default();
+        self.work.batch_bytes = 0;
+        self.work.batch_since = None;
+        self.work.paused = false;
+        self.state.view().done = false;
+    }
+
+    /// The positions are not what they were thought to be: they are read again.
+    fn lose(&mut self) {
+        self.forget();
+        if let Err(error) = self.consumer.pause(&self.list(|_| Offset::Invalid)) {
+            debug!(%error, "pausing");
+        }
+        self.work.stage = Stage::Lost(Instant::now() + RETRY);
+    }
+
+    /// The assignment as librdkafka takes it.
+    fn list(&self, offset: impl Fn(i32) -> Offset) -> TopicPartitionList {
+        let mut list = TopicPartitionList::new();
+        for partition in &self.work.assigned {
+            if let Err(error) = list.add_partition_offset(&self.source.topic, *partition, offset(*partition)) {
+                error!(%error, partition, "no legal offset");
+            }
+        }
+        list
+    }
+
+    /// Puts a record into the batch.
+    fn take(&mut self, record: Incoming) {
+        if self.work.stage != Stage::Ready {
+            return;
+        }
+        let Some(part) = self.work.parts.get_mut(&record.partition) else {
+            return;
+        };
+        // Fetched before the seek.
+        if record.offset < part.position.next {
+            return;
+        }
+        let (wal, seq) = match record.identity {
+            None => (Arc::clone(&part.wal), record.offset),
+            Some((wal, seq)) => {
+                let known = self.work.wal.as_ref().filter(|(known, _)| *known == wal);
+                let text = known.map_or_else(|| Arc::from(wal.to_string()), |(_, text)| Arc::clone(text));
+                self.work.wal = Some((wal, Arc::clone(&text)));
+                (text, seq)
+            }
+        };
+        let (fields, reason) = rules::check(&self.source.rule, &self.source.table, record.value.as_deref());
+        let row = Row {
+            wal,
+            seq,
+            partition: record.partition,
+            offset: record.offset,
+            key: record.key,
+            received_ms: record.received_ms,
+            reason,
+            value: record.value,
+            fields,
+        };
+        let next = record.offset.saturating_add(1);
+        match (self.work.batch.moves.iter_mut()).find(|known| known.partition == record.partition) {
+            Some(known) => known.to = next,
+            None => self.work.batch.moves.push(Move {
+                partition: record.partition,
+                epoch: part.position.epoch,
+                from: part.position.next,
+                to: next,
+            }),
+        }
+        part.position.next = next;
+        part.at_end = part.at_end || next >= part.target;
+        self.work.batch_bytes += row.bytes();
+        self.work.batch.rows.push(row);
+        self.work.batch_since.get_or_insert_with(Instant::now);
+    }
+
+    fn is_full(&self) -> bool {
+        self.work.batch.rows.len() >= self.options.batch_records_max || self.work.batch_bytes >= self.batch_bytes_max
+    }
+
+    /// Hands the batch to the sink when it is full or old; waits, and at last pauses, while the sink is busy.
+    fn write_if_due(&mut self) {
+        let Some(since) = self.work.batch_since else { return };
+        if !self.is_full() && since.elapsed() < self.options.batch_wait {
+            return;
+        }
+        if self.work.asking && self.is_full() && !self.work.paused {
+            match self.answers.recv_timeout(SINK_WAIT) {
+                Ok((generation, answer)) => self.answered(generation, answer),
+                Err(RecvTimeoutError::Timeout) => {
+                    self.work.paused = true;
+                    if let Err(error) = self.consumer.pause(&self.list(|_| Offset::Invalid)) {
+                        warn!(%error, "pausing");
+                    }
+                }
+                Err(RecvTimeoutError::Disconnected) => {}
+            }
+        }
+        if !self.work.asking && self.work.stage == Stage::Ready {
+            self.write();
+        }
+    }
+
+    fn write(&mut self) {
+        match self.ask_topic_id() {
+            Ok(id) if self.is_anew(id.as_ref()) => {
+                self.lose();
+                return;
+            }
+            // Deleted: what was read of it is still to be kept.
+            Ok(_) | Err(RDKafkaErrorCode::UnknownTopicOrPartition) => {}
+            Err(error) => {
+                debug!(%error, "no answer about the topic; the batch waits");
+                self.work.batch_since = Some(Instant::now());
+                return;
+            }
+        }
+        let mut batch = std::mem::take(&mut self.work.batch);
+        self.work.batch_bytes = 0;
+        self.work.batch_since = None;
+        batch.cluster.clone_from(&self.work.cluster);
+        batch.topic.clone_from(&self.source.topic);
+        batch.settle();
+        self.ask(Ask::Write(Box::new(batch)));
+        if std::mem::take(&mut self.work.paused)
+            && let Err(error) = self.consumer.resume(&self.list(|_| Offset::Invalid))
+        {
+            warn!(%error, "resuming");
+            self.lose();
+        }
+    }
+
+    fn is_anew(&self, id: Option<&String>) -> bool {
+        id.is_some() && self.work.topic_id.is_some() && id != self.work.topic_id.as_ref()
+    }
+
+    /// The topic's id, `None` where there are none or they may not be asked for.
+    fn ask_topic_id(&self) -> Result<Option<String>, RDKafkaErrorCode> {
+        match native::topic_id(self.consumer.client(), &self.source.topic, KAFKA_WAIT) {
+            Err(
+                RDKafkaErrorCode::UnsupportedFeature
+                | RDKafkaErrorCode::UnsupportedVersion
+                | RDKafkaErrorCode::TopicAuthorizationFailed
+                | RDKafkaErrorCode::ClusterAuthorizationFailed,
+            ) => Ok(None),
+            other => other,
+        }
+    }
+
+    fn ask(&mut self, ask: Ask) {
+        let question = Question {
+            generation: self.work.generation,
+            ask,
+        };
+        self.work.asking = self.questions.send(question).is_ok();
+    }
+
+    fn take_answers(&mut self) {
+        match self.answers.try_recv() {
+            Ok((generation, answer)) => self.answered(generation, answer),
+            Err(TryRecvError::Empty) => {}
+            Err(TryRecvError::Disconnected) => {
+                self.state.view().stopped = Some("the thread that writes to the sink has ended".to_owned());
+            }
+        }
+    }
+
+    fn answered(&mut self, generation: u64, answer: Answer) {
+        self.work.asking = false;
+        if generation != self.work.generation {
+            return;
+        }
+        match answer {
+            Answer::Positions(known) => self.found(&known),
+            Answer::Set(true) => self.start_reading(),
+            Answer::Written(Written::Done(_), moves) => {
+                for place in &moves {
+                    if let Some((position, _)) = self.state.view().partitions.get_mut(&place.partition) {
+                        *position = Some(place.to);
+                    }
+                }
+                self.tell_group(&moves);
+            }
+            Answer::Written(Written::Moved, _) | Answer::Set(false) => {
+                metrics::counter!(names::LAND_ERRORS_TOTAL, "reason" => "moved").increment(1);
+                info!(
+                    topic = self.source.topic,
+                    "another lander has written what was to be written here; going on behind it"
+                );
+                self.lose();
+            }
+            Answer::GivenUp => {}
+        }
+    }
+
+    /// For those who watch the group: where reading goes on is the sink's word.
+    fn tell_group(&self, moves: &[Move]) {
+        if self.options.mode == Mode::DryRun {
+            return;
+        }
+        let mut list = TopicPartitionList::new();
+        for place in moves {
+            if let Err(error) = list.add_partition_offset(&self.source.topic, place.partition, Offset::Offset(place.to))
+            {
+                debug!(%error, "no legal offset");
+            }
+        }
+        if let Err(error) = self.consumer.commit(&list, CommitMode::Async) {
+            debug!(%error, "telling the group");
+        }
+    }
+
+    /// Asks the sink where to read, once Kafka has said which cluster and which topic this is.
+    fn locate(&mut self) {
+        let Stage::Lost(not_before) = self.work.stage else {
+            return;
+        };
+        if Instant::now() < not_before || self.work.asking {
+            return;
+        }
+        if self.work.assigned.is_empty() {
+            self.work.stage = Stage::Ready;
+            return;
+        }
+        let cluster = self.consumer.client().fetch_cluster_id(KAFKA_WAIT);
+        let (Some(cluster), Ok(topic_id)) = (cluster, self.ask_topic_id()) else {
+            self.work.stage = Stage::Lost(Instant::now() + RETRY);
+            return;
+        };
+        self.work.cluster = cluster;
+        self.work.topic_id = topic_id;
+        self.work.stage = Stage::Asked;
+        self.ask(Ask::Positions(self.source.topic.clone()));
+    }
+
+    /// The sink has told its positions: each partition gets its own, or a new one.
+    fn found(&mut self, known: &[Known]) {
+        let mut changes = Vec::new();
+        for partition in self.work.assigned.clone() {
+            let range = self
+                .consumer
+                .fetch_watermarks(&self.source.topic, partition, KAFKA_WAIT);
+            let Ok((low, high)) = range else {
+                debug!(partition, "no watermarks");
+                self.work.stage = Stage::Lost(Instant::now() + RETRY);
+                return;
+            };
+            let here = known
+                .iter()
+                .find(|known| known.partition == partition && known.cluster == self.work.cluster)
+                .map(|known| &known.position);
+            let position = self.place(partition, here, known, (low, high));
+            if Some(&position) != here {
+                let to = Known {
+                    cluster: self.work.cluster.clone(),
+                    partition,
+                    position: position.clone(),
+                };
+                changes.push((to, here.cloned()));
+            }
+            let wal = format!(
+                "kafka:{}/{}/{partition}/{}",
+                self.work.cluster, self.source.topic, position.epoch
+            );
+            let mut view = self.state.view();
+            view.partitions.insert(partition, (Some(position.next), Some(high)));
+            drop(view);
+            let part = Part {
+                at_end: position.next >= high,
+                target: high,
+                position,
+                wal: wal.into(),
+            };
+            self.work.parts.insert(partition, part);
+        }
+        if changes.is_empty() {
+            self.start_reading();
+        } else {
+            self.work.stage = Stage::Setting;
+            self.ask(Ask::Set(self.source.topic.clone(), changes));
+        }
+    }
+
+    /// Where to read a partition from: the sink's position, unless what it points to is not there any more.
+    fn place(&self, partition: i32, here: Option<&Position>, known: &[Known], (low, high): (i64, i64)) -> Position {
+        let topic = &self.source.topic;
+        let anew = |epoch: i64| Position {
+            epoch,
+            next: low,
+            topic_id: self.work.topic_id.clone(),
+        };
+        let count = |reason: &'static str| {
+            metrics::counter!(names::LAND_ERRORS_TOTAL, "reason" => reason).increment(1);
+        };
+        let Some(here) = here else {
+            let elsewhere = known.iter().filter(|known| known.partition == partition);
+            let Some(last) = elsewhere.map(|known| known.position.epoch).max() else {
+                return anew(1);
+            };
+            count("cluster_anew");
+            warn!(
+                topic,
+                partition,
+                cluster = self.work.cluster,
+                "this is another Kafka cluster than before: the partition is read from its beginning; what came from a gateway \
+                 and is stored already is not stored again"
+            );
+            return anew(last.saturating_add(1));
+        };
+        if here.topic_id.is_some() && self.is_anew(here.topic_id.as_ref()) {
+            count("topic_anew");
+            warn!(
+                topic,
+                partition,
+                "the topic was deleted and made anew: it is read from its beginning; what came from a gateway and is stored \
+                 already is not stored again"
+            );
+            return anew(here.epoch.saturating_add(1));
+        }
+        if here.next < low || here.next > high {
+            count("out_of_range");
+            let lost = low.saturating_sub(here.next);
+            if lost > 0 {
+                error!(
+                    topic,
+                    partition,
+                    position = here.next,
+                    beginning = low,
+                    "Kafka deleted up to {lost} records before they were landed: raise the topic's retention, or keep the lander \
+                     running. Reading goes on at the partition's beginning"
+                );
+            } else {
+                error!(
+                    topic,
+                    partition,
+                    position = here.next,
+                    end = high,
+                    "the partition ends before the position: Kafka lost records that it had. It is read from its beginning; what \
+                     came from a gateway and is stored already is not stored again"
+                );
+            }
+            return anew(here.epoch.saturating_add(1));
+        }
+        Position {
+            topic_id: self.work.topic_id.clone().or_else(|| here.topic_id.clone()),
+            ..here.clone()
+        }
+    }
+
+    fn start_reading(&mut self) {
+        let list = self.list(|partition| {
+            let part = self.work.parts.get(&partition);
+            part.map_or(Offset::Invalid, |part| Offset::Offset(part.position.next))
+        });
+        let sought = self.consumer.seek_partitions(list.clone(), KAFKA_WAIT);
+        let failed = match &sought {
+            Ok(list) => list.elements().iter().find_map(|element| element.error().err()),
+            Err(error) => Some(error.clone()),
+        };
+        let failed = failed.or_else(|| self.consumer.resume(&list).err());
+        match failed {
+            None => self.work.stage = Stage::Ready,
+            Some(error) => {
+                debug!(topic = self.source.topic, %error, "seeking");
+                self.lose();
+            }
+        }
+    }
+
+    /// An error that librdkafka told in place of a record.
+    fn failed(&mut self, error: &KafkaError) {
+        match error.rdkafka_error_code() {
+            // Also told of a partition before it was sought.
+            Some(RDKafkaErrorCode::AutoOffsetReset | RDKafkaErrorCode::OffsetOutOfRange) => {
+                if self.work.stage == Stage::Ready {
+                    self.lose();
+                }
+            }
+            Some(RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic) => {
+                if self.options.mode != Mode::Forever {
+                    self.state.view().done = true;
+                }
+                if !std::mem::replace(&mut self.work.told_unknown, true) {
+                    warn!(
+                        "topic {} does not exist (yet): it is landed as soon as it does",
+                        self.source.topic
+                    );
+                }
+            }
+            _ => {
+                metrics::counter!(names::LAND_ERRORS_TOTAL, "reason" => "kafka").increment(1);
+                self.consumer.context().complain(&self.source.topic, error);
+            }
+        }
+    }
+
+    /// The ends of paused partitions, and of those that statistics told.
+    fn look_at_ends(&mut self) {
+        for (partition, end) in self.consumer.context().ends() {
+            if let Some((_, known)) = self.state.view().partitions.get_mut(&partition) {
+                *known = Some(end);
+            }
+        }
+        let standing = self.work.paused || matches!(self.work.stage, Stage::Asked | Stage::Setting);
+        if !standing || Instant::now() < self.work.ends_at {
+            return;
+        }
+        self.work.ends_at = Instant::now() + ENDS;
+        for partition in self.work.assigned.clone() {
+            match self
+                .consumer
+                .fetch_watermarks(&self.source.topic, partition, KAFKA_WAIT)
+            {
+                Ok((_, high)) => {
+                    if let Some((_, end)) = self.state.view().partitions.get_mut(&partition) {
+                        *end = Some(high);
+                    }
+                }
+                Err(error) => {
+                    debug!(%error, "no watermarks");
+                    return;
+                }
+            }
+        }
+    }
+
+    fn tell_done(&self) {
+        if self.options.mode == Mode::Forever || self.work.stage != Stage::Ready {
+            return;
+        }
+        let empty = self.work.batch.rows.is_empty() && !self.work.asking;
+        if empty && self.work.parts.values().all(|part| part.at_end) {
+            self.state.view().done = true;
+        }
+    }
+
+    /// What was read is written; true when nothing more is to be done.
+    fn finish(&mut self) -> bool {
+        if self.state.time_is_over() {
+            return true;
+        }
+        if self.work.stage != Stage::Ready {
+            return !self.work.asking;
+        }
+        if self.work.asking {
+            return false;
+        }
+        if self.work.batch.rows.is_empty() {
+            return true;
+        }
+        self.write();
+        self.work.batch.rows.is_empty() && !self.work.asking
+    }
+}
+
+/// Polls once and takes what came out of librdkafka's hands.
+fn poll(consumer: &BaseConsumer<Context>, wait: Duration) -> Polled {
+    match consumer.poll(wait) {
+        None => Polled::Nothing,
+        Some(Ok(message)) => Polled::Record(Box::new(incoming(&message))),
+        Some(Err(KafkaError::PartitionEOF(partition))) => Polled::End(partition),
+        Some(Err(error)) => Polled::Failed(error),
+    }
+}
+
+fn incoming(message: &BorrowedMessage<'_>) -> Incoming {
+    let number = |name| -> Option<i64> {
+        let text = std::str::from_utf8(native::header(message, name)?).ok()?;
+        text.parse().ok().filter(|number| *number >= 0)
+    };
+    let wal = native::header(message, native::WAL).and_then(|wal| uuid::Uuid::try_parse_ascii(wal).ok());
+    let received = number(native::RECEIVED).or_else(|| message.timestamp().to_millis());
+    Incoming {
+        partition: message.partition(),
+        offset: message.offset(),
+        key: message.key().map(<[u8]>::to_vec),
+        value: message.payload().map(<[u8]>::to_vec),
+        identity: wal.zip(number(native::SEQ)),
+        received_ms: received.filter(|ms| (0..=RECEIVED_MS_MAX).contains(ms)),
+    }
+}
