@@ -39,6 +39,7 @@ pub(super) fn run(config: &Config) -> Result<()> {
             forward.properties.extend(EmbeddedBroker::properties());
             land.bootstrap_servers = broker.bootstrap_servers();
             land.properties.extend(EmbeddedBroker::properties());
+            land.topic_ids = false;
             // The log of a real gateway must never drain into a broker that forgets.
             config.wal.path = beside(&config.wal.path);
             "embedded: it forgets everything when this ends"

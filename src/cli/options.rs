@@ -64,6 +64,7 @@ pub(super) fn land(config: &Config, mode: land::Mode) -> land::Options {
         bootstrap_servers: config.kafka.bootstrap_servers.trim().to_owned(),
         client_id: gateway_id(config),
         properties: config.kafka.properties.reveal().clone(),
+        topic_ids: true,
         sources: sources.collect(),
         target: match config.land.sink {
             SinkKind::Sqlite => land::Target::Sqlite(config.land.path.clone()),

@@ -9,7 +9,7 @@ use rdkafka::TopicPartitionList;
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext};
-use rdkafka::error::KafkaError;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::statistics::Statistics;
 use rdkafka::topic_partition_list::Offset;
 use rdkafka::types::RDKafkaRespErr;
@@ -73,7 +73,7 @@ impl Context {
 
     /// Takes these partitions, standing still: where each is read from is not known yet.
     pub(super) fn take_over(&self, consumer: &BaseConsumer<Self>, list: &mut TopicPartitionList) {
-        // A number, so that nothing has to be asked for; the member seeks before it resumes.
+        // A number, so that nothing has to be asked for; the member assigns the right one.
         let offsets = list.set_all_offsets(Offset::Offset(0));
         let assigned = offsets
             .and_then(|()| consumer.assign(list))
@@ -110,7 +110,23 @@ impl ClientContext for Context {
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
-        self.link.client_error(&error, reason);
+        // These come from a broker that answers; the member hears of them too.
+        let about_a_topic = matches!(
+            error.rdkafka_error_code(),
+            Some(
+                RDKafkaErrorCode::UnknownTopicOrPartition
+                    | RDKafkaErrorCode::UnknownTopic
+                    | RDKafkaErrorCode::UnknownPartition
+                    | RDKafkaErrorCode::TopicAuthorizationFailed
+                    | RDKafkaErrorCode::GroupAuthorizationFailed
+                    | RDKafkaErrorCode::AutoOffsetReset
+                    | RDKafkaErrorCode::PartitionEOF
+                    | RDKafkaErrorCode::OffsetOutOfRange
+            )
+        );
+        if !about_a_topic {
+            self.link.client_error(&error, reason);
+        }
     }
 }
 

@@ -263,7 +263,7 @@ impl Member {
         let Some(part) = self.work.parts.get_mut(&record.partition) else {
             return;
         };
-        // Fetched before the seek.
+        // Fetched before the position was known.
         if record.offset < part.position.next {
             return;
         }
@@ -367,6 +367,9 @@ impl Member {
 
     /// The topic's id, `None` where there are none or they may not be asked for.
     fn ask_topic_id(&self) -> Result<Option<String>, RDKafkaErrorCode> {
+        if !self.options.topic_ids {
+            return Ok(None);
+        }
         match native::topic_id(self.consumer.client(), &self.source.topic, KAFKA_WAIT) {
             Err(
                 RDKafkaErrorCode::UnsupportedFeature
@@ -454,7 +457,14 @@ impl Member {
             return;
         }
         let cluster = self.consumer.client().fetch_cluster_id(KAFKA_WAIT);
-        let (Some(cluster), Ok(topic_id)) = (cluster, self.ask_topic_id()) else {
+        let topic_id = self.ask_topic_id();
+        let (Some(cluster), Ok(topic_id)) = (cluster.clone(), topic_id.clone()) else {
+            debug!(
+                topic = self.source.topic,
+                ?cluster,
+                ?topic_id,
+                "Kafka does not say what this is"
+            );
             self.work.stage = Stage::Lost(Instant::now() + RETRY);
             return;
         };
@@ -583,16 +593,11 @@ impl Member {
             let part = self.work.parts.get(&partition);
             part.map_or(Offset::Invalid, |part| Offset::Offset(part.position.next))
         });
-        let sought = self.consumer.seek_partitions(list.clone(), KAFKA_WAIT);
-        let failed = match &sought {
-            Ok(list) => list.elements().iter().find_map(|element| element.error().err()),
-            Err(error) => Some(error.clone()),
-        };
-        let failed = failed.or_else(|| self.consumer.resume(&list).err());
-        match failed {
-            None => self.work.stage = Stage::Ready,
-            Some(error) => {
-                debug!(topic = self.source.topic, %error, "seeking");
+        // Assigned anew, not sought: a partition that was out of range does not read, so it cannot be sought.
+        match self.consumer.assign(&list).and_then(|()| self.consumer.resume(&list)) {
+            Ok(()) => self.work.stage = Stage::Ready,
+            Err(error) => {
+                debug!(topic = self.source.topic, %error, "assigning");
                 self.lose();
             }
         }
@@ -601,7 +606,7 @@ impl Member {
     /// An error that librdkafka told in place of a record.
     fn failed(&mut self, error: &KafkaError) {
         match error.rdkafka_error_code() {
-            // Also told of a partition before it was sought.
+            // Also told of a partition whose position is not known yet.
             Some(RDKafkaErrorCode::AutoOffsetReset | RDKafkaErrorCode::OffsetOutOfRange) => {
                 if self.work.stage == Stage::Ready {
                     self.lose();

@@ -16,6 +16,7 @@ mod crash;
 mod forward;
 mod harness;
 mod http;
+mod land;
 
 use std::io::Write as _;
 use std::process::ExitCode;
@@ -32,6 +33,7 @@ fn main() -> ExitCode {
         bad_input::CASES,
         forward::CASES,
         crash::CASES,
+        land::CASES,
         cli::CASES,
     ];
     let mut skipped = Vec::new();

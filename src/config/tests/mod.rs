@@ -115,7 +115,7 @@ fn the_shipped_file_is_the_default_and_valid() {
                 source.name.as_str(),
                 source.topic.as_str(),
                 source.fields.clone(),
-                source.group.as_deref(),
+                Some(source.group.as_str()),
             )
         })
         .collect();

@@ -95,6 +95,11 @@ impl Kafka {
 
     /// A broker that belongs to one test, which may stop, start and kill it.
     pub fn private() -> Kafka {
+        Self::private_with_id("dGlkZWdhdGUtdGVzdHMwMQ")
+    }
+
+    /// [`Kafka::private`] with this cluster id.
+    pub fn private_with_id(cluster: &str) -> Kafka {
         let folder = tempfile::Builder::new()
             .prefix("tidegate-kafka-")
             .tempdir()
@@ -129,13 +134,7 @@ impl Kafka {
         );
         fs::write(folder.path().join("server.properties"), properties).expect("server.properties");
         let formatted = java(folder.path(), 128)
-            .args([
-                "kafka.tools.StorageTool",
-                "format",
-                "-t",
-                "dGlkZWdhdGUtdGVzdHMwMQ",
-                "-c",
-            ])
+            .args(["kafka.tools.StorageTool", "format", "-t", cluster, "-c"])
             .arg(folder.path().join("server.properties"))
             .stdin(Stdio::null())
             .output()

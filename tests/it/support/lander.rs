@@ -110,11 +110,6 @@ impl Lander {
         fs::read_to_string(self.folder.path().join("stderr")).unwrap_or_default()
     }
 
-    /// Resident memory in bytes.
-    pub fn rss_bytes(&self) -> u64 {
-        super::gateway::rss_bytes(self.child.id())
-    }
-
     /// Runs `tidegate land ARGUMENTS` to its end.
     pub fn run(config: &Config, arguments: &[&str]) -> Ended {
         let folder = tempfile::tempdir().expect("a temporary folder");

@@ -128,6 +128,18 @@ impl Kafka {
         assert!(gone.iter().all(Result::is_ok), "topic {topic}: {gone:?}");
     }
 
+    /// Deletes a partition's records before `offset`, as retention does.
+    pub fn delete_records(&self, topic: &str, partition: i32, offset: i64) {
+        let mut list = TopicPartitionList::new();
+        list.add_partition_offset(topic, partition, Offset::Offset(offset))
+            .expect("a legal offset");
+        let gone = wait(self.admin().delete_records(&list, &AdminOptions::new())).expect("the broker answers");
+        assert!(
+            gone.elements().iter().all(|element| element.error().is_ok()),
+            "topic {topic}: {gone:?}"
+        );
+    }
+
     /// Changes a setting of a topic.
     pub fn alter_topic(&self, topic: &str, name: &str, value: &str) {
         let change = AlterConfig::new(ResourceSpecifier::Topic(topic)).set(name, value);
