@@ -40,6 +40,9 @@ pub(super) fn run(config: &Config) -> Result<()> {
             land.bootstrap_servers = broker.bootstrap_servers();
             land.properties.extend(EmbeddedBroker::properties());
             land.topic_ids = false;
+            // Its topics are made by their first records: they are looked for more often.
+            let often = ("topic.metadata.refresh.interval.ms".to_owned(), "1000".to_owned());
+            land.properties.extend([often]);
             // The log of a real gateway must never drain into a broker that forgets.
             config.wal.path = beside(&config.wal.path);
             "embedded: it forgets everything when this ends"

@@ -122,6 +122,7 @@ impl Landing {
         }
         let origin = match &options.target {
             Target::Sqlite(_) => config.origin("land.path"),
+            Target::Postgres(_) => config.origin("land.url"),
         };
         let lander = spawn_blocking(move || Lander::start(options)).await?;
         let lander = lander.map_err(|source| LanderError { origin, source })?;

@@ -68,6 +68,7 @@ pub(super) fn land(config: &Config, mode: land::Mode) -> land::Options {
         sources: sources.collect(),
         target: match config.land.sink {
             SinkKind::Sqlite => land::Target::Sqlite(config.land.path.clone()),
+            SinkKind::Postgres => land::Target::Postgres(config.land.url.reveal().unwrap_or_default().to_owned()),
         },
         batch_records_max: in_memory(config.land.batch_records_max.into()),
         batch_bytes_max: in_memory(config.land.batch_bytes_max),

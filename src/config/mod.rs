@@ -237,8 +237,10 @@ pub struct Land {
     pub listen: SocketAddr,
     /// What rows go to.
     pub sink: SinkKind,
-    /// The database's file.
+    /// SQLite's file.
     pub path: PathBuf,
+    /// PostgreSQL's URL, its password in it.
+    pub url: Secret,
     /// The most records of a transaction.
     pub batch_records_max: u32,
     /// The most bytes of a transaction.
@@ -255,6 +257,8 @@ pub enum SinkKind {
     /// A SQLite database.
     #[default]
     Sqlite,
+    /// A PostgreSQL database.
+    Postgres,
 }
 
 /// `[[source]]`

@@ -86,8 +86,12 @@ pub(super) fn read(layers: &Layers) -> Result<Config, Vec<Problem>> {
         },
         land: Land {
             listen: reader.address("land.listen"),
-            sink: reader.choice("land.sink", &[("sqlite", SinkKind::Sqlite)]),
+            sink: reader.choice(
+                "land.sink",
+                &[("sqlite", SinkKind::Sqlite), ("postgres", SinkKind::Postgres)],
+            ),
             path: reader.text("land.path").into(),
+            url: Secret(reader.text("land.url")),
             batch_records_max: reader.count("land.batch_records_max", 1..=100_000),
             batch_bytes_max: reader.size("land.batch_bytes_max", 64 * KIB..=64 * MIB),
             batch_wait: reader.time("land.batch_wait", Duration::ZERO..=Duration::from_secs(10)),

@@ -9,7 +9,7 @@ use super::secret::{REDACTED, is_secret};
 use super::value::Value;
 
 /// The keys outside `[kafka.properties]` whose values are secrets.
-const SECRET_KEYS: &[&str] = &["admin.token"];
+const SECRET_KEYS: &[&str] = &["admin.token", "land.url"];
 
 /// One value, ready to be printed.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]

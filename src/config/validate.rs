@@ -7,7 +7,7 @@ use std::collections::HashSet;
 use std::net::SocketAddr;
 
 use super::value::Problem;
-use super::{Config, ConfigError, Fields, Source, protected};
+use super::{Config, ConfigError, Fields, SinkKind, Source, protected};
 use crate::record::{TOPIC_BYTES_MAX, Topic};
 
 /// Paths of the ingest listener that no source may take.
@@ -83,6 +83,12 @@ impl Config {
                     format!("land.listen ({listen}) and {key} ({other}) take the same port: give one another port"),
                 ));
             }
+        }
+        if self.land.sink == SinkKind::Postgres && self.land.url.reveal().is_none() {
+            let message = "land.url is empty: name the database, as postgres://user:password@host:5432/database \
+                           (TIDEGATE_LAND__URL keeps the password out of files)"
+                .to_owned();
+            problems.push(self.problem("land.url", message));
         }
         if self.land.path.as_os_str().is_empty() {
             let message = "land.path is empty: name the database's file, such as \"data/tidegate.db\"".to_owned();

@@ -17,6 +17,7 @@
 mod context;
 mod lander;
 mod member;
+pub mod postgres;
 pub mod row;
 mod rules;
 mod settings;
@@ -78,6 +79,8 @@ impl Source {
 pub enum Target {
     /// A SQLite database at this path.
     Sqlite(PathBuf),
+    /// A PostgreSQL database at this URL.
+    Postgres(String),
 }
 
 /// How to run.

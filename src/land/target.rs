@@ -3,9 +3,9 @@
 use super::lander::StartError;
 use super::row::Batch;
 use super::sink::{Counts, Known, Position, Sink, SinkError, Written};
-use super::sqlite;
 use super::table::Table;
 use super::{Mode, Options, Target};
+use super::{postgres, sqlite};
 
 /// Makes the sinks of one lander.
 pub(super) struct Opener {
@@ -16,6 +16,7 @@ pub(super) struct Opener {
 enum Place {
     Nowhere,
     Sqlite(sqlite::Database),
+    Postgres(String),
 }
 
 impl Opener {
@@ -31,6 +32,11 @@ impl Opener {
                 Place::Sqlite(sqlite::Database::new(path)),
                 format!("SQLite {}", path.display()),
             ),
+            Target::Postgres(url) => {
+                let probe = postgres::Postgres::new(url, Table::new("", &[]));
+                let name = probe.map_err(|error| StartError::Sink(error.to_string()))?;
+                (Place::Postgres(url.clone()), format!("PostgreSQL {}", name.name()))
+            }
         };
         Ok(Self { place, name })
     }
@@ -45,6 +51,10 @@ impl Opener {
         Ok(match &self.place {
             Place::Nowhere => Box::new(Nowhere),
             Place::Sqlite(database) => Box::new(database.sink(table)),
+            Place::Postgres(url) => {
+                let sink = postgres::Postgres::new(url, table);
+                Box::new(sink.map_err(|error| StartError::Sink(error.to_string()))?)
+            }
         })
     }
 }
