@@ -52,8 +52,11 @@ fn check(config: &Config) -> Result<()> {
     }
     text.push_str("ok\n");
     print(text.as_bytes())?;
+    if let Err(error) = config.validate_land(false) {
+        eprintln!("tidegate: the gateway can run with this, but `land` cannot: {error}");
+    }
     if config.kafka.bootstrap_servers.is_empty() {
-        eprintln!("tidegate: kafka.bootstrap_servers is empty: `serve` needs it, `dev` embeds a broker");
+        eprintln!("tidegate: kafka.bootstrap_servers is empty: `serve` and `land` need it, `dev` embeds a broker");
     }
     Ok(())
 }

@@ -10,6 +10,8 @@
 //!
 //! Knows the sink only through `writer.rs`.
 
+mod locate;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, TryRecvError};
@@ -25,7 +27,7 @@ use tracing::{debug, error, info, warn};
 use super::context::{Context, Event};
 use super::row::{Batch, Move, RECEIVED_MS_MAX, Row};
 use super::shared::MemberState;
-use super::sink::{Known, Position, Written};
+use super::sink::{Position, Written};
 use super::writer::{Answer, Ask, Question};
 use super::{Mode, Options, Source, rules};
 use crate::kafka::native;
@@ -441,165 +443,6 @@ impl Member {
         }
         if let Err(error) = self.consumer.commit(&list, CommitMode::Async) {
             debug!(%error, "telling the group");
-        }
-    }
-
-    /// Asks the sink where to read, once Kafka has said which cluster and which topic this is.
-    fn locate(&mut self) {
-        let Stage::Lost(not_before) = self.work.stage else {
-            return;
-        };
-        if Instant::now() < not_before || self.work.asking {
-            return;
-        }
-        if self.work.assigned.is_empty() {
-            self.work.stage = Stage::Ready;
-            return;
-        }
-        let cluster = self.consumer.client().fetch_cluster_id(KAFKA_WAIT);
-        let topic_id = self.ask_topic_id();
-        let (Some(cluster), Ok(topic_id)) = (cluster.clone(), topic_id.clone()) else {
-            debug!(
-                topic = self.source.topic,
-                ?cluster,
-                ?topic_id,
-                "Kafka does not say what this is"
-            );
-            self.work.stage = Stage::Lost(Instant::now() + RETRY);
-            return;
-        };
-        self.work.cluster = cluster;
-        self.work.topic_id = topic_id;
-        self.work.stage = Stage::Asked;
-        self.ask(Ask::Positions(self.source.topic.clone()));
-    }
-
-    /// The sink has told its positions: each partition gets its own, or a new one.
-    fn found(&mut self, known: &[Known]) {
-        let mut changes = Vec::new();
-        for partition in self.work.assigned.clone() {
-            let range = self
-                .consumer
-                .fetch_watermarks(&self.source.topic, partition, KAFKA_WAIT);
-            let Ok((low, high)) = range else {
-                debug!(partition, "no watermarks");
-                self.work.stage = Stage::Lost(Instant::now() + RETRY);
-                return;
-            };
-            let here = known
-                .iter()
-                .find(|known| known.partition == partition && known.cluster == self.work.cluster)
-                .map(|known| &known.position);
-            let position = self.place(partition, here, known, (low, high));
-            if Some(&position) != here {
-                let to = Known {
-                    cluster: self.work.cluster.clone(),
-                    partition,
-                    position: position.clone(),
-                };
-                changes.push((to, here.cloned()));
-            }
-            let wal = format!(
-                "kafka:{}/{}/{partition}/{}",
-                self.work.cluster, self.source.topic, position.epoch
-            );
-            let mut view = self.state.view();
-            view.partitions.insert(partition, (Some(position.next), Some(high)));
-            drop(view);
-            let part = Part {
-                at_end: position.next >= high,
-                target: high,
-                position,
-                wal: wal.into(),
-            };
-            self.work.parts.insert(partition, part);
-        }
-        if changes.is_empty() {
-            self.start_reading();
-        } else {
-            self.work.stage = Stage::Setting;
-            self.ask(Ask::Set(self.source.topic.clone(), changes));
-        }
-    }
-
-    /// Where to read a partition from: the sink's position, unless what it points to is not there any more.
-    fn place(&self, partition: i32, here: Option<&Position>, known: &[Known], (low, high): (i64, i64)) -> Position {
-        let topic = &self.source.topic;
-        let anew = |epoch: i64| Position {
-            epoch,
-            next: low,
-            topic_id: self.work.topic_id.clone(),
-        };
-        let count = |reason: &'static str| {
-            metrics::counter!(names::LAND_ERRORS_TOTAL, "reason" => reason).increment(1);
-        };
-        let Some(here) = here else {
-            let elsewhere = known.iter().filter(|known| known.partition == partition);
-            let Some(last) = elsewhere.map(|known| known.position.epoch).max() else {
-                return anew(1);
-            };
-            count("cluster_anew");
-            warn!(
-                topic,
-                partition,
-                cluster = self.work.cluster,
-                "this is another Kafka cluster than before: the partition is read from its beginning; what came from a gateway \
-                 and is stored already is not stored again"
-            );
-            return anew(last.saturating_add(1));
-        };
-        if here.topic_id.is_some() && self.is_anew(here.topic_id.as_ref()) {
-            count("topic_anew");
-            warn!(
-                topic,
-                partition,
-                "the topic was deleted and made anew: it is read from its beginning; what came from a gateway and is stored \
-                 already is not stored again"
-            );
-            return anew(here.epoch.saturating_add(1));
-        }
-        if here.next < low || here.next > high {
-            count("out_of_range");
-            let lost = low.saturating_sub(here.next);
-            if lost > 0 {
-                error!(
-                    topic,
-                    partition,
-                    position = here.next,
-                    beginning = low,
-                    "Kafka deleted up to {lost} records before they were landed: raise the topic's retention, or keep the lander \
-                     running. Reading goes on at the partition's beginning"
-                );
-            } else {
-                error!(
-                    topic,
-                    partition,
-                    position = here.next,
-                    end = high,
-                    "the partition ends before the position: Kafka lost records that it had. It is read from its beginning; what \
-                     came from a gateway and is stored already is not stored again"
-                );
-            }
-            return anew(here.epoch.saturating_add(1));
-        }
-        Position {
-            topic_id: self.work.topic_id.clone().or_else(|| here.topic_id.clone()),
-            ..here.clone()
-        }
-    }
-
-    fn start_reading(&mut self) {
-        let list = self.list(|partition| {
-            let part = self.work.parts.get(&partition);
-            part.map_or(Offset::Invalid, |part| Offset::Offset(part.position.next))
-        });
-        // Assigned anew, not sought: a partition that was out of range does not read, so it cannot be sought.
-        match self.consumer.assign(&list).and_then(|()| self.consumer.resume(&list)) {
-            Ok(()) => self.work.stage = Stage::Ready,
-            Err(error) => {
-                debug!(topic = self.source.topic, %error, "assigning");
-                self.lose();
-            }
         }
     }
 

@@ -1,11 +1,12 @@
 //! From a [`Target`] to sinks, and the sink of a dry run, which writes nothing.
 
 use super::lander::StartError;
+use super::postgres::Postgres;
 use super::row::Batch;
 use super::sink::{Counts, Known, Position, Sink, SinkError, Written};
+use super::sqlite;
 use super::table::Table;
 use super::{Mode, Options, Target};
-use super::{postgres, sqlite};
 
 /// Makes the sinks of one lander.
 pub(super) struct Opener {
@@ -33,7 +34,7 @@ impl Opener {
                 format!("SQLite {}", path.display()),
             ),
             Target::Postgres(url) => {
-                let probe = postgres::Postgres::new(url, Table::new("", &[]));
+                let probe = Postgres::new(url, Table::new("", &[]));
                 let name = probe.map_err(|error| StartError::Sink(error.to_string()))?;
                 (Place::Postgres(url.clone()), format!("PostgreSQL {}", name.name()))
             }
@@ -52,7 +53,7 @@ impl Opener {
             Place::Nowhere => Box::new(Nowhere),
             Place::Sqlite(database) => Box::new(database.sink(table)),
             Place::Postgres(url) => {
-                let sink = postgres::Postgres::new(url, table);
+                let sink = Postgres::new(url, table);
                 Box::new(sink.map_err(|error| StartError::Sink(error.to_string()))?)
             }
         })

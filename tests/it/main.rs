@@ -17,6 +17,7 @@ mod forward;
 mod harness;
 mod http;
 mod land;
+mod land_faults;
 
 use std::io::Write as _;
 use std::process::ExitCode;
@@ -34,6 +35,7 @@ fn main() -> ExitCode {
         forward::CASES,
         crash::CASES,
         land::CASES,
+        land_faults::CASES,
         cli::CASES,
     ];
     let mut skipped = Vec::new();
@@ -58,6 +60,7 @@ fn main() -> ExitCode {
     }
     let conclusion = libtest_mimic::run(&arguments, trials);
     support::kafka::Kafka::end_shared();
+    support::postgres::Postgres::end_shared();
     if !arguments.list && !skipped.is_empty() {
         // Not a print macro: this line is to be seen whatever captures those.
         let text = format!(

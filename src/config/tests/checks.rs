@@ -185,3 +185,51 @@ fn topic_patterns_must_be_able_to_match() {
 fn what_is_not_built_yet_is_refused_and_says_so() {
     assert!(refused("[forward]\ndelivery = \"exactly_once\"\n").contains("does not have yet"));
 }
+
+#[test]
+fn what_cannot_be_a_table_or_a_column_is_refused_before_anything_is_landed() {
+    let refused =
+        |text: &str| error_of(load(text, &[]).and_then(|config| config.validate_land(false).map(|()| config)));
+    let source = |name: &str, more: &str| format!("[[source]]\nname = {name:?}\n{more}\n");
+    for (text, word) in [
+        (source("sqlite_x", ""), "keep names"),
+        (source(&"x".repeat(56), ""), "55 bytes"),
+        (source("Rejected", ""), "rejected"),
+        (source("a", "") + &source("a_valid", ""), "a_valid"),
+        (source("A", "") + &source("a", ""), "another source"),
+        (source("a", "fields = [\"x\\ny\"]"), "control characters"),
+        ("[land]\nsink = \"postgres\"\n".to_owned(), "land.url is empty"),
+        ("[land]\nlisten = \"0.0.0.0:4002\"\n".to_owned(), "admin.token"),
+        ("[land]\npath = \"\"\n".to_owned(), "land.path"),
+    ] {
+        let error = refused(&text);
+        assert!(error.contains(word), "{text}: {error}");
+    }
+    assert!(load("", &[]).unwrap().validate_land(true).is_ok());
+    let clash = load("[land]\nlisten = \"127.0.0.1:4001\"\n", &[]).unwrap();
+    assert!(clash.validate_land(false).is_ok() && clash.validate_land(true).is_err());
+}
+
+#[test]
+fn types_name_a_field_and_a_kind() {
+    let with = |types: &str| format!("[[source]]\nname = \"a\"\nfields = [\"n\", \"a:b\"]\ntypes = {types}\n");
+    let config = accepted(&with("[\"n: integer\", \"a:b: json\"]"));
+    assert_eq!(
+        config.sources[0].types,
+        [
+            ("n".to_owned(), FieldType::Integer),
+            ("a:b".to_owned(), FieldType::Json)
+        ]
+    );
+    assert_eq!(config.sources[0].group, "tidegate-a");
+    assert!(refused(&with("[\"n: number\"]")).contains("known are text, integer"));
+    assert!(refused(&with("[\"m: text\"]")).contains("none of its fields"));
+    assert!(refused(&with("[\"n: text\", \"n: real\"]")).contains("twice"));
+}
+
+#[test]
+fn the_password_of_the_database_is_never_shown() {
+    let config = load("[land]\nurl = \"postgres://a:hunter2@b/c\"\n", &[]).unwrap();
+    let shown = format!("{config:?} {} {:?}", config.to_toml(), config.shown());
+    assert!(!shown.contains("hunter2"), "{shown}");
+}

@@ -1,35 +1,19 @@
 //! A real Apache Kafka: one KRaft node (broker and controller in one JVM) on free ports of 127.0.0.1.
 //!
-//! `tests/run` puts its jars into `target/kafka/libs`. The JVM is the child of a shell that reads a pipe
-//! from this process: when the pipe closes, however this process ended, the shell kills the JVM and
-//! removes its folder. (A parent-death signal would be tied to the thread that started it.)
+//! `tests/run` puts its jars into `target/kafka/libs`.
 
 use std::fs;
-use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, Command, Stdio};
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::process::{Command, Stdio};
+use std::sync::OnceLock;
 use std::time::Duration;
 
-use super::{free_port, poll, target, wait_until};
+use super::daemon::Daemon;
+use super::{free_port, poll, target};
 
 const VERSION_OF_JAVA_MIN: u32 = 17;
 const START_LIMIT: Duration = Duration::from_secs(120);
-
-/// Starts the JVM, prints its pid, and waits for the pipe to close. `$1` is the folder, the rest the command.
-/// The folder goes with it, unless a line on the pipe said to keep it.
-const WATCHDOG: &str = r#"
-    folder=$1; shift
-    "$@" >>"$folder/console" 2>&1 </dev/null &
-    java=$!
-    echo "$java"
-    keep=
-    while read -r line; do keep=$line; done
-    kill -9 "$java" 2>/dev/null
-    wait "$java" 2>/dev/null
-    [ -n "$keep" ] || rm -rf "$folder"
-"#;
 
 /// What is missing for a broker of our own; `None` when all is there.
 pub fn missing() -> Option<String> {
@@ -60,19 +44,7 @@ fn libs() -> PathBuf {
 /// A broker: its address, and the process when it is ours and runs.
 pub struct Kafka {
     bootstrap: String,
-    own: Option<Own>,
-}
-
-/// A broker of our own.
-struct Own {
-    folder: tempfile::TempDir,
-    running: Mutex<Option<Running>>,
-}
-
-struct Running {
-    shell: Child,
-    pipe: Option<ChildStdin>,
-    java: u32,
+    own: Option<Daemon>,
 }
 
 static SHARED: OnceLock<Kafka> = OnceLock::new();
@@ -147,10 +119,7 @@ impl Kafka {
         );
         let kafka = Kafka {
             bootstrap: format!("127.0.0.1:{broker}"),
-            own: Some(Own {
-                folder,
-                running: Mutex::new(None),
-            }),
+            own: Some(Daemon::new(folder)),
         };
         kafka.start();
         kafka
@@ -161,7 +130,7 @@ impl Kafka {
         &self.bootstrap
     }
 
-    fn own(&self) -> &Own {
+    fn own(&self) -> &Daemon {
         self.own
             .as_ref()
             .expect("only a broker of the test's own is started and stopped")
@@ -171,33 +140,14 @@ impl Kafka {
     pub fn start(&self) {
         let own = self.own();
         let folder = own.folder.path();
-        let mut running = own.running.lock().unwrap_or_else(PoisonError::into_inner);
-        assert!(running.is_none(), "the broker runs already");
-        let command = java(folder, 512);
-        let mut shell = Command::new("sh")
-            .args(["-c", WATCHDOG, "sh"])
-            .arg(folder)
-            .arg(command.get_program())
-            .args(command.get_args())
-            .arg("kafka.Kafka")
-            .arg(folder.join("server.properties"))
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("sh runs");
-        let pipe = shell.stdin.take();
-        let mut line = String::new();
-        let stdout = shell.stdout.take().expect("a pipe from the shell");
-        BufReader::new(stdout).read_line(&mut line).expect("the pid of the JVM");
-        let java = line.trim().parse().expect("the pid of the JVM");
-        *running = Some(Running { shell, pipe, java });
-        drop(running);
-        let console = || fs::read_to_string(folder.join("console")).unwrap_or_default();
+        let mut command = java(folder, 512);
+        command.arg("kafka.Kafka").arg(folder.join("server.properties"));
+        let java = own.launch(&command, None);
         poll(format_args!("Kafka on {}", self.bootstrap), START_LIMIT, || {
             assert!(
-                Path::new(&format!("/proc/{java}")).exists(),
+                Daemon::is_running(java),
                 "Kafka ended while it started:\n{}",
-                console()
+                own.console()
             );
             TcpStream::connect(&self.bootstrap).ok()
         });
@@ -212,36 +162,6 @@ impl Kafka {
     /// SIGKILL.
     pub fn kill(&self) {
         self.own().end("-KILL", true);
-    }
-}
-
-impl Own {
-    fn end(&self, signal: &str, keep: bool) {
-        let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(mut running) = running.take() else { return };
-        let sent = Command::new("sh")
-            .args(["-c", r#"kill "$1" "$2""#, "sh", signal, &running.java.to_string()])
-            .status();
-        assert!(sent.expect("sh runs").success(), "signal {signal} to {}", running.java);
-        let process = format!("/proc/{}/stat", running.java);
-        wait_until("the JVM has ended", Duration::from_secs(60), || {
-            // A zombie has ended: the shell collects it below.
-            fs::read_to_string(&process).map_or(true, |stat| stat.contains(") Z "))
-        });
-        let mut pipe = running.pipe.take().expect("a pipe to the shell");
-        if keep {
-            pipe.write_all(b"keep\n").expect("the shell reads");
-        }
-        drop(pipe);
-        running.shell.wait().expect("the watchdog ends");
-    }
-}
-
-impl Drop for Kafka {
-    fn drop(&mut self) {
-        if let Some(own) = &self.own {
-            own.end("-KILL", false);
-        }
     }
 }
 

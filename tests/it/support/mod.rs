@@ -6,12 +6,15 @@
 
 pub mod ab;
 pub mod client;
+pub mod daemon;
 pub mod gateway;
 pub mod kafka;
 pub mod lander;
 pub mod ledger;
 pub mod load;
+pub mod postgres;
 pub mod raw;
+pub mod store;
 pub mod topics;
 
 use std::fmt;
@@ -55,6 +58,8 @@ pub enum Part {
     Kafka,
     /// Kafka's jars and a Java to run them: the test stops and starts a broker of its own.
     OwnKafka,
+    /// PostgreSQL's server: a cluster of the run's own.
+    Postgres,
     /// ApacheBench.
     Ab,
     /// The program `curl`.
@@ -71,6 +76,7 @@ impl Part {
         match self {
             Self::Kafka => std::env::var_os("TIDEGATE_TEST_KAFKA").map_or_else(kafka::missing, |_| None),
             Self::OwnKafka => kafka::missing(),
+            Self::Postgres => postgres::missing(),
             Self::Ab => (!answers("ab", &["-V"])).then(|| "no `ab` (Debian: apache2-utils)".to_owned()),
             Self::Curl => (!answers("curl", &["--version"])).then(|| "no `curl`".to_owned()),
             Self::Files => {
@@ -110,7 +116,7 @@ pub fn unshare() -> Command {
     command
 }
 
-fn is_root() -> bool {
+pub fn is_root() -> bool {
     // The owner of our own /proc entry is the effective user.
     use std::os::unix::fs::MetadataExt as _;
     std::fs::metadata("/proc/self").is_ok_and(|me| me.uid() == 0)
