@@ -62,12 +62,11 @@ impl Context {
     }
 
     /// Tells a complaint once, until another one comes.
-    pub(super) fn complain(&self, topic: &str, error: &KafkaError) {
-        let text = error.to_string();
+    pub(super) fn complain(&self, topic: &str, text: &str) {
         let mut notes = self.notes();
-        if notes.complaint.as_ref() != Some(&text) {
+        if notes.complaint.as_deref() != Some(text) {
             warn!("reading topic {topic}: {text}; reading goes on by itself when Kafka allows it");
-            notes.complaint = Some(text);
+            notes.complaint = Some(text.to_owned());
         }
     }
 

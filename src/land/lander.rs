@@ -80,11 +80,14 @@ impl Lander {
         let link = Arc::new(Link::new(WORDS));
         let stop = Arc::new(Stop::default());
         let mut members = Vec::new();
+        // One that does not answer is waited for once, not by each member in turn.
+        let mut answers = true;
         for source in &options.sources {
             let source = Arc::new(source.clone());
             for _ in 0..source.consumers(&options) {
                 let mut sink = opener.sink(&source.table)?;
-                let prepared = prepare(sink.as_mut(), &opener, options.mode)?;
+                let prepared = answers && prepare(sink.as_mut(), &opener, options.mode)?;
+                answers = prepared;
                 let context = Context::new(&link, &source.topic);
                 let group = match options.mode {
                     // A group of nobody's, which is never joined.

@@ -320,17 +320,20 @@ impl Member {
         if self.work.asking && self.is_full() && !self.work.paused {
             match self.answers.recv_timeout(SINK_WAIT) {
                 Ok((generation, answer)) => self.answered(generation, answer),
-                Err(RecvTimeoutError::Timeout) => {
-                    self.work.paused = true;
-                    if let Err(error) = self.consumer.pause(&self.list(|_| Offset::Invalid)) {
-                        warn!(%error, "pausing");
-                    }
-                }
+                Err(RecvTimeoutError::Timeout) => self.pause(),
                 Err(RecvTimeoutError::Disconnected) => {}
             }
         }
         if !self.work.asking && self.work.stage == Stage::Ready {
             self.write();
+        }
+    }
+
+    /// Nothing more is read until the batch is written.
+    fn pause(&mut self) {
+        self.work.paused = true;
+        if let Err(error) = self.consumer.pause(&self.list(|_| Offset::Invalid)) {
+            warn!(%error, "pausing");
         }
     }
 
@@ -343,8 +346,15 @@ impl Member {
             // Deleted: what was read of it is still to be kept.
             Ok(_) | Err(RDKafkaErrorCode::UnknownTopicOrPartition) => {}
             Err(error) => {
-                debug!(%error, "no answer about the topic; the batch waits");
+                self.consumer.context().complain(
+                    &self.source.topic,
+                    &format!("Kafka does not tell the topic's id: {error}"),
+                );
                 self.work.batch_since = Some(Instant::now());
+                // Or the batch would grow for as long as this lasts.
+                if self.is_full() && !self.work.paused {
+                    self.pause();
+                }
                 return;
             }
         }
@@ -468,7 +478,7 @@ impl Member {
             }
             _ => {
                 metrics::counter!(names::LAND_ERRORS_TOTAL, "reason" => "kafka").increment(1);
-                self.consumer.context().complain(&self.source.topic, error);
+                self.consumer.context().complain(&self.source.topic, &error.to_string());
             }
         }
     }

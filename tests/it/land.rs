@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
-use crate::support::gateway::Gateway;
+use crate::support::gateway::{Gateway, rss_bytes};
 use crate::support::kafka::Kafka;
 use crate::support::lander::Lander;
 use crate::support::store::{Raw, Store, WAL, once, produce, raw};
@@ -95,6 +95,8 @@ fn six_sources_land_as_the_script_would_have_classified_them() {
     assert_eq!(metrics[r#"tidegate_land_records_total{valid="false"}"#], 12.0);
     assert_eq!(lander.admin("/readyz").unwrap().status, 200);
     assert_eq!(lander.metric("tidegate_land_lag_records"), 0.0);
+    let rss = rss_bytes(lander.pid());
+    assert!(rss < 100 << 20, "{rss} bytes of memory, for twelve consumers");
     let mut lander = lander;
     assert_eq!(lander.sigterm(seconds(20)).code(), Some(0));
 }

@@ -124,23 +124,31 @@ fn a_database_that_is_busy_is_waited_for() {
     let topic = unique("busy");
     kafka.create_topic(&topic, 2, &[]);
     let mut config = store.config(kafka);
-    config.landed("busy", &topic, &[]);
+    config
+        .landed("busy", &topic, &[])
+        .set("land.batch_records_max", 100)
+        .set("land.batch_wait", "10 ms");
     let lander = Lander::start(&config);
     produce(kafka, &topic, &[raw(b"1")]);
     wait_until("the first is landed", seconds(30), || store.count("busy") == 1);
     // Somebody else writes, for longer than the lander waits at the file.
     let other = Connection::open(store.file()).unwrap();
     other.execute_batch("BEGIN IMMEDIATE").unwrap();
-    produce(kafka, &topic, &[raw(b"2"), raw(b"3")]);
+    // More than a few batches: reading stands still, and goes on where it stood.
+    let values: Vec<String> = (2..=5000).map(|n| n.to_string()).collect();
+    let records: Vec<Raw<'_>> = values.iter().map(|value| raw(value.as_bytes())).collect();
+    produce(kafka, &topic, &records);
     wait_until("readiness says that the database does not answer", seconds(30), || {
         let answer = lander.admin("/readyz").unwrap();
         answer.status == 503 && answer.json()["sink"]["up"] == false
     });
     wait_until("the lag is told", seconds(30), || {
-        lander.metric("tidegate_land_lag_records") == 2.0
+        lander.metric("tidegate_land_lag_records") == 4999.0
     });
     other.execute_batch("ROLLBACK").unwrap();
-    wait_until("the rest is landed", seconds(30), || store.count("busy") == 3);
+    wait_until("the rest is landed", seconds(30), || store.count("busy") == 5000);
+    let distinct = store.query("SELECT count(DISTINCT value), max(kafka_offset) FROM busy");
+    assert_eq!(distinct, [["5000", "4999"]]);
     wait_until("it is ready again", seconds(10), || {
         lander.admin("/readyz").unwrap().status == 200
     });
