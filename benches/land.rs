@@ -141,7 +141,7 @@ fn main() {
         .and_then(|text| text.parse().ok())
         .unwrap_or(500_000);
     let kafka = Kafka::shared();
-    let postgres = Postgres::shared();
+    let postgres = &*Postgres::shared();
     let topic = unique("bench");
     kafka.create_topic(&topic, 1, &[]);
     fill(kafka, &topic, records);

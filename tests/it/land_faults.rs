@@ -1,6 +1,8 @@
 //! What goes wrong around a lander: topics and clusters that are not what they were, databases that are away,
 //! refuse a row, or are the wrong ones.
 
+use std::sync::Arc;
+
 use rusqlite::Connection;
 
 use crate::support::kafka::Kafka;
@@ -157,8 +159,8 @@ fn a_database_that_is_busy_is_waited_for() {
 
 fn a_postgres_that_is_away_is_waited_for() {
     let kafka = Kafka::shared();
-    let postgres: &'static Postgres = Box::leak(Box::new(Postgres::private()));
-    let store = Store::Postgres(postgres, postgres.database());
+    let postgres = Arc::new(Postgres::private());
+    let store = Store::on(Arc::clone(&postgres));
     let topic = unique("away");
     kafka.create_topic(&topic, 2, &[]);
     let mut config = store.config(kafka);
@@ -197,8 +199,6 @@ fn a_postgres_that_is_away_is_waited_for() {
             lander.admin("/readyz").unwrap().status == 200
         });
     }
-    drop((lander, second));
-    postgres.stop();
 }
 
 fn a_row_that_the_database_refuses_is_kept_apart() {

@@ -6,7 +6,7 @@ use std::os::unix::fs::chown;
 use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use postgres::{Client, NoTls, SimpleQueryMessage};
 
@@ -21,7 +21,7 @@ pub struct Postgres {
     port: u16,
 }
 
-static SHARED: OnceLock<Postgres> = OnceLock::new();
+static SHARED: OnceLock<Arc<Postgres>> = OnceLock::new();
 
 /// What is missing for one; `None` when all is there.
 pub fn missing() -> Option<String> {
@@ -63,8 +63,8 @@ fn user() -> Option<(u32, u32)> {
 
 impl Postgres {
     /// The one server of this run.
-    pub fn shared() -> &'static Self {
-        SHARED.get_or_init(Self::private)
+    pub fn shared() -> Arc<Self> {
+        Arc::clone(SHARED.get_or_init(|| Arc::new(Self::private())))
     }
 
     /// Stops the shared server, if it was ever started. For the end of the run.

@@ -1,6 +1,7 @@
 //! Databases that tests land into, and producers that are no gateway.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use rdkafka::ClientConfig;
 use rdkafka::message::{Header, OwnedHeaders};
@@ -17,7 +18,7 @@ use super::seconds;
 /// Where a test lands: a database of its own.
 pub enum Store {
     Sqlite(tempfile::TempDir),
-    Postgres(&'static Postgres, String),
+    Postgres(Arc<Postgres>, String),
 }
 
 impl Store {
@@ -26,8 +27,13 @@ impl Store {
     }
 
     pub fn postgres() -> Self {
-        let postgres = Postgres::shared();
-        Self::Postgres(postgres, postgres.database())
+        Self::on(Postgres::shared())
+    }
+
+    /// A database on this server.
+    pub fn on(postgres: Arc<Postgres>) -> Self {
+        let database = postgres.database();
+        Self::Postgres(postgres, database)
     }
 
     /// A configuration for a lander into it.
