@@ -14,7 +14,7 @@
 //! | `kafka` | what every client of Kafka shares: settings, the connection's state, raw calls | the log, tables, HTTP, configuration |
 //! | [`wal`] | the log on disk: append, commit, read, ack | tokio's runtime, HTTP, Kafka, configuration |
 //! | [`ingest`] | bytes from a client -> records | axum, the log, the clock |
-//! | [`land`] | Kafka -> rules -> a database or files, each record once | the log, ingest, HTTP, configuration |
+//! | [`land`] | Kafka -> rules -> a database, each record once | the log, ingest, HTTP, configuration |
 //! | [`forward`] | the log -> Kafka -> the watermark | HTTP, sled |
 //! | [`http`] | the listeners; the only place that names axum | sled, rdkafka |
 //! | [`config`] | file, environment and flags -> one checked `Config` | everything below: others get an `Options` of their own |

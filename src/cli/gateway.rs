@@ -69,6 +69,9 @@ async fn start(plan: Plan<'_>) -> Result<()> {
 
     // Before the log: what it finds on opening is counted too.
     let scrape = metrics::install()?;
+    for source in &config.sources {
+        metrics::zero_lag(source.topic.as_str());
+    }
 
     let wal = open_log(config).await?;
     let forwarder = Forwarder::start(wal.clone(), plan.forward)?;

@@ -109,8 +109,18 @@ impl Config {
     /// Sources as tables, fields as columns.
     fn check_tables(&self, problems: &mut Vec<Problem>) {
         let mut tables: HashSet<String> = TABLES_TAKEN.iter().map(|name| (*name).to_owned()).collect();
+        let mut shared = HashSet::new();
         for source in &self.sources {
             let mut wrong = |message: String| problems.push(Problem::at(&source.origin, message));
+            if !shared.insert((source.topic.as_str(), source.group.as_str())) {
+                wrong(format!(
+                    "another source reads topic {:?} with the group {:?}: each would get only some of the partitions. Give \
+                     source {:?} a group of its own",
+                    source.topic.as_str(),
+                    source.group,
+                    source.name
+                ));
+            }
             let name = source.name.to_lowercase();
             let prefix = TABLE_PREFIXES_TAKEN.iter().find(|prefix| name.starts_with(**prefix));
             if let Some(prefix) = prefix {

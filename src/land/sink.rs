@@ -1,5 +1,4 @@
-//! Where rows go: the contract that SQLite, PostgreSQL and files keep. `tests/it/sinks.rs` holds every sink
-//! against it.
+//! Where rows go: the contract that SQLite and PostgreSQL keep. `tests/it/land.rs` runs the same tests on both.
 //!
 //! # The contract
 //! - **One transaction.** [`Sink::write`] stores the rows, what it rejects, and the new positions together, durably,

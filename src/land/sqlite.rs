@@ -308,13 +308,15 @@ fn store(transaction: &Transaction<'_>, table: &Table, insert: &str, batch: &Bat
     let (mut valid, mut invalid, mut duplicates) = (0, 0, 0);
     for row in &batch.rows {
         match insert_row(&mut statement, &batch.topic, row) {
-            Ok(0) => {
-                if is_stored(transaction, table, row)? {
-                    duplicates += 1;
-                } else {
-                    reject(&clash(row.clone()))?;
-                }
-            }
+            Ok(0) => match is_stored(transaction, table, row)? {
+                Some(true) => duplicates += 1,
+                Some(false) => reject(&clash(row.clone()))?,
+                None => reject(&Rejected {
+                    row: row.clone(),
+                    kind: RejectedKind::Refused,
+                    error: "the database passed it over: a trigger on the table ignores such rows".to_owned(),
+                })?,
+            },
             Ok(_) if row.valid() => valid += 1,
             Ok(_) => invalid += 1,
             Err(error) if is_rows_fault(&error) && !transaction.is_autocommit() => reject(&Rejected {
@@ -400,19 +402,21 @@ impl ToSql for FieldSql<'_> {
     }
 }
 
-/// Whether the row of this identity has this key and value.
-fn is_stored(transaction: &Transaction<'_>, table: &Table, row: &Row) -> Result<bool, Fault> {
+/// Whether the row of this identity has this key and value; `None`: there is no such row.
+fn is_stored(transaction: &Transaction<'_>, table: &Table, row: &Row) -> Result<Option<bool>, Fault> {
     let mut statement = transaction.prepare_cached(&format!(
         "SELECT key, value FROM {} WHERE wal = ? AND seq = ?",
         quoted(&table.name)
     ))?;
     let mut rows = statement.query(params![row.wal.as_ref(), row.seq])?;
-    let Some(stored) = rows.next()? else { return Ok(false) };
+    let Some(stored) = rows.next()? else { return Ok(None) };
     let bytes = |value: ValueRef<'_>| match value {
         ValueRef::Text(bytes) | ValueRef::Blob(bytes) => Some(bytes.to_vec()),
         _ => None,
     };
-    Ok(bytes(stored.get_ref(0)?) == row.key && bytes(stored.get_ref(1)?) == row.value)
+    Ok(Some(
+        bytes(stored.get_ref(0)?) == row.key && bytes(stored.get_ref(1)?) == row.value,
+    ))
 }
 
 fn keep_rejected(

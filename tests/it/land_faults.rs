@@ -18,6 +18,7 @@ cases!["land_faults":
     a_database_that_is_busy_is_waited_for [Kafka],
     a_postgres_that_is_away_is_waited_for [Kafka, Postgres],
     a_row_that_the_database_refuses_is_kept_apart [Kafka, Postgres],
+    a_row_that_a_trigger_ignores_is_kept_apart [Kafka],
     wrong_databases_end_with_a_clear_error [Kafka],
     wrong_postgres_databases_end_with_a_clear_error [Kafka, Postgres],
 ];
@@ -219,6 +220,32 @@ fn a_row_that_the_database_refuses_is_kept_apart() {
     assert_eq!(rejected.len(), 1);
     assert_eq!((rejected[0][0].as_str(), rejected[0][2].as_str()), ("refused", "13"));
     assert!(rejected[0][1].contains("no_thirteen"), "{rejected:?}");
+}
+
+fn a_row_that_a_trigger_ignores_is_kept_apart() {
+    let kafka = Kafka::shared();
+    let store = Store::sqlite();
+    let topic = unique("ignored");
+    kafka.create_topic(&topic, 1, &[]);
+    let mut config = store.config(kafka);
+    config.landed("ignored", &topic, &[]);
+    once(&config);
+    let connection = Connection::open(store.file()).unwrap();
+    connection
+        .execute_batch(
+            "CREATE TRIGGER a BEFORE INSERT ON ignored WHEN NEW.value = '13' BEGIN SELECT RAISE(IGNORE); END;
+             CREATE TRIGGER b BEFORE INSERT ON ignored WHEN NEW.value = '14' BEGIN SELECT RAISE(ABORT, 'no fourteen'); END;",
+        )
+        .unwrap();
+    produce(kafka, &topic, &[raw(b"12"), raw(b"13"), raw(b"14"), raw(b"15")]);
+    once(&config);
+    assert_eq!(
+        store.query("SELECT value FROM ignored ORDER BY value").concat(),
+        ["12", "15"]
+    );
+    let rejected = store.query("SELECT value, kind, error FROM rejected ORDER BY value");
+    assert_eq!(rejected[0][..2], ["13", "refused"]);
+    assert_eq!(rejected[1], ["14", "refused", "no fourteen"]);
 }
 
 fn wrong_databases_end_with_a_clear_error() {

@@ -198,6 +198,10 @@ fn what_cannot_be_a_table_or_a_column_is_refused_before_anything_is_landed() {
         (source("a", "") + &source("a_valid", ""), "a_valid"),
         (source("A", "") + &source("a", ""), "another source"),
         (source("a", "fields = [\"x\\ny\"]"), "control characters"),
+        (
+            source("a", "group = \"g\"") + &source("b", "topic = \"a\"\ngroup = \"g\""),
+            "a group of its own",
+        ),
         ("[land]\nsink = \"postgres\"\n".to_owned(), "land.url is empty"),
         ("[land]\nlisten = \"0.0.0.0:4002\"\n".to_owned(), "admin.token"),
         ("[land]\npath = \"\"\n".to_owned(), "land.path"),
