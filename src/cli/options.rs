@@ -1,6 +1,6 @@
 //! From the one `Config` to the `Options` of each part.
 
-use crate::config::{Compression, Config, FieldType, Fields, Retain, SinkKind};
+use crate::config::{Compression, Config, Fields, Retain, SinkKind};
 use crate::land::table::{Kind, Table};
 use crate::{forward, http, land, wal};
 
@@ -35,14 +35,7 @@ pub(super) fn land(config: &Config, mode: land::Mode) -> land::Options {
     let sources = config.sources.iter().map(|source| {
         let kind = |field: &String| {
             let typed = source.types.iter().find(|(name, _)| name == field);
-            typed.map_or(Kind::Text, |(_, kind)| match kind {
-                FieldType::Text => Kind::Text,
-                FieldType::Integer => Kind::Integer,
-                FieldType::Real => Kind::Real,
-                FieldType::Boolean => Kind::Boolean,
-                FieldType::Timestamp => Kind::Timestamp,
-                FieldType::Json => Kind::Json,
-            })
+            typed.map_or(Kind::Text, |(_, kind)| *kind)
         };
         let (fields, rule) = match &source.fields {
             Fields::Any => (Vec::new(), land::Rule::Any),

@@ -29,6 +29,7 @@ pub use show::Shown;
 pub use validate::Broker;
 pub use value::{Origin, Problem};
 
+use crate::land::table::Kind;
 use crate::record::Topic;
 
 /// Names the operator's file when no flag does.
@@ -273,7 +274,7 @@ pub struct Source {
     /// What a record should have; for the lander.
     pub fields: Fields,
     /// What fields hold other than text; for the lander.
-    pub types: Vec<(String, FieldType)>,
+    pub types: Vec<(String, Kind)>,
     /// The consumer group; for the lander.
     pub group: String,
     /// How many consumers; for the lander.
@@ -292,24 +293,6 @@ pub enum Fields {
     Names(Vec<String>),
     /// How many.
     Count(usize),
-}
-
-/// A kind in `types` of a source.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum FieldType {
-    /// Any text.
-    #[default]
-    Text,
-    /// 64 bits, signed.
-    Integer,
-    /// A finite double.
-    Real,
-    /// Yes or no.
-    Boolean,
-    /// A point in time.
-    Timestamp,
-    /// Any JSON.
-    Json,
 }
 
 /// `enforce` of a source.

@@ -15,9 +15,10 @@ use bytesize::ByteSize;
 use super::layers::{Entry, Layers, SourceTable};
 use super::value::{Origin, Problem, Value};
 use super::{
-    Admin, Compression, Config, Delivery, Enforce, FieldType, Fields, Forward, Gateway, Http, Kafka, Land, Log,
-    LogFormat, LogLevel, Properties, Retain, Secret, SinkKind, Source, Wal,
+    Admin, Compression, Config, Delivery, Enforce, Fields, Forward, Gateway, Http, Kafka, Land, Log, LogFormat,
+    LogLevel, Properties, Retain, Secret, SinkKind, Source, Wal,
 };
+use crate::land::table::Kind;
 use crate::record::Topic;
 
 const KIB: u64 = 1 << 10;
@@ -29,15 +30,6 @@ const HOUR: Duration = Duration::from_secs(3600);
 const TIMEOUT_MIN: Duration = Duration::from_millis(10);
 /// What "off" is called.
 const OFF: &str = "off";
-/// The kinds that `types` of a source knows.
-const FIELD_TYPES: &[(&str, FieldType)] = &[
-    ("text", FieldType::Text),
-    ("integer", FieldType::Integer),
-    ("real", FieldType::Real),
-    ("boolean", FieldType::Boolean),
-    ("timestamp", FieldType::Timestamp),
-    ("json", FieldType::Json),
-];
 /// The most fields and consumers that a source may declare.
 const FIELDS_MAX: i64 = 1000;
 const CONSUMERS_MAX: i64 = 64;
@@ -366,20 +358,20 @@ impl SourceReader<'_> {
             .filter(|text| !text.is_empty())
     }
 
-    fn types(&mut self) -> Vec<(String, FieldType)> {
+    fn types(&mut self) -> Vec<(String, Kind)> {
         let Some(Value::List(items)) = self.entry("types").map(|entry| entry.value.clone()) else {
             return Vec::new();
         };
         let mut types = Vec::new();
         for item in items {
             let known = item.rsplit_once(':').and_then(|(field, kind)| {
-                let (_, kind) = FIELD_TYPES.iter().find(|(name, _)| *name == kind.trim())?;
+                let (_, kind) = Kind::ALL.iter().find(|(name, _)| *name == kind.trim())?;
                 Some((field.trim().to_owned(), *kind))
             });
             match known {
                 Some(known) => types.push(known),
                 None => {
-                    let names: Vec<&str> = FIELD_TYPES.iter().map(|(name, _)| *name).collect();
+                    let names: Vec<&str> = Kind::ALL.iter().map(|(name, _)| *name).collect();
                     let message = format!(
                         "has {item:?}: write a field and what it holds, such as \"amount: real\"; known are {}",
                         names.join(", ")

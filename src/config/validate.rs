@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 
 use super::value::Problem;
 use super::{Config, ConfigError, Fields, SinkKind, Source, protected};
+use crate::land::table::{META, POSITIONS, REJECTED};
 use crate::record::{TOPIC_BYTES_MAX, Topic};
 
 /// Paths of the ingest listener that no source may take.
@@ -27,8 +28,7 @@ const GENERATIONS_MIN: u64 = 4;
 
 /// The longest name that becomes a table's or a column's, bytes: PostgreSQL cuts off at 63, and views end in `_invalid`.
 const LANDED_NAME_BYTES_MAX: usize = 55;
-/// Names that the lander's own tables have, and beginnings that databases keep for themselves.
-const TABLES_TAKEN: &[&str] = &["rejected", "tidegate_positions", "tidegate_lander"];
+/// Beginnings of names that databases keep for themselves.
 const TABLE_PREFIXES_TAKEN: &[&str] = &["sqlite_", "pg_"];
 
 /// Where the Kafka of a command comes from.
@@ -108,7 +108,7 @@ impl Config {
 
     /// Sources as tables, fields as columns.
     fn check_tables(&self, problems: &mut Vec<Problem>) {
-        let mut tables: HashSet<String> = TABLES_TAKEN.iter().map(|name| (*name).to_owned()).collect();
+        let mut tables: HashSet<String> = [REJECTED, POSITIONS, META].map(str::to_owned).into();
         let mut shared = HashSet::new();
         for source in &self.sources {
             let mut wrong = |message: String| problems.push(Problem::at(&source.origin, message));

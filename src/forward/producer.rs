@@ -97,11 +97,7 @@ impl ClientContext for Context {
     }
 
     fn stats(&self, statistics: Statistics) {
-        if statistics.brokers.values().any(|broker| broker.state == "UP") {
-            self.link.up();
-        } else {
-            self.link.down();
-        }
+        self.link.statistics(&statistics);
     }
 
     fn error(&self, error: KafkaError, reason: &str) {

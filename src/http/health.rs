@@ -25,12 +25,17 @@ pub(super) async fn ready(State(admin): State<Arc<Admin>>) -> Response {
         Ok(status) => Readiness::of(gateway, &status, (gateway.forward)()),
         Err(no_answer) => Readiness::unknown(gateway, &no_answer, (gateway.forward)()),
     };
-    let code = if readiness.ready {
+    answer(readiness.ready, &readiness)
+}
+
+/// Readiness as supervisors read it: by its status.
+pub(super) fn answer(ready: bool, body: &impl serde::Serialize) -> Response {
+    let code = if ready {
         StatusCode::OK
     } else {
         StatusCode::SERVICE_UNAVAILABLE
     };
-    admin::json(code, &readiness)
+    admin::json(code, body)
 }
 
 /// The body of `/readyz`.

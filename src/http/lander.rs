@@ -117,12 +117,7 @@ impl Readiness {
 async fn ready(State(shown): State<Arc<Shown>>) -> Response {
     let lander = &shown.lander;
     let readiness = Readiness::of(lander.handle.status(), lander.stopping.is_cancelled());
-    let code = if readiness.ready {
-        StatusCode::OK
-    } else {
-        StatusCode::SERVICE_UNAVAILABLE
-    };
-    admin::json(code, &readiness)
+    health::answer(readiness.ready, &readiness)
 }
 
 /// The body of `/v1/status`.

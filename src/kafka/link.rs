@@ -4,6 +4,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::statistics::Statistics;
 use tracing::{debug, info, warn};
 
 /// What is known of the connection to Kafka. Shared by all clients of a part (the forwarder, the lander).
@@ -69,6 +70,15 @@ impl Link {
                 .clone()
                 .unwrap_or_else(|| "no broker answers".to_owned());
             warn!("Kafka unreachable: {why}; {}", self.words.away);
+        }
+    }
+
+    /// librdkafka's own states of its brokers.
+    pub(crate) fn statistics(&self, statistics: &Statistics) {
+        if statistics.brokers.values().any(|broker| broker.state == "UP") {
+            self.up();
+        } else {
+            self.down();
         }
     }
 

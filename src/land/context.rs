@@ -92,11 +92,7 @@ impl ClientContext for Context {
     }
 
     fn stats(&self, statistics: Statistics) {
-        if statistics.brokers.values().any(|broker| broker.state == "UP") {
-            self.link.up();
-        } else {
-            self.link.down();
-        }
+        self.link.statistics(&statistics);
         let Some(topic) = statistics.topics.get(&self.topic) else {
             return;
         };

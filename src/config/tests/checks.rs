@@ -220,10 +220,7 @@ fn types_name_a_field_and_a_kind() {
     let config = accepted(&with("[\"n: integer\", \"a:b: json\"]"));
     assert_eq!(
         config.sources[0].types,
-        [
-            ("n".to_owned(), FieldType::Integer),
-            ("a:b".to_owned(), FieldType::Json)
-        ]
+        [("n".to_owned(), Kind::Integer), ("a:b".to_owned(), Kind::Json)]
     );
     assert_eq!(config.sources[0].group, "tidegate-a");
     assert!(refused(&with("[\"n: number\"]")).contains("known are text, integer"));

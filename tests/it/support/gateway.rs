@@ -188,11 +188,6 @@ impl Gateway {
         self.child.id()
     }
 
-    /// What it wrote to stderr since its last start.
-    pub fn log(&self) -> String {
-        fs::read_to_string(&self.log).unwrap_or_default()
-    }
-
     pub fn client(&self) -> Client {
         Client::new(&self.ingest)
     }
@@ -288,17 +283,7 @@ impl Gateway {
 
 impl Drop for Gateway {
     fn drop(&mut self) {
-        // Either may fail because it has ended already, which is the aim.
-        drop(self.child.kill());
-        drop(self.child.wait());
-        if std::thread::panicking() {
-            let log = self.log();
-            let lines: Vec<&str> = log.lines().collect();
-            eprintln!(
-                "the gateway's last lines:\n{}",
-                lines[lines.len().saturating_sub(40)..].join("\n")
-            );
-        }
+        end(&mut self.child, "gateway", &self.log);
     }
 }
 
@@ -315,6 +300,21 @@ fn spawn(folder: &Path, config: &Config, log: &Path) -> Child {
         .stderr(log)
         .spawn()
         .expect("the binary starts")
+}
+
+/// Ends the process of a test, whose last lines are worth a look when the test has failed.
+pub fn end(child: &mut Child, name: &str, log: &Path) {
+    // Either may fail because it has ended already, which is the aim.
+    drop(child.kill());
+    drop(child.wait());
+    if std::thread::panicking() {
+        let log = fs::read_to_string(log).unwrap_or_default();
+        let lines: Vec<&str> = log.lines().collect();
+        eprintln!(
+            "the {name}'s last lines:\n{}",
+            lines[lines.len().saturating_sub(40)..].join("\n")
+        );
+    }
 }
 
 /// Resident memory of a process, bytes.

@@ -7,7 +7,7 @@ use std::process::{Child, ExitStatus};
 use std::time::Duration;
 
 use super::client::{Answer, agent, answer};
-use super::gateway::{Config, address, command, parse_metrics, signal_terminate, sum};
+use super::gateway::{Config, address, command, end, parse_metrics, signal_terminate, sum};
 use super::{poll, seconds};
 
 /// A lander's process. Dropped: killed.
@@ -110,10 +110,6 @@ impl Lander {
         self.child.id()
     }
 
-    pub fn log(&self) -> String {
-        fs::read_to_string(self.folder.path().join("stderr")).unwrap_or_default()
-    }
-
     /// Runs `tidegate land ARGUMENTS` to its end.
     pub fn run(config: &Config, arguments: &[&str]) -> Ended {
         let folder = tempfile::tempdir().expect("a temporary folder");
@@ -136,17 +132,7 @@ impl Lander {
 
 impl Drop for Lander {
     fn drop(&mut self) {
-        // Either may fail because it has ended already, which is the aim.
-        drop(self.child.kill());
-        drop(self.child.wait());
-        if std::thread::panicking() {
-            let log = self.log();
-            let lines: Vec<&str> = log.lines().collect();
-            eprintln!(
-                "the lander's last lines:\n{}",
-                lines[lines.len().saturating_sub(40)..].join("\n")
-            );
-        }
+        end(&mut self.child, "lander", &self.folder.path().join("stderr"));
     }
 }
 
