@@ -164,8 +164,11 @@ impl Member {
             let part = self.work.parts.get(&partition);
             part.map_or(Offset::Invalid, |part| Offset::Offset(part.position.next))
         });
-        // Assigned anew, not sought: a partition that was out of range does not read, so it cannot be sought.
-        match self.consumer.assign(&list).and_then(|()| self.consumer.resume(&list)) {
+        // Assigned anew, not sought: a partition that was out of range does not read, so it cannot be sought. And resumed
+        // first: librdkafka starts reading a little after assign() has returned, and drops a resume that comes between
+        // as outdated, so that the partition would stand still for ever. What is read at the old place until then is
+        // for nobody: the stage says so.
+        match self.consumer.resume(&list).and_then(|()| self.consumer.assign(&list)) {
             Ok(()) => self.work.stage = Stage::Ready,
             Err(error) => {
                 debug!(topic = self.source.topic, %error, "assigning");

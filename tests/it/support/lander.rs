@@ -116,8 +116,14 @@ impl Lander {
         let mut child = spawn_with(&folder, config, arguments);
         let read = |name: &str| fs::read_to_string(folder.path().join(name)).unwrap_or_default();
         let started = std::time::Instant::now();
+        // One that stands still is worth a look inside.
+        let mut standing = String::new();
         let status = poll("the lander ends by itself", seconds(90), || {
             if started.elapsed() > seconds(80) {
+                if let Some(admin) = address(&read("stderr"), "lander listening") {
+                    let status = answer(agent().get(format!("http://{admin}/v1/status")).call());
+                    standing = format!("\nstands still: {status:?}\n");
+                }
                 child.kill().expect("it can be killed");
             }
             child.try_wait().expect("its state is known")
@@ -125,7 +131,7 @@ impl Lander {
         Ended {
             code: status.code(),
             stdout: read("stdout"),
-            stderr: read("stderr"),
+            stderr: read("stderr") + &standing,
         }
     }
 }
