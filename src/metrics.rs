@@ -132,6 +132,7 @@ pub const LAND_REASONS: &[&str] = &[
     "out_of_range",
     "topic_anew",
     "cluster_anew",
+    "standstill",
     "moved",
 ];
 

@@ -14,7 +14,7 @@ use anyhow::{Context, Result};
 
 use super::gateway::{self, Addresses, Plan};
 use super::options;
-use crate::config::{Broker, Config};
+use crate::config::{Broker, Config, SinkKind};
 use crate::forward::{self, EmbeddedBroker};
 use crate::land::Mode;
 
@@ -85,10 +85,13 @@ fn example_path(config: &Config) -> String {
 fn example_query(config: &Config) -> Option<String> {
     let path = example_path(config);
     let source = path.strip_prefix('/').filter(|name| !name.contains('/'))?;
-    Some(format!(
-        "sqlite3 {} 'SELECT * FROM \"{source}\" ORDER BY received_at DESC LIMIT 5'",
-        config.land.path.display()
-    ))
+    let place = config.land.path.display();
+    let query = format!("SELECT * FROM \"{source}\" ORDER BY received_at DESC LIMIT 5");
+    Some(match config.land.sink {
+        SinkKind::Sqlite => format!("sqlite3 {place} '{query}'"),
+        SinkKind::Postgres => format!("psql \"$TIDEGATE_LAND__URL\" -c '{query}'"),
+        SinkKind::Files => format!("tail {place}/{source}/valid/*"),
+    })
 }
 
 fn greeting(addresses: Addresses, path: &str, broker: &str, query: Option<&str>) -> String {

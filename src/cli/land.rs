@@ -121,7 +121,7 @@ impl Landing {
             metrics::zero_lag(&source.topic);
         }
         let origin = match &options.target {
-            Target::Sqlite(_) => config.origin("land.path"),
+            Target::Sqlite(_) | Target::Files(..) => config.origin("land.path"),
             Target::Postgres(_) => config.origin("land.url"),
         };
         let lander = spawn_blocking(move || Lander::start(options)).await?;

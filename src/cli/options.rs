@@ -61,6 +61,13 @@ pub(super) fn land(config: &Config, mode: land::Mode) -> land::Options {
         sources: sources.collect(),
         target: match config.land.sink {
             SinkKind::Sqlite => land::Target::Sqlite(config.land.path.clone()),
+            SinkKind::Files => land::Target::Files(
+                config.land.path.clone(),
+                land::files::Rotation {
+                    file_bytes_max: config.land.file_bytes_max,
+                    file_age_max: config.land.file_age_max,
+                },
+            ),
             SinkKind::Postgres => land::Target::Postgres(config.land.url.reveal().unwrap_or_default().to_owned()),
         },
         batch_records_max: in_memory(config.land.batch_records_max.into()),

@@ -238,10 +238,14 @@ pub struct Land {
     pub listen: SocketAddr,
     /// What rows go to.
     pub sink: SinkKind,
-    /// SQLite's file.
+    /// SQLite's file, or the folder of the files.
     pub path: PathBuf,
     /// PostgreSQL's URL, its password in it.
     pub url: Secret,
+    /// A file of this size is complete.
+    pub file_bytes_max: u64,
+    /// A file of this age is complete.
+    pub file_age_max: Duration,
     /// The most records of a transaction.
     pub batch_records_max: u32,
     /// The most bytes of a transaction.
@@ -260,6 +264,8 @@ pub enum SinkKind {
     Sqlite,
     /// A PostgreSQL database.
     Postgres,
+    /// JSON lines in files.
+    Files,
 }
 
 /// `[[source]]`

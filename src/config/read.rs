@@ -80,10 +80,16 @@ pub(super) fn read(layers: &Layers) -> Result<Config, Vec<Problem>> {
             listen: reader.address("land.listen"),
             sink: reader.choice(
                 "land.sink",
-                &[("sqlite", SinkKind::Sqlite), ("postgres", SinkKind::Postgres)],
+                &[
+                    ("sqlite", SinkKind::Sqlite),
+                    ("postgres", SinkKind::Postgres),
+                    ("files", SinkKind::Files),
+                ],
             ),
             path: reader.text("land.path").into(),
             url: Secret(reader.text("land.url")),
+            file_bytes_max: reader.size("land.file_bytes_max", 64 * KIB..=16 * GIB),
+            file_age_max: reader.time("land.file_age_max", Duration::from_secs(1)..=24 * HOUR),
             batch_records_max: reader.count("land.batch_records_max", 1..=100_000),
             batch_bytes_max: reader.size("land.batch_bytes_max", 64 * KIB..=64 * MIB),
             batch_wait: reader.time("land.batch_wait", Duration::ZERO..=Duration::from_secs(10)),

@@ -5,6 +5,7 @@
 
 use std::collections::HashSet;
 use std::net::SocketAddr;
+use std::path::Path;
 
 use super::value::Problem;
 use super::{Config, ConfigError, Fields, SinkKind, Source, protected};
@@ -30,6 +31,9 @@ const GENERATIONS_MIN: u64 = 4;
 const LANDED_NAME_BYTES_MAX: usize = 55;
 /// Beginnings of names that databases keep for themselves.
 const TABLE_PREFIXES_TAKEN: &[&str] = &["sqlite_", "pg_"];
+
+/// `land.path` as it is shipped.
+const DATABASE: &str = "data/tidegate.db";
 
 /// Where the Kafka of a command comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -92,6 +96,13 @@ impl Config {
         }
         if self.land.path.as_os_str().is_empty() {
             let message = "land.path is empty: name the database's file, such as \"data/tidegate.db\"".to_owned();
+            problems.push(self.problem("land.path", message));
+        }
+        if self.land.sink == SinkKind::Files && self.land.path == Path::new(DATABASE) {
+            let message = format!(
+                "land.sink is \"files\", and land.path is still {DATABASE:?}, the file of a database: name the folder for the \
+                 files, such as path = \"data/landed\""
+            );
             problems.push(self.problem("land.path", message));
         }
         if self.sources.is_empty() && !beside {

@@ -24,6 +24,15 @@ pub(super) enum Event {
     Revoked,
 }
 
+/// What statistics tell of a partition's end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct End {
+    /// The offset behind the last record that may be read.
+    pub(super) offset: i64,
+    /// Everything before it was read. (The last offsets may be markers of transactions, which are no records.)
+    pub(super) reached: bool,
+}
+
 /// See the module.
 pub(super) struct Context {
     link: Arc<Link>,
@@ -34,7 +43,7 @@ pub(super) struct Context {
 #[derive(Default)]
 struct Notes {
     events: Vec<Event>,
-    ends: BTreeMap<i32, i64>,
+    ends: BTreeMap<i32, End>,
     complaint: Option<String>,
 }
 
@@ -57,8 +66,18 @@ impl Context {
     }
 
     /// Ends of partitions that statistics told since the last call.
-    pub(super) fn ends(&self) -> BTreeMap<i32, i64> {
+    pub(super) fn ends(&self) -> BTreeMap<i32, End> {
         std::mem::take(&mut self.notes().ends)
+    }
+
+    /// A broker has answered just now; statistics say so later.
+    pub(super) fn is_there(&self) {
+        self.link.up();
+    }
+
+    /// A broker answers.
+    pub(super) fn is_up(&self) -> bool {
+        self.link.state().up
     }
 
     /// Tells a complaint once, until another one comes.
@@ -98,8 +117,10 @@ impl ClientContext for Context {
         };
         let mut notes = self.notes();
         for (id, partition) in &topic.partitions {
-            if *id >= 0 && partition.hi_offset >= 0 {
-                notes.ends.insert(*id, partition.hi_offset);
+            let offset = partition.ls_offset;
+            if *id >= 0 && offset >= 0 {
+                let reached = partition.eof_offset >= offset;
+                notes.ends.insert(*id, End { offset, reached });
             }
         }
     }

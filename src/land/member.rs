@@ -43,6 +43,9 @@ const POLL: Duration = Duration::from_millis(100);
 const POLL_SHORT: Duration = Duration::from_millis(5);
 /// Between two tries to find out where to read.
 const RETRY: Duration = Duration::from_millis(500);
+/// A partition that has records and gives none for so long is located anew. Long enough for any fetch that is only
+/// slow: librdkafka's own time limit for a request is 60 s.
+const STANDSTILL: Duration = Duration::from_secs(90);
 /// How often the ends of paused partitions are asked for: nothing is fetched that would tell them.
 const ENDS: Duration = Duration::from_secs(5);
 
@@ -69,6 +72,8 @@ struct Part {
     /// The end when reading began: for a lander that ends by itself.
     target: i64,
     at_end: bool,
+    /// When its last record came, or when there was none to come.
+    moved: Instant,
 }
 
 /// What a poll brought.
@@ -302,6 +307,7 @@ impl Member {
         }
         part.position.next = next;
         part.at_end = part.at_end || next >= part.target;
+        part.moved = Instant::now();
         self.work.batch_bytes += row.bytes();
         self.work.batch.rows.push(row);
         self.work.batch_since.get_or_insert_with(Instant::now);
@@ -485,10 +491,30 @@ impl Member {
 
     /// The ends of paused partitions, and of those that statistics told.
     fn look_at_ends(&mut self) {
+        let mut stands_still = false;
         for (partition, end) in self.consumer.context().ends() {
+            let part = self.work.parts.get_mut(&partition);
+            let next = part.as_ref().map_or(0, |part| part.position.next);
             if let Some((_, known)) = self.state.view().partitions.get_mut(&partition) {
-                *known = Some(end);
+                // Reached: markers behind the last record are all that the position lacks. And nothing was fetched yet
+                // where it is less than what was read.
+                *known = Some(if end.reached { next } else { end.offset.max(next) });
             }
+            let Some(part) = part else { continue };
+            if end.reached || self.work.paused || self.work.stage != Stage::Ready || !self.consumer.context().is_up() {
+                part.moved = Instant::now();
+            }
+            stands_still |= part.moved.elapsed() >= STANDSTILL;
+        }
+        if stands_still {
+            metrics::counter!(names::LAND_ERRORS_TOTAL, "reason" => "standstill").increment(1);
+            warn!(
+                topic = self.source.topic,
+                "a partition has records, and Kafka's client has given none for {} s: it is read anew from its position",
+                STANDSTILL.as_secs()
+            );
+            self.lose();
+            return;
         }
         let standing = self.work.paused || matches!(self.work.stage, Stage::Asked | Stage::Setting);
         if !standing || Instant::now() < self.work.ends_at {

@@ -15,6 +15,7 @@
 //! Deliberately does not know: gateways, their logs, HTTP, the configuration.
 
 mod context;
+pub mod files;
 mod lander;
 mod member;
 pub mod postgres;
@@ -81,6 +82,8 @@ pub enum Target {
     Sqlite(PathBuf),
     /// A PostgreSQL database at this URL.
     Postgres(String),
+    /// Files of JSON lines in this folder.
+    Files(PathBuf, files::Rotation),
 }
 
 /// How to run.
@@ -131,7 +134,7 @@ pub struct Status {
     pub sink_up: bool,
     /// Why it does not.
     pub sink_error: Option<String>,
-    /// What the sink is: `sqlite data/tidegate.db`; never with a password.
+    /// What the sink is: `SQLite data/tidegate.db`; never with a password.
     pub sink: String,
     /// Records between the positions and the ends of the partitions that are this lander's, together.
     pub lag_records: u64,

@@ -22,9 +22,11 @@ pub const COLUMNS: [&str; 10] = [
 
 /// Names that a declared field cannot have: the fixed columns, those that only PostgreSQL has, and PostgreSQL's
 /// system columns.
-const TAKEN: [&str; 9] = [
+const TAKEN: [&str; 11] = [
     "key_bytes",
+    "key_base64",
     "value_bytes",
+    "value_base64",
     "tableoid",
     "ctid",
     "xmin",

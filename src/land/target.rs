@@ -4,9 +4,8 @@ use super::lander::StartError;
 use super::postgres::Postgres;
 use super::row::Batch;
 use super::sink::{Counts, Known, Position, Sink, SinkError, Written};
-use super::sqlite;
 use super::table::Table;
-use super::{Mode, Options, Target};
+use super::{Mode, Options, Target, files, sqlite};
 
 /// Makes the sinks of one lander.
 pub(super) struct Opener {
@@ -18,6 +17,7 @@ enum Place {
     Nowhere,
     Sqlite(sqlite::Database),
     Postgres(String),
+    Files(files::Folder),
 }
 
 impl Opener {
@@ -38,6 +38,10 @@ impl Opener {
                 let name = probe.map_err(|error| StartError::Sink(error.to_string()))?;
                 (Place::Postgres(url.clone()), format!("PostgreSQL {}", name.name()))
             }
+            Target::Files(path, rotation) => (
+                Place::Files(files::Folder::new(path, *rotation)),
+                format!("files in {}", path.display()),
+            ),
         };
         Ok(Self { place, name })
     }
@@ -52,6 +56,7 @@ impl Opener {
         Ok(match &self.place {
             Place::Nowhere => Box::new(Nowhere),
             Place::Sqlite(database) => Box::new(database.sink(table)),
+            Place::Files(folder) => Box::new(folder.sink(table)),
             Place::Postgres(url) => {
                 let sink = Postgres::new(url, table);
                 Box::new(sink.map_err(|error| StartError::Sink(error.to_string()))?)

@@ -57,6 +57,7 @@ pub(super) fn run(
     let mut writer = Writer {
         sink: sink.as_mut(),
         prepared,
+        retry_at: Instant::now(),
         state,
     };
     loop {
@@ -80,6 +81,8 @@ struct Writer<'a> {
     sink: &'a mut dyn Sink,
     /// False after an error: the sink connects and looks at its tables anew.
     prepared: bool,
+    /// When an idle sink that failed is looked at again.
+    retry_at: Instant,
     state: &'a Arc<MemberState>,
 }
 
@@ -89,9 +92,7 @@ impl Writer<'_> {
         loop {
             match self.attempt(&question.ask) {
                 Ok(answer) => {
-                    if self.state.sink_works() {
-                        info!("{} takes rows again", self.state.sink_name);
-                    }
+                    self.works();
                     return answer;
                 }
                 Err(error) => self.failed(&error),
@@ -157,17 +158,34 @@ impl Writer<'_> {
     }
 
     fn tick(&mut self) {
-        if !self.prepared {
-            // What failed last is asked again with the next question.
+        if self.prepared {
+            if let Err(error) = self.sink.tick() {
+                self.failed(&error);
+            }
             return;
         }
-        if let Err(error) = self.sink.tick() {
-            self.failed(&error);
+        // Without a record on its way too: files are to be completed, and readiness is to say that it works again.
+        if Instant::now() < self.retry_at {
+            return;
+        }
+        match self.sink.prepare() {
+            Ok(()) => {
+                self.prepared = true;
+                self.works();
+            }
+            Err(error) => self.failed(&error),
+        }
+    }
+
+    fn works(&self) {
+        if self.state.sink_works() {
+            info!("{} takes rows again", self.state.sink_name);
         }
     }
 
     fn failed(&mut self, error: &SinkError) {
         self.prepared = false;
+        self.retry_at = Instant::now() + jittered(PAUSE_MAX);
         metrics::counter!(names::LAND_ERRORS_TOTAL, "reason" => "database").increment(1);
         if self.state.sink_fails(error.to_string()) {
             warn!(
@@ -180,8 +198,7 @@ impl Writer<'_> {
 
     /// Waits about `pause`; false when the answer is not wanted any more.
     fn wait(&self, pause: Duration, generation: u64) -> bool {
-        // Between 75 and 125 %, so that many landers do not come back at once.
-        let until = Instant::now() + pause.mul_f64(0.75 + fastrand::f64() / 2.0);
+        let until = Instant::now() + jittered(pause);
         loop {
             if self.state.generation() != generation || self.state.time_is_over() {
                 return false;
@@ -193,4 +210,9 @@ impl Writer<'_> {
             thread::sleep(left.min(LOOK));
         }
     }
+}
+
+/// Between 75 and 125 %, so that many landers do not come back at once.
+fn jittered(pause: Duration) -> Duration {
+    pause.mul_f64(0.75 + fastrand::f64() / 2.0)
 }

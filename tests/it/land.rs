@@ -15,12 +15,16 @@ cases!["land":
     six_sources_land_as_the_script_would_have_classified_them [Kafka],
     whatever_a_producer_sends_lands_in_sqlite [Kafka],
     whatever_a_producer_sends_lands_in_postgres [Kafka, Postgres],
+    whatever_a_producer_sends_lands_in_files [Kafka],
     every_record_is_once_in_sqlite_whatever_is_killed [Kafka],
     every_record_is_once_in_postgres_whatever_is_killed [Kafka, Postgres],
+    every_record_is_once_in_files_whatever_is_killed [Kafka],
     repeats_and_clashes_in_sqlite [Kafka],
     repeats_and_clashes_in_postgres [Kafka, Postgres],
+    repeats_and_clashes_in_files [Kafka],
     declared_fields_have_columns_in_sqlite [Kafka],
     declared_fields_have_columns_in_postgres [Kafka, Postgres],
+    declared_fields_have_members_in_files [Kafka],
     a_dry_run_counts_and_writes_nothing [Kafka],
 ];
 
@@ -109,6 +113,10 @@ fn whatever_a_producer_sends_lands_in_postgres() {
     nothing_that_a_producer_sends_stops_it(&Store::postgres());
 }
 
+fn whatever_a_producer_sends_lands_in_files() {
+    nothing_that_a_producer_sends_stops_it(&Store::files());
+}
+
 fn nothing_that_a_producer_sends_stops_it(store: &Store) {
     let kafka = Kafka::shared();
     let topic = unique("weird");
@@ -149,7 +157,9 @@ fn nothing_that_a_producer_sends_stops_it(store: &Store) {
         })
     };
     let bytes = |column: &str| match store {
-        Store::Sqlite(_) => format!("CASE WHEN {column} IS NULL THEN NULL ELSE lower(hex({column})) END"),
+        Store::Sqlite(_) | Store::Files(_) => {
+            format!("CASE WHEN {column} IS NULL THEN NULL ELSE lower(hex({column})) END")
+        }
         Store::Postgres(..) => {
             format!("encode(coalesce({column}_bytes, convert_to({column}, 'UTF8')), 'hex')")
         }
@@ -195,8 +205,16 @@ fn every_record_is_once_in_postgres_whatever_is_killed() {
     every_record_is_landed_once_whatever_is_killed(&Store::postgres());
 }
 
+fn every_record_is_once_in_files_whatever_is_killed() {
+    every_record_is_landed_once_whatever_is_killed(&Store::files());
+}
+
 fn every_record_is_landed_once_whatever_is_killed(store: &Store) {
-    let (records, kills) = if soak() { (200_000, 20) } else { (50_000, 8) };
+    let (records, kills) = match store {
+        _ if !soak() => (50_000, 8),
+        Store::Postgres(..) => (1_000_000, 20),
+        _ => (200_000, 20),
+    };
     const BATCH: usize = 250;
     let kafka = Kafka::shared();
     let topic = unique("killed");
@@ -209,7 +227,8 @@ fn every_record_is_landed_once_whatever_is_killed(store: &Store) {
             &[("fields", vec!["n", "key"].into()), ("consumers", 2.into())],
         )
         .set("http.listen", "127.0.0.1:0")
-        .set("land.batch_records_max", 700);
+        .set("land.batch_records_max", 700)
+        .set("land.file_bytes_max", "256 KiB");
     let mut gateway = Gateway::start(&config);
     let mut landers = vec![Lander::start(&config)];
     let mut random = Random::new();
@@ -347,6 +366,10 @@ fn repeats_and_clashes_in_postgres() {
     repeats_in_kafka_are_landed_once_and_clashes_are_kept(&Store::postgres());
 }
 
+fn repeats_and_clashes_in_files() {
+    repeats_in_kafka_are_landed_once_and_clashes_are_kept(&Store::files());
+}
+
 fn repeats_in_kafka_are_landed_once_and_clashes_are_kept(store: &Store) {
     let kafka = Kafka::shared();
     let topic = unique("repeats");
@@ -388,7 +411,7 @@ fn repeats_in_kafka_are_landed_once_and_clashes_are_kept(store: &Store) {
         2
     );
     let value = match store {
-        Store::Sqlite(_) => "value",
+        Store::Sqlite(_) | Store::Files(_) => "value",
         Store::Postgres(..) => "convert_from(value, 'UTF8')",
     };
     let rejected = store.query(&format!(
@@ -430,6 +453,10 @@ fn declared_fields_have_columns_in_sqlite() {
 
 fn declared_fields_have_columns_in_postgres() {
     declared_fields_have_columns_of_their_types(&Store::postgres());
+}
+
+fn declared_fields_have_members_in_files() {
+    declared_fields_have_columns_of_their_types(&Store::files());
 }
 
 fn declared_fields_have_columns_of_their_types(store: &Store) {
@@ -481,7 +508,7 @@ fn declared_fields_have_columns_of_their_types(store: &Store) {
         ]
     );
     let at = match store {
-        Store::Sqlite(_) => "2026-11-24T07:30:00.000000Z",
+        Store::Sqlite(_) | Store::Files(_) => "2026-11-24T07:30:00.000000Z",
         Store::Postgres(..) => "2026-11-24 07:30:00+00",
     };
     assert_eq!(rows[2], ["y", "6", at, "1", "NULL"]);

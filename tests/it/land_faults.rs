@@ -3,6 +3,8 @@
 
 use std::sync::Arc;
 
+use rdkafka::ClientConfig;
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
 use rusqlite::Connection;
 
 use crate::support::kafka::Kafka;
@@ -19,6 +21,8 @@ cases!["land_faults":
     a_postgres_that_is_away_is_waited_for [Kafka, Postgres],
     a_row_that_the_database_refuses_is_kept_apart [Kafka, Postgres],
     a_row_that_a_trigger_ignores_is_kept_apart [Kafka],
+    a_row_whose_trigger_ends_the_transaction_is_kept_apart [Kafka],
+    records_of_transactions_land_once_they_are_committed [Kafka],
     wrong_databases_end_with_a_clear_error [Kafka],
     wrong_postgres_databases_end_with_a_clear_error [Kafka, Postgres],
 ];
@@ -246,6 +250,77 @@ fn a_row_that_a_trigger_ignores_is_kept_apart() {
     let rejected = store.query("SELECT value, kind, error FROM rejected ORDER BY value");
     assert_eq!(rejected[0][..2], ["13", "refused"]);
     assert_eq!(rejected[1], ["14", "refused", "no fourteen"]);
+}
+
+fn a_row_whose_trigger_ends_the_transaction_is_kept_apart() {
+    let kafka = Kafka::shared();
+    let store = Store::sqlite();
+    let topic = unique("ended");
+    kafka.create_topic(&topic, 1, &[]);
+    let mut config = store.config(kafka);
+    config.landed("ended", &topic, &[]);
+    once(&config);
+    let connection = Connection::open(store.file()).unwrap();
+    connection
+        .execute_batch(
+            "CREATE TRIGGER a BEFORE INSERT ON ended WHEN NEW.value LIKE '%3' BEGIN SELECT RAISE(ROLLBACK, 'no three'); END;",
+        )
+        .unwrap();
+    let values: Vec<String> = (10..30).map(|n| n.to_string()).collect();
+    let records: Vec<Raw<'_>> = values.iter().map(|value| raw(value.as_bytes())).collect();
+    produce(kafka, &topic, &records);
+    once(&config);
+    assert_eq!(store.count("ended"), 18);
+    assert_eq!(
+        store.query("SELECT value, kind, error FROM rejected ORDER BY value"),
+        [["13", "refused", "no three"], ["23", "refused", "no three"]]
+    );
+}
+
+fn records_of_transactions_land_once_they_are_committed() {
+    let kafka = Kafka::shared();
+    let store = Store::sqlite();
+    let topic = unique("transactions");
+    kafka.create_topic(&topic, 1, &[]);
+    let mut config = store.config(kafka);
+    config.landed("transactions", &topic, &[]);
+    let lander = Lander::start(&config);
+    let producer: BaseProducer = ClientConfig::new()
+        .set("bootstrap.servers", kafka.bootstrap())
+        .set("transactional.id", &topic)
+        .create()
+        .unwrap();
+    producer.init_transactions(seconds(30)).unwrap();
+    let send = |value: &str| {
+        producer
+            .send(BaseRecord::<[u8], str>::to(&topic).payload(value))
+            .map_err(|(error, _)| error)
+            .unwrap();
+        producer.flush(seconds(30)).unwrap();
+    };
+    for (value, kept) in [("1", true), ("2", false), ("3", true)] {
+        producer.begin_transaction().unwrap();
+        send(value);
+        if kept {
+            producer.commit_transaction(seconds(30)).unwrap();
+        } else {
+            producer.abort_transaction(seconds(30)).unwrap();
+        }
+    }
+    wait_until("what was committed is landed", seconds(30), || {
+        store.count("transactions") == 2
+    });
+    // The marker behind the last record is nothing to wait for.
+    wait_until("nothing is left to land", seconds(30), || {
+        let status = lander.admin("/v1/status").unwrap().json();
+        status["lag_records"] == 0 && status["partitions"][0]["position"] == 5
+    });
+    drop(lander);
+    once(&config);
+    assert_eq!(
+        store.query("SELECT value FROM transactions ORDER BY value").concat(),
+        ["1", "3"]
+    );
 }
 
 fn wrong_databases_end_with_a_clear_error() {

@@ -49,7 +49,7 @@ const BANNED: &[Ban] = &[
     // It runs beside a gateway or far from one, and takes records from whoever writes to its topics.
     never("crate::wal", &["land/"], ""),
     never("crate::ingest", &["land/"], ""),
-    only("rusqlite", &["land/sqlite.rs", "land/files"]),
+    only("rusqlite", &["land/sqlite", "land/files"]),
     only("postgres", &["land/postgres"]),
     // Bytes in, records out: no log, no clock.
     never("crate::wal", &["ingest/"], ""),

@@ -205,6 +205,7 @@ fn what_cannot_be_a_table_or_a_column_is_refused_before_anything_is_landed() {
         ("[land]\nsink = \"postgres\"\n".to_owned(), "land.url is empty"),
         ("[land]\nlisten = \"0.0.0.0:4002\"\n".to_owned(), "admin.token"),
         ("[land]\npath = \"\"\n".to_owned(), "land.path"),
+        ("[land]\nsink = \"files\"\n".to_owned(), "name the folder"),
     ] {
         let error = refused(&text);
         assert!(error.contains(word), "{text}: {error}");

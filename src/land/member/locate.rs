@@ -30,15 +30,15 @@ impl Member {
         let cluster = self.consumer.client().fetch_cluster_id(KAFKA_WAIT);
         let topic_id = self.ask_topic_id();
         let (Some(cluster), Ok(topic_id)) = (cluster.clone(), topic_id.clone()) else {
-            debug!(
-                topic = self.source.topic,
-                ?cluster,
-                ?topic_id,
-                "Kafka does not say what this is"
+            let why = topic_id.map_or_else(|error| error.to_string(), |_| "no answer about the cluster".to_owned());
+            self.consumer.context().complain(
+                &self.source.topic,
+                &format!("Kafka does not say which cluster and topic this is: {why}"),
             );
             self.work.stage = Stage::Lost(Instant::now() + RETRY);
             return;
         };
+        self.consumer.context().is_there();
         self.work.cluster = cluster;
         self.work.topic_id = topic_id;
         self.work.stage = Stage::Asked;
@@ -52,10 +52,16 @@ impl Member {
             let range = self
                 .consumer
                 .fetch_watermarks(&self.source.topic, partition, KAFKA_WAIT);
-            let Ok((low, high)) = range else {
-                debug!(partition, "no watermarks");
-                self.work.stage = Stage::Lost(Instant::now() + RETRY);
-                return;
+            let (low, high) = match range {
+                Ok(range) => range,
+                Err(error) => {
+                    self.consumer.context().complain(
+                        &self.source.topic,
+                        &format!("Kafka does not say where partition {partition} begins and ends: {error}"),
+                    );
+                    self.work.stage = Stage::Lost(Instant::now() + RETRY);
+                    return;
+                }
             };
             let here = known
                 .iter()
@@ -80,6 +86,7 @@ impl Member {
             let part = Part {
                 at_end: position.next >= high,
                 target: high,
+                moved: Instant::now(),
                 position,
                 wal: wal.into(),
             };
