@@ -12,6 +12,7 @@ mod support;
 mod bad_input;
 mod checker;
 mod cli;
+mod cli_status;
 mod crash;
 mod forward;
 mod harness;
@@ -37,6 +38,7 @@ fn main() -> ExitCode {
         land::CASES,
         land_faults::CASES,
         cli::CASES,
+        cli_status::CASES,
     ];
     let mut skipped = Vec::new();
     let mut trials = Vec::new();
