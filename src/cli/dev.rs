@@ -3,17 +3,17 @@
 //! A broker is embedded while none is configured; it keeps what it gets in memory, for this run. Each
 //! delivery is a line on stdout, everything else goes to stderr.
 
-use std::borrow::Cow;
 use std::ffi::OsStr;
 use std::io::{self, Write};
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, Result};
 
+use super::ask::reachable;
 use super::gateway::{self, Addresses, Plan};
 use super::options;
+use super::words::one_line;
 use crate::config::{Broker, Config, SinkKind};
 use crate::forward::{self, EmbeddedBroker};
 use crate::land::Mode;
@@ -110,17 +110,6 @@ fn greeting(addresses: Addresses, path: &str, broker: &str, query: Option<&str>)
     )
 }
 
-/// An address to connect to: "every address" is none.
-fn reachable(mut address: SocketAddr) -> SocketAddr {
-    if address.ip().is_unspecified() {
-        address.set_ip(match address {
-            SocketAddr::V4(_) => [127, 0, 0, 1].into(),
-            SocketAddr::V6(_) => [0, 0, 0, 0, 0, 0, 0, 1u16].into(),
-        });
-    }
-    address
-}
-
 /// Prints until nobody reads any more.
 fn print_deliveries() -> impl Fn(&forward::Delivery<'_>) + Send + Sync {
     let reading = AtomicBool::new(true);
@@ -134,9 +123,10 @@ fn print_deliveries() -> impl Fn(&forward::Delivery<'_>) + Send + Sync {
             delivery.partition,
             delivery.offset,
             delivery.seq,
-            delivery
-                .value
-                .map_or_else(|| "(none: a tombstone)".to_owned(), one_line)
+            delivery.value.map_or_else(
+                || "(none: a tombstone)".to_owned(),
+                |value| one_line(value, VALUE_CHARACTERS_MAX)
+            )
         );
         if io::stdout().lock().write_all(line.as_bytes()).is_err() {
             reading.store(false, Ordering::Relaxed);
@@ -144,41 +134,11 @@ fn print_deliveries() -> impl Fn(&forward::Delivery<'_>) + Send + Sync {
     }
 }
 
-/// A value that fits a line: control characters as escapes, the end cut off.
-fn one_line(value: &[u8]) -> String {
-    // No more bytes are looked at than can be shown.
-    let beginning = value.get(..VALUE_CHARACTERS_MAX.saturating_mul(4)).unwrap_or(value);
-    let text: Cow<'_, str> = String::from_utf8_lossy(beginning);
-    let mut line = String::new();
-    for (count, c) in text.chars().enumerate() {
-        if count == VALUE_CHARACTERS_MAX {
-            line.push_str("...");
-            return line;
-        }
-        if c.is_control() {
-            line.extend(c.escape_default());
-        } else {
-            line.push(c);
-        }
-    }
-    line
-}
-
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::net::SocketAddr;
 
-    #[test]
-    fn a_value_of_any_size_and_content_is_one_short_line() {
-        assert_eq!(one_line(b"{\"a\":1}"), "{\"a\":1}");
-        assert_eq!(one_line(b"a\nb\x1b[2J"), "a\\nb\\u{1b}[2J");
-        assert_eq!(one_line(&[b'x'; 10_000]).len(), VALUE_CHARACTERS_MAX + 3);
-        assert!(
-            one_line(&[0xff, 0xfe])
-                .chars()
-                .all(|c| c == char::REPLACEMENT_CHARACTER)
-        );
-    }
+    use super::*;
 
     #[test]
     fn the_log_of_a_trial_lies_beside_the_real_one() {

@@ -6,6 +6,7 @@
 use std::io;
 use std::net::SocketAddr;
 
+use super::ask::AskError;
 use crate::config::{ConfigError, Origin};
 use crate::wal;
 use crate::{forward, land};
@@ -107,6 +108,19 @@ pub(super) enum StoppedError {
     Lander(String),
 }
 
+/// `status` could not show all that there is.
+#[derive(Debug, thiserror::Error)]
+#[error("{}", lines(.0))]
+pub(super) struct NoStatus(pub(super) Vec<AskError>);
+
+fn lines(errors: &[AskError]) -> String {
+    let lines: Vec<_> = errors.iter().map(ToString::to_string).collect();
+    match lines.as_slice() {
+        [one] => one.clone(),
+        many => format!("there is nothing to show:\n  {}", many.join("\n  ")),
+    }
+}
+
 /// The code for a failure: that of the first cause that has one.
 pub(super) fn code(error: &anyhow::Error) -> u8 {
     error.chain().find_map(code_of).unwrap_or(FAILED)
@@ -126,6 +140,13 @@ fn code_of(cause: &(dyn std::error::Error + 'static)) -> Option<u8> {
         return Some(match error {
             land::StartError::Properties(_) | land::StartError::Sink(_) => CONFIGURATION,
             land::StartError::Away(_) | land::StartError::Thread(_) => TRY_AGAIN_LATER,
+        });
+    }
+    if let Some(NoStatus(errors)) = cause.downcast_ref::<NoStatus>() {
+        return Some(if errors.iter().any(AskError::is_misdirected) {
+            CONFIGURATION
+        } else {
+            TRY_AGAIN_LATER
         });
     }
     if cause.is::<StoppedError>() || cause.is::<NoSpaceError>() {

@@ -3,6 +3,7 @@
 //!
 //! Data goes to stdout, everything else to stderr. Every way to end has its code in `exit.rs`.
 
+mod ask;
 mod config;
 mod dev;
 mod exit;
@@ -12,6 +13,8 @@ mod listen;
 mod options;
 mod serve;
 mod signals;
+mod status;
+mod words;
 
 use std::io::{self, Write};
 use std::path::PathBuf;
@@ -72,6 +75,8 @@ enum Command {
     Land(land::Flags),
     /// Try it on this machine: gateway, an embedded Kafka broker and the lander into SQLite; prints each delivery
     Dev,
+    /// Show how a running gateway and lander stand: backlog, watermarks, disk, Kafka, lag of each partition
+    Status(status::Flags),
     /// Show or check the configuration
     #[command(subcommand)]
     Config(config::Command),
@@ -102,6 +107,7 @@ fn run(arguments: Arguments) -> Result<()> {
         Command::Serve => serve::run(&settings.load()?),
         Command::Land(flags) => land::run(&flags, &settings.load()?),
         Command::Dev => dev::run(&settings.load()?),
+        Command::Status(flags) => status::run(flags, &settings.load()?),
         Command::Config(command) => config::run(command, &settings.load()?),
         Command::Completions { shell } => {
             let mut script = Vec::new();
@@ -133,10 +139,16 @@ impl Settings {
 
 /// Writes data to stdout. Whoever reads it may stop reading: that is no failure.
 fn print(data: &[u8]) -> Result<()> {
+    Ok(print_while_read(data).map(drop)?)
+}
+
+/// [`print`] that tells whether anybody still reads.
+fn print_while_read(data: &[u8]) -> io::Result<bool> {
     let mut stdout = io::stdout().lock();
     match stdout.write_all(data).and_then(|()| stdout.flush()) {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error.into()),
-        _ => Ok(()),
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
+        Err(error) => Err(error),
     }
 }
 

@@ -28,14 +28,14 @@ cases!["cli":
 
 /// What a command that ends by itself said.
 #[derive(Debug)]
-struct Ended {
-    code: Option<i32>,
-    stdout: String,
-    stderr: String,
+pub struct Ended {
+    pub code: Option<i32>,
+    pub stdout: String,
+    pub stderr: String,
 }
 
 /// Runs `tidegate ARGUMENTS` in `folder`; it must end within seconds.
-fn run(folder: &Path, mut command: Command, arguments: &[&str]) -> Ended {
+pub fn run(folder: &Path, mut command: Command, arguments: &[&str]) -> Ended {
     let file = |name: &str| fs::File::create(folder.join(name)).unwrap();
     let mut child = command
         .args(arguments)

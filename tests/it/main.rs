@@ -12,6 +12,7 @@ mod support;
 mod bad_input;
 mod checker;
 mod cli;
+mod cli_status;
 mod crash;
 mod forward;
 mod harness;
@@ -39,6 +40,7 @@ fn main() -> ExitCode {
         land_faults::CASES,
         land_files::CASES,
         cli::CASES,
+        cli_status::CASES,
     ];
     let mut skipped = Vec::new();
     let mut trials = Vec::new();
