@@ -206,7 +206,8 @@ impl Sink for Postgres {
                 Some(from) => client.execute(
                     &format!(
                         "UPDATE {POSITIONS} SET epoch = $1, next = $2, topic_id = $3 WHERE source = $4 AND kafka_cluster = $5 \
-                         AND kafka_topic = $6 AND kafka_partition = $7 AND epoch = $8 AND next = $9"
+                         AND kafka_topic = $6 AND kafka_partition = $7 AND epoch = $8 AND next = $9 AND topic_id IS NOT \
+                         DISTINCT FROM $10"
                     ),
                     &[
                         &new.epoch,
@@ -218,6 +219,7 @@ impl Sink for Postgres {
                         &to.partition,
                         &from.epoch,
                         &from.next,
+                        &from.topic_id,
                     ],
                 )?,
             };

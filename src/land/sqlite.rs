@@ -226,7 +226,7 @@ impl Sink for Sqlite {
                 Some(from) => connection.execute(
                     &format!(
                         "UPDATE {POSITIONS} SET epoch = ?, next = ?, topic_id = ? WHERE source = ? AND kafka_cluster = ? AND \
-                         kafka_topic = ? AND kafka_partition = ? AND epoch = ? AND next = ?"
+                         kafka_topic = ? AND kafka_partition = ? AND epoch = ? AND next = ? AND topic_id IS ?"
                     ),
                     params![
                         new.epoch,
@@ -237,7 +237,8 @@ impl Sink for Sqlite {
                         topic,
                         to.partition,
                         from.epoch,
-                        from.next
+                        from.next,
+                        from.topic_id
                     ],
                 )?,
             };
