@@ -18,6 +18,7 @@ mod harness;
 mod http;
 mod land;
 mod land_faults;
+mod sinks;
 
 use std::io::Write as _;
 use std::process::ExitCode;
@@ -36,6 +37,8 @@ fn main() -> ExitCode {
         crash::CASES,
         land::CASES,
         land_faults::CASES,
+        sinks::sqlite::CASES,
+        sinks::postgres::CASES,
         cli::CASES,
     ];
     let mut skipped = Vec::new();
