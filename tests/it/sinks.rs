@@ -34,6 +34,7 @@ macro_rules! on {
             rows::ten_thousand_rows_are_one_batch
             rows::a_batch_without_rows_moves_its_position
             rows::what_the_place_refuses_is_kept_apart
+            rows::a_write_that_breaks_off_stores_nothing
             positions::an_empty_place_has_no_positions
             positions::a_position_is_set_from_none_once
             positions::a_position_set_from_another_one_stays

@@ -6,6 +6,7 @@ use postgres::{Client, NoTls};
 use rusqlite::types::ValueRef;
 use rusqlite::{Connection, OpenFlags};
 use tidegate::land::postgres::Postgres as PostgresSink;
+use tidegate::land::row::as_text;
 use tidegate::land::sqlite::Database;
 use tidegate::land::table::{Kind, Table, quoted};
 
@@ -108,18 +109,21 @@ impl Place for Sqlite {
         connection
             .execute_batch(&format!(
                 "CREATE TRIGGER no BEFORE INSERT ON {name} WHEN NEW.value = 'refused' BEGIN SELECT RAISE(ABORT, '{says}'); END;
-                 CREATE TRIGGER hush BEFORE INSERT ON {name} WHEN NEW.value = 'ignored' BEGIN SELECT RAISE(IGNORE); END;"
+                 CREATE TRIGGER hush BEFORE INSERT ON {name} WHEN NEW.value = 'ignored' BEGIN SELECT RAISE(IGNORE); END;
+                 CREATE TRIGGER away BEFORE INSERT ON {name} WHEN NEW.value = 'broken' BEGIN SELECT RAISE(ROLLBACK, 'away'); END;"
             ))
             .unwrap();
         true
     }
 }
 
+/// Text where it is text, and a BLOB only where it is not.
 fn sqlite_bytes(value: ValueRef<'_>) -> Option<Vec<u8>> {
     match value {
         ValueRef::Null => None,
-        ValueRef::Text(bytes) | ValueRef::Blob(bytes) => Some(bytes.to_vec()),
-        other => panic!("neither text nor bytes: {other:?}"),
+        ValueRef::Text(bytes) if as_text(bytes).is_some() => Some(bytes.to_vec()),
+        ValueRef::Blob(bytes) if as_text(bytes).is_none() => Some(bytes.to_vec()),
+        other => panic!("{other:?}"),
     }
 }
 
@@ -179,9 +183,8 @@ impl Place for Postgres {
             }
         });
         let query = format!(
-            "SELECT wal, seq, kafka_topic, kafka_partition, kafka_offset, coalesce(key_bytes, convert_to(key, 'UTF8')), \
-             (extract(epoch FROM received_at) * 1000)::bigint, valid, reason, \
-             coalesce(value_bytes, convert_to(value, 'UTF8')){} FROM {}",
+            "SELECT wal, seq, kafka_topic, kafka_partition, kafka_offset, key, key_bytes, \
+             (extract(epoch FROM received_at) * 1000)::bigint, valid, reason, value, value_bytes{} FROM {}",
             columns.collect::<String>(),
             quoted(&table.name)
         );
@@ -189,7 +192,7 @@ impl Place for Postgres {
         let stored = rows.iter().map(|row| {
             let kinds = table.columns.iter().map(|column| column.kind).enumerate();
             let field = |(place, kind)| {
-                row.get::<_, Option<String>>(10 + place)
+                row.get::<_, Option<String>>(12 + place)
                     .map(|text| canonical(kind, &text))
             };
             Stored {
@@ -198,11 +201,11 @@ impl Place for Postgres {
                 topic: row.get(2),
                 partition: row.get(3),
                 offset: row.get(4),
-                key: row.get(5),
-                received_ms: row.get(6),
-                valid: row.get(7),
-                reason: row.get(8),
-                value: row.get(9),
+                key: postgres_bytes(row.get(5), row.get(6)),
+                received_ms: row.get(7),
+                valid: row.get(8),
+                reason: row.get(9),
+                value: postgres_bytes(row.get(10), row.get(11)),
                 fields: kinds.map(field).collect(),
             }
         });
@@ -238,6 +241,7 @@ impl Place for Postgres {
                 "CREATE FUNCTION no() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
                      IF NEW.value = 'refused' THEN RAISE EXCEPTION USING MESSAGE = '{says}'; END IF;
                      IF NEW.value = 'ignored' THEN RETURN NULL; END IF;
+                     IF NEW.value = 'broken' THEN PERFORM pg_terminate_backend(pg_backend_pid()); END IF;
                      RETURN NEW;
                  END $$;
                  CREATE TRIGGER no BEFORE INSERT ON {} FOR EACH ROW EXECUTE FUNCTION no()",
@@ -245,5 +249,14 @@ impl Place for Postgres {
             ))
             .unwrap();
         true
+    }
+}
+
+/// Text where it is text, and bytes only where it is not.
+fn postgres_bytes(text: Option<String>, bytes: Option<Vec<u8>>) -> Option<Vec<u8>> {
+    match (text, bytes) {
+        (text, None) => text.map(String::into_bytes),
+        (None, Some(bytes)) if as_text(&bytes).is_none() => Some(bytes),
+        both => panic!("{both:?}"),
     }
 }

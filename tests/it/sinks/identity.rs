@@ -91,8 +91,24 @@ pub fn another_key_or_value_is_a_clash_and_changes_nothing(place: &dyn Place) {
     // What clashed is not what is there: the original is a repeat still.
     let again = batch(9, vec![row(1, Some(b"k"), Some(b"v"))]);
     assert_eq!(done(sink.as_mut(), &again).duplicates, 1);
+    // Partitions have the same offsets: which of them it was is kept.
+    assert!(sink.set_position(TOPIC, &known(1, 5, 10), None).unwrap());
+    let mut both = batch(10, vec![numbered(3), row(1, None, None)]);
+    both.rows[0].partition = 1;
+    both.rows[1].offset = 10;
+    both.moves[0].to = 11;
+    both.moves.push(Move {
+        partition: 1,
+        epoch: 5,
+        from: 10,
+        to: 11,
+    });
+    assert_eq!(done(sink.as_mut(), &both).clashes, 1);
+    let rejected = tidegate::land::row::clash(both.rows[1].clone());
+    expected.push(StoredRejected::of(&both, &rejected));
     sink.close().unwrap();
-    let stored: Vec<Stored> = first.rows.iter().map(|row| Stored::of(&table, TOPIC, row)).collect();
+    let rows = first.rows.iter().chain(&both.rows[..1]);
+    let stored: Vec<Stored> = rows.map(|row| Stored::of(&table, TOPIC, row)).collect();
     assert_eq!(place.stored(&table), stored);
     assert_eq!(place.apart(&table), expected);
     assert_eq!(expected[0].kind, "identity_clash");

@@ -25,8 +25,8 @@ pub trait Place: Sync {
     /// What was rejected of a table.
     fn rejected(&self, table: &Table) -> Vec<StoredRejected>;
 
-    /// Makes the table refuse rows whose value is `refused`, with [`REFUSAL`], and pass over those whose value is
-    /// `ignored` without a word; false: nothing can do that here.
+    /// Makes the table refuse rows whose value is `refused`, with [`REFUSAL`], pass over those whose value is `ignored`
+    /// without a word, and break off the write that has one whose value is `broken`; false: nothing can do that here.
     fn refuse(&self, _table: &Table) -> bool {
         false
     }

@@ -73,7 +73,7 @@ pub fn of_two_that_set_a_position_from_none_one_does(place: &dyn Place) {
 }
 
 pub fn of_two_that_write_the_same_batch_one_does(place: &dyn Place) {
-    const ROUNDS: i64 = 150;
+    const ROUNDS: i64 = 100;
     let table = plain();
     let mut first = begun(place, &table);
     assert_eq!(done(first.as_mut(), &batch(0, vec![numbered(-1)])), valid(1));

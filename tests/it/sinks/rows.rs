@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use tidegate::land::row::{Batch, Field, Move, RECEIVED_MS_MAX, Rejected, RejectedKind, Row};
-use tidegate::land::sink::Counts;
+use tidegate::land::sink::{Counts, SinkError};
 use tidegate::land::table::{Kind, Table};
 
 use super::place::{Place, REFUSAL, Stored, StoredRejected};
@@ -388,4 +388,48 @@ pub fn what_the_place_refuses_is_kept_apart(place: &dyn Place) {
     );
     assert_eq!(apart[0].cluster, CLUSTER);
     assert_eq!(place.positions(&table, TOPIC), [known(0, 1, 9)]);
+}
+
+pub fn a_write_that_breaks_off_stores_nothing(place: &dyn Place) {
+    let table = plain();
+    let mut sink = begun(place, &table);
+    if !place.refuse(&table) {
+        return;
+    }
+    assert!(sink.set_position(TOPIC, &known(1, 1, 0), None).unwrap());
+    let value = |seq, value: &[u8]| row(seq, None, Some(value));
+    let mut batch = batch(
+        0,
+        vec![
+            value(1, b"1"),
+            value(2, b"refused"),
+            value(3, b"broken"),
+            value(4, b"4"),
+        ],
+    );
+    let clashing = batch.rows.pop().unwrap();
+    batch.rejected.push(tidegate::land::row::clash(clashing));
+    batch.moves.push(Move {
+        partition: 1,
+        to: 5,
+        ..batch.moves[0]
+    });
+    let error = sink.write(&batch).unwrap_err();
+    assert!(matches!(error, SinkError::Away(_)), "{error}");
+    // Another one sees nothing of it, and the sink itself goes on once it is prepared again.
+    assert_eq!(place.positions(&table, TOPIC), [known(0, 1, 0), known(1, 1, 0)]);
+    sink.prepare().unwrap();
+    batch.rows[2].value = Some(b"3".to_vec());
+    let expected = Counts {
+        refused: 1,
+        clashes: 1,
+        ..valid(2)
+    };
+    assert_eq!(done(sink.as_mut(), &batch), expected);
+    sink.close().unwrap();
+    let offsets: Vec<i64> = place.stored(&table).iter().map(|row| row.offset).collect();
+    assert_eq!(offsets, [0, 2]);
+    let offsets: Vec<i64> = place.apart(&table).iter().map(|one| one.offset).collect();
+    assert_eq!(offsets, [1, 3]);
+    assert_eq!(place.positions(&table, TOPIC), [known(0, 1, 4), known(1, 1, 5)]);
 }
