@@ -362,17 +362,19 @@ pub fn what_the_place_refuses_is_kept_apart(place: &dyn Place) {
     let batch = batch(0, rows.collect());
     let expected = Counts { refused: 3, ..valid(4) };
     assert_eq!(done(sink.as_mut(), &batch), expected);
-    // What it stored it does not refuse as a repeat.
-    let repeat = super::batch(7, vec![row(3, None, Some(b"2")), row(8, None, Some(b"ignored"))]);
+    // Among repeats and clashes each is told for what it is.
+    let mixed = [(1, "clash"), (11, "5"), (10, "refused"), (3, "2"), (8, "ignored")];
+    let mixed = mixed.map(|(seq, value)| row(seq, None, Some(value.as_bytes())));
     let expected = Counts {
         duplicates: 1,
-        refused: 1,
-        ..Counts::default()
+        clashes: 1,
+        refused: 2,
+        ..valid(1)
     };
-    assert_eq!(done(sink.as_mut(), &repeat), expected);
+    assert_eq!(done(sink.as_mut(), &super::batch(7, mixed.to_vec())), expected);
     sink.close().unwrap();
     let seqs: Vec<i64> = place.stored(&table).iter().map(|row| row.seq).collect();
-    assert_eq!(seqs, [1, 3, 6, 7]);
+    assert_eq!(seqs, [1, 3, 6, 7, 11]);
     let apart = place.apart(&table);
     let told: Vec<(i64, &str, bool)> = (apart.iter())
         .map(|one| (one.offset, one.kind.as_str(), one.error.contains(REFUSAL)))
@@ -383,11 +385,13 @@ pub fn what_the_place_refuses_is_kept_apart(place: &dyn Place) {
             (1, "refused", true),
             (3, "refused", false),
             (4, "refused", true),
-            (8, "refused", false)
+            (7, "identity_clash", false),
+            (9, "refused", true),
+            (11, "refused", false)
         ]
     );
     assert_eq!(apart[0].cluster, CLUSTER);
-    assert_eq!(place.positions(&table, TOPIC), [known(0, 1, 9)]);
+    assert_eq!(place.positions(&table, TOPIC), [known(0, 1, 12)]);
 }
 
 pub fn a_write_that_breaks_off_stores_nothing(place: &dyn Place) {
