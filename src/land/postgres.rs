@@ -206,7 +206,8 @@ impl Sink for Postgres {
                 Some(from) => client.execute(
                     &format!(
                         "UPDATE {POSITIONS} SET epoch = $1, next = $2, topic_id = $3 WHERE source = $4 AND kafka_cluster = $5 \
-                         AND kafka_topic = $6 AND kafka_partition = $7 AND epoch = $8 AND next = $9"
+                         AND kafka_topic = $6 AND kafka_partition = $7 AND epoch = $8 AND next = $9 AND topic_id IS NOT \
+                         DISTINCT FROM $10"
                     ),
                     &[
                         &new.epoch,
@@ -218,6 +219,7 @@ impl Sink for Postgres {
                         &to.partition,
                         &from.epoch,
                         &from.next,
+                        &from.topic_id,
                     ],
                 )?,
             };
@@ -326,23 +328,33 @@ fn store_all(
     counts.invalid += invalid;
     let passed_over = (rows.len() as u64).saturating_sub(valid + invalid);
     if passed_over > 0 {
-        // What was stored just now is equal to itself; what was there before is equal, or clashes.
-        let clashes = transaction.query(
+        // What was stored just now is equal to itself; what was there before is equal, or clashes; what is not there now
+        // was not passed over for its identity.
+        let apart = transaction.query(
             &format!(
-                "SELECT i.kafka_partition, i.kafka_offset FROM {INCOMING} i JOIN {table} t USING (wal, seq) WHERE (i.key, \
-                 i.key_bytes, i.value, i.value_bytes) IS DISTINCT FROM (t.key, t.key_bytes, t.value, t.value_bytes)"
+                "SELECT i.kafka_partition, i.kafka_offset, t.wal IS NULL FROM {INCOMING} i LEFT JOIN {table} t USING (wal, seq) \
+                 WHERE t.wal IS NULL OR (i.key, i.key_bytes, i.value, i.value_bytes) IS DISTINCT FROM (t.key, t.key_bytes, \
+                 t.value, t.value_bytes)"
             ),
             &[],
         )?;
-        counts.duplicates += passed_over.saturating_sub(clashes.len() as u64);
-        for place in clashes {
+        counts.duplicates += passed_over.saturating_sub(apart.len() as u64);
+        for place in apart {
             let (partition, offset): (i32, i64) = (place.try_get(0)?, place.try_get(1)?);
             let row = rows
                 .iter()
                 .find(|row| row.partition == partition && row.offset == offset);
-            if let Some(row) = row {
-                keep_rejected(transaction, schema, batch, &clash(row.clone()), counts)?;
-            }
+            let Some(row) = row else { continue };
+            let rejected = if place.try_get(2)? {
+                Rejected {
+                    row: row.clone(),
+                    kind: RejectedKind::Refused,
+                    error: "the database passed it over: a trigger on the table ignores such rows".to_owned(),
+                }
+            } else {
+                clash(row.clone())
+            };
+            keep_rejected(transaction, schema, batch, &rejected, counts)?;
         }
     }
     // Emptied at the commit; halves of a batch come before that.

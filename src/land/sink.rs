@@ -1,4 +1,4 @@
-//! Where rows go: the contract that SQLite and PostgreSQL keep. `tests/it/land.rs` runs the same tests on both.
+//! Where rows go: the contract that every sink keeps. `tests/it/sinks.rs` is one suite that holds each of them to it.
 //!
 //! # The contract
 //! - **One transaction.** [`Sink::write`] stores the rows, what it rejects, and the new positions together, durably,

@@ -20,6 +20,7 @@ mod http;
 mod land;
 mod land_faults;
 mod land_files;
+mod sinks;
 
 use std::io::Write as _;
 use std::process::ExitCode;
@@ -39,6 +40,8 @@ fn main() -> ExitCode {
         land::CASES,
         land_faults::CASES,
         land_files::CASES,
+        sinks::sqlite::CASES,
+        sinks::postgres::CASES,
         cli::CASES,
         cli_status::CASES,
     ];

@@ -76,7 +76,7 @@ pub(in crate::land) fn set(
         Some(from) => connection.execute(
             &format!(
                 "UPDATE {POSITIONS} SET epoch = ?, next = ?, topic_id = ? WHERE source = ? AND kafka_cluster = ? AND \
-                 kafka_topic = ? AND kafka_partition = ? AND epoch = ? AND next = ?"
+                 kafka_topic = ? AND kafka_partition = ? AND epoch = ? AND next = ? AND topic_id IS ?"
             ),
             params![
                 new.epoch,
@@ -87,7 +87,8 @@ pub(in crate::land) fn set(
                 topic,
                 to.partition,
                 from.epoch,
-                from.next
+                from.next,
+                from.topic_id
             ],
         )?,
     };
