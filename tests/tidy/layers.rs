@@ -50,7 +50,7 @@ const BANNED: &[Ban] = &[
     never("crate::wal", &["land/"], ""),
     never("crate::ingest", &["land/"], ""),
     only("rusqlite", &["land/sqlite.rs", "land/files"]),
-    only("postgres", &["land/postgres"]),
+    only("tokio_postgres", &["land/postgres"]),
     // Bytes in, records out: no log, no clock.
     never("crate::wal", &["ingest/"], ""),
     never("SystemTime", &["ingest/"], ""),
