@@ -18,6 +18,7 @@ mod harness;
 mod http;
 mod land;
 mod land_faults;
+mod land_postgres;
 
 use std::io::Write as _;
 use std::process::ExitCode;
@@ -36,6 +37,7 @@ fn main() -> ExitCode {
         crash::CASES,
         land::CASES,
         land_faults::CASES,
+        land_postgres::CASES,
         cli::CASES,
     ];
     let mut skipped = Vec::new();
