@@ -20,6 +20,7 @@ mod http;
 mod land;
 mod land_faults;
 mod land_files;
+mod land_postgres;
 mod sinks;
 
 use std::io::Write as _;
@@ -42,6 +43,7 @@ fn main() -> ExitCode {
         land_files::CASES,
         sinks::sqlite::CASES,
         sinks::postgres::CASES,
+        land_postgres::CASES,
         cli::CASES,
         cli_status::CASES,
     ];

@@ -52,6 +52,7 @@ const BANNED: &[Ban] = &[
     never("crate::ingest", &["land/"], ""),
     only("rusqlite", &["land/sqlite", "land/files"]),
     only("postgres", &["land/postgres"]),
+    only("tokio_postgres", &["land/postgres"]),
     // Bytes in, records out: no log, no clock.
     never("crate::wal", &["ingest/"], ""),
     never("SystemTime", &["ingest/"], ""),

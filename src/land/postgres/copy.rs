@@ -2,17 +2,23 @@
 //! before what would be one of these (PostgreSQL's documentation, "COPY", "Text Format").
 
 use std::io::Write as _;
+use std::pin::pin;
 use std::time::{Duration, UNIX_EPOCH};
 
-use ::postgres::Transaction;
+use bytes::Bytes;
+use futures_util::SinkExt as _;
+use tokio_postgres::{CopyInSink, Transaction};
 
-use super::Fault;
+use super::fault::Fault;
 use super::schema::Schema;
 use crate::land::row::{Field, Row, as_text};
 
+/// What is handed to the connection at once.
+const PIECE_BYTES: usize = 64 << 10;
+
 /// Copies rows into a table of the session.
-pub(super) fn copy(
-    transaction: &mut Transaction<'_>,
+pub(super) async fn copy(
+    transaction: &Transaction<'_>,
     schema: &Schema,
     into: &str,
     topic: &str,
@@ -22,14 +28,20 @@ pub(super) fn copy(
     for row in rows {
         line(&mut text, topic, row);
     }
-    let mut writer = transaction.copy_in(&format!("COPY {into} ({}) FROM STDIN", schema.columns))?;
-    // The server's own words come with finish().
-    let sent = writer.write_all(&text);
-    match (writer.finish(), sent) {
-        (Err(error), _) => Err(error.into()),
-        (Ok(_), Err(error)) => Err(Fault::Refused(format!("COPY was cut off: {error}"))),
-        (Ok(_), Ok(())) => Ok(()),
+    let statement = format!("COPY {into} ({}) FROM STDIN", schema.columns);
+    let sink: CopyInSink<Bytes> = transaction.copy_in(&statement).await?;
+    let mut sink = pin!(sink);
+    let mut text = Bytes::from(text);
+    while !text.is_empty() {
+        // In pieces, so that one that arrives is a sign of life.
+        let piece = text.split_to(text.len().min(PIECE_BYTES));
+        if sink.send(piece).await.is_err() {
+            // Why comes with finish().
+            break;
+        }
     }
+    sink.finish().await?;
+    Ok(())
 }
 
 /// One row, in the order of [`Schema::columns`].

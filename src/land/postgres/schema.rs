@@ -1,12 +1,15 @@
-//! The tables in PostgreSQL: made, checked, and given columns for fields that were declared since.
+//! The tables in PostgreSQL: made where they are missing, checked, and given columns for fields that were declared
+//! since. Nothing is asked of a user's rights but what is missing: somebody else may have made all of it.
 
-use ::postgres::{Client, Transaction};
+use tokio_postgres::{Client, Transaction};
 
-use super::Fault;
+use super::fault::{Fault, words};
 use crate::land::table::{COLUMNS, Kind, META, POSITIONS, REJECTED, SCHEMA_VERSION, Table, quoted};
 
 /// Several landers may start at once: one after the other makes tables. ("tidegate" in ASCII.)
 const LOCK: i64 = 0x7469_6465_6761_7465;
+/// The session's temporary table.
+pub(super) const INCOMING: &str = "tidegate_incoming";
 /// The types of [`COLUMNS`] as `format_type` has them, in their order.
 const TYPES: [&str; 10] = [
     "text",
@@ -22,6 +25,23 @@ const TYPES: [&str; 10] = [
 ];
 /// What a text column cannot hold.
 const BYTES: [&str; 2] = ["value_bytes", "key_bytes"];
+/// The tables beside the sources' own, and what they hold.
+const OWN: [(&str, &str); 3] = [
+    (META, "key text PRIMARY KEY, value bigint NOT NULL"),
+    (
+        POSITIONS,
+        "source text NOT NULL, kafka_cluster text NOT NULL, kafka_topic text NOT NULL, kafka_partition integer NOT NULL, epoch \
+         bigint NOT NULL, next bigint NOT NULL, topic_id text, PRIMARY KEY (source, kafka_cluster, kafka_topic, \
+         kafka_partition)",
+    ),
+    (
+        REJECTED,
+        "at timestamptz NOT NULL DEFAULT now(), source text NOT NULL, kind text NOT NULL, error text NOT NULL, wal text NOT \
+         NULL, seq bigint NOT NULL, kafka_cluster text NOT NULL, kafka_topic text NOT NULL, kafka_partition integer NOT NULL, \
+         position_epoch bigint NOT NULL, kafka_offset bigint NOT NULL, key bytea, received_at timestamptz, value bytea, PRIMARY \
+         KEY (source, kafka_cluster, kafka_topic, kafka_partition, position_epoch, kafka_offset)",
+    ),
+];
 
 /// A table, and the list of its columns as statements have it.
 pub(super) struct Schema {
@@ -40,24 +60,35 @@ impl Schema {
         }
     }
 
-    /// Makes what is missing, in one transaction.
-    pub(super) fn make(&self, client: &mut Client) -> Result<(), Fault> {
-        let mut transaction = client.transaction()?;
-        transaction.execute("SELECT pg_advisory_xact_lock($1)", &[&LOCK])?;
-        transaction.batch_execute("SET LOCAL client_min_messages = warning")?;
-        make_own_tables(&mut transaction)?;
-        self.make_table(&mut transaction)?;
-        transaction.commit()?;
+    /// Makes what is missing, in one transaction, and the session's temporary table.
+    pub(super) async fn make(&self, client: &mut Client) -> Result<(), Fault> {
+        check_encoding(client).await?;
+        let transaction = client.transaction().await?;
+        transaction
+            .execute("SELECT pg_advisory_xact_lock($1)", &[&LOCK])
+            .await?;
+        transaction
+            .batch_execute("SET LOCAL client_min_messages = warning")
+            .await?;
+        make_own_tables(&transaction).await?;
+        self.make_table(&transaction).await?;
+        self.make_views(&transaction).await?;
+        transaction.commit().await?;
+        self.check_rights(client).await?;
+        // Of the columns that are written, without what the table asks of them: that is for the INSERT to find out.
+        client
+            .batch_execute(&format!(
+                "CREATE TEMP TABLE {INCOMING} ON COMMIT DELETE ROWS AS SELECT {} FROM {} WITH NO DATA",
+                self.columns,
+                quoted(&self.table.name)
+            ))
+            .await?;
         Ok(())
     }
 
-    fn make_table(&self, transaction: &mut Transaction<'_>) -> Result<(), Fault> {
+    async fn make_table(&self, transaction: &Transaction<'_>) -> Result<(), Fault> {
         let name = &self.table.name;
-        let kind = transaction.query_opt(
-            "SELECT relkind::text FROM pg_class WHERE oid = to_regclass($1)",
-            &[&quoted(name)],
-        )?;
-        match kind.map(|row| row.try_get::<_, String>(0)).transpose()?.as_deref() {
+        match kind_of(transaction, name).await?.as_deref() {
             None => {
                 let fixed = COLUMNS.iter().zip(TYPES).map(|(column, kind)| match *column {
                     "wal" => format!("{column} {kind} COLLATE \"C\" NOT NULL"),
@@ -68,40 +99,53 @@ impl Schema {
                 let declared = self.table.columns.iter();
                 let declared = declared.map(|column| format!("{} {}", quoted(&column.name), sql(column.kind)));
                 let columns: Vec<String> = fixed.chain(bytes).chain(declared).collect();
-                transaction.batch_execute(&format!(
-                    "CREATE TABLE {} ({}, PRIMARY KEY (wal, seq))",
-                    quoted(name),
-                    columns.join(", ")
-                ))?;
+                let columns = columns.join(", ");
+                let statement = format!("CREATE TABLE {} ({columns}, PRIMARY KEY (wal, seq))", quoted(name));
+                make(transaction, &format!("the table {name}"), &statement).await
             }
             // A partitioned table will do as well.
-            Some("r" | "p") => self.check_table(transaction)?,
-            Some(_) => {
-                return Err(Fault::Refused(format!(
-                    "{name} is there and is no table, but source {name} needs one: rename one of them"
-                )));
-            }
+            Some("r" | "p") => self.check_table(transaction).await,
+            Some(_) => Err(Fault::Refused(format!(
+                "{name} is there and is no table, but source {name} needs one: rename one of them"
+            ))),
         }
+    }
+
+    async fn make_views(&self, transaction: &Transaction<'_>) -> Result<(), Fault> {
+        let name = &self.table.name;
         for (view, condition) in [
             (self.table.valid_view(), "valid"),
             (self.table.invalid_view(), "NOT valid"),
         ] {
-            transaction.batch_execute(&format!(
-                "CREATE OR REPLACE VIEW {} AS SELECT * FROM {} WHERE {condition}",
-                quoted(&view),
-                quoted(name)
-            ))?;
+            match kind_of(transaction, &view).await?.as_deref() {
+                Some("v") if !is_behind(transaction, &view, name).await? => {}
+                None | Some("v") => {
+                    let statement = format!(
+                        "CREATE OR REPLACE VIEW {} AS SELECT * FROM {} WHERE {condition}",
+                        quoted(&view),
+                        quoted(name)
+                    );
+                    make(transaction, &format!("the view {view}"), &statement).await?;
+                }
+                Some(_) => {
+                    return Err(Fault::Refused(format!(
+                        "{view} is there and is no view, but source {name} needs one of that name: rename one of them"
+                    )));
+                }
+            }
         }
         Ok(())
     }
 
-    fn check_table(&self, transaction: &mut Transaction<'_>) -> Result<(), Fault> {
+    async fn check_table(&self, transaction: &Transaction<'_>) -> Result<(), Fault> {
         let name = &self.table.name;
-        let rows = transaction.query(
-            "SELECT attname::text, format_type(atttypid, NULL) FROM pg_attribute WHERE attrelid = to_regclass($1) AND \
-             attnum > 0 AND NOT attisdropped",
-            &[&quoted(name)],
-        )?;
+        let rows = transaction
+            .query(
+                "SELECT attname::text, format_type(atttypid, NULL) FROM pg_attribute WHERE attrelid = to_regclass($1) AND \
+                 attnum > 0 AND NOT attisdropped",
+                &[&quoted(name)],
+            )
+            .await?;
         let mut found: Vec<(String, String)> = Vec::new();
         for row in rows {
             found.push((row.try_get(0)?, row.try_get(1)?));
@@ -128,23 +172,33 @@ impl Schema {
                 Some(_) => {}
             }
         }
-        let key = transaction.query_one(
-            "SELECT EXISTS (SELECT 1 FROM pg_index i WHERE indrelid = to_regclass($1) AND indisunique AND indpred IS NULL AND \
-             (SELECT array_agg(attname::text ORDER BY attname) FROM pg_attribute WHERE attrelid = indrelid AND attnum = ANY \
-             (indkey)) = ARRAY['seq', 'wal'])",
-            &[&quoted(name)],
-        )?;
+        let key = transaction
+            .query_one(
+                "SELECT EXISTS (SELECT 1 FROM pg_index i WHERE indrelid = to_regclass($1) AND indisunique AND indpred IS NULL \
+                 AND (SELECT array_agg(attname::text ORDER BY attname) FROM pg_attribute WHERE attrelid = indrelid AND attnum \
+                 = ANY (indkey)) = ARRAY['seq', 'wal'])",
+                &[&quoted(name)],
+            )
+            .await?;
         if !key.try_get::<_, bool>(0)? {
             return refuse("has no primary key (wal, seq)");
         }
         for column in &self.table.columns {
             let kind = sql(column.kind);
             match find(&column.name) {
-                None => transaction.batch_execute(&format!(
-                    "ALTER TABLE {} ADD COLUMN {} {kind}",
-                    quoted(name),
-                    quoted(&column.name)
-                ))?,
+                None => {
+                    let statement = format!(
+                        "ALTER TABLE {} ADD COLUMN {} {kind}",
+                        quoted(name),
+                        quoted(&column.name)
+                    );
+                    make(
+                        transaction,
+                        &format!("the column {} of table {name}", column.name),
+                        &statement,
+                    )
+                    .await?;
+                }
                 Some(other) if other != kind => {
                     return Err(Fault::Refused(format!(
                         "the column {} of table {name} is {other}; the configuration declares {} ({kind}). Nothing was \
@@ -158,26 +212,80 @@ impl Schema {
         }
         Ok(())
     }
+
+    /// What landing needs beyond tables that are there, told before the first batch.
+    async fn check_rights(&self, client: &Client) -> Result<(), Fault> {
+        let mut missing: Vec<String> = Vec::new();
+        for (name, rights) in [
+            (self.table.name.as_str(), vec!["SELECT", "INSERT"]),
+            (POSITIONS, vec!["SELECT", "INSERT", "UPDATE"]),
+            (REJECTED, vec!["INSERT"]),
+        ] {
+            let rows = client
+                .query(
+                    "SELECT p FROM unnest($2::text[]) p WHERE NOT has_any_column_privilege(to_regclass($1)::oid, p)",
+                    &[&quoted(name), &rights],
+                )
+                .await?;
+            for row in rows {
+                missing.push(format!("{} ON {}", row.try_get::<_, &str>(0)?, quoted(name)));
+            }
+        }
+        let row = client
+            .query_one(
+                "SELECT current_user::text, current_database()::text, has_database_privilege(current_database(), 'TEMP')",
+                &[],
+            )
+            .await?;
+        let (user, database): (&str, &str) = (row.try_get(0)?, row.try_get(1)?);
+        if !row.try_get::<_, bool>(2)? {
+            missing.push(format!("TEMPORARY ON DATABASE {}", quoted(database)));
+        }
+        if missing.is_empty() {
+            return Ok(());
+        }
+        let grants: Vec<String> = missing
+            .iter()
+            .map(|right| format!("GRANT {right} TO {};", quoted(user)))
+            .collect();
+        Err(Fault::Refused(format!(
+            "the user {user} may not do what landing needs. Nothing was changed: let the tables' owner run {}",
+            grants.join(" ")
+        )))
+    }
 }
 
-fn make_own_tables(transaction: &mut Transaction<'_>) -> Result<(), Fault> {
-    transaction.batch_execute(&format!(
-        "CREATE TABLE IF NOT EXISTS {META} (key text PRIMARY KEY, value bigint NOT NULL);
-         CREATE TABLE IF NOT EXISTS {POSITIONS} (
-             source text NOT NULL, kafka_cluster text NOT NULL, kafka_topic text NOT NULL, kafka_partition integer NOT NULL,
-             epoch bigint NOT NULL, next bigint NOT NULL, topic_id text,
-             PRIMARY KEY (source, kafka_cluster, kafka_topic, kafka_partition));
-         CREATE TABLE IF NOT EXISTS {REJECTED} (
-             at timestamptz NOT NULL DEFAULT now(), source text NOT NULL, kind text NOT NULL, error text NOT NULL,
-             wal text NOT NULL, seq bigint NOT NULL, kafka_cluster text NOT NULL, kafka_topic text NOT NULL,
-             kafka_partition integer NOT NULL, position_epoch bigint NOT NULL, kafka_offset bigint NOT NULL, key bytea,
-             received_at timestamptz, value bytea,
-             PRIMARY KEY (source, kafka_cluster, kafka_topic, kafka_partition, position_epoch, kafka_offset));
-         INSERT INTO {META} (key, value) VALUES ('schema', {SCHEMA_VERSION}) ON CONFLICT DO NOTHING"
-    ))?;
-    let version: i64 = transaction
-        .query_one(&format!("SELECT value FROM {META} WHERE key = 'schema'"), &[])?
-        .try_get(0)?;
+/// Any text that Kafka brings must fit.
+async fn check_encoding(client: &Client) -> Result<(), Fault> {
+    let row = client
+        .query_one(
+            "SELECT current_setting('server_encoding'), current_database()::text",
+            &[],
+        )
+        .await?;
+    let (encoding, database): (&str, &str) = (row.try_get(0)?, row.try_get(1)?);
+    if encoding == "UTF8" {
+        return Ok(());
+    }
+    Err(Fault::Refused(format!(
+        "the database {database} has the encoding {encoding}, which cannot hold every text; landing needs UTF8. Nothing was \
+         changed: make another with createdb -E UTF8 -T template0, and name it in land.url"
+    )))
+}
+
+async fn make_own_tables(transaction: &Transaction<'_>) -> Result<(), Fault> {
+    for (name, columns) in OWN {
+        if kind_of(transaction, name).await?.is_none() {
+            let statement = format!("CREATE TABLE {name} ({columns})");
+            make(transaction, &format!("the table {name}"), &statement).await?;
+        }
+    }
+    let select = format!("SELECT value FROM {META} WHERE key = 'schema'");
+    let Some(row) = transaction.query_opt(&select, &[]).await? else {
+        let statement = format!("INSERT INTO {META} (key, value) VALUES ('schema', {SCHEMA_VERSION})");
+        return make(transaction, &format!("the row of {META}"), &statement).await;
+    };
+    let version: i64 = row.try_get(0)?;
     if version > SCHEMA_VERSION {
         return Err(Fault::Refused(format!(
             "its tables were made by a newer tidegate (layout {version}; this one knows {SCHEMA_VERSION}). Nothing was \
@@ -185,6 +293,43 @@ fn make_own_tables(transaction: &mut Transaction<'_>) -> Result<(), Fault> {
         )));
     }
     Ok(())
+}
+
+/// What is there under this name, as `pg_class.relkind` has it.
+async fn kind_of(transaction: &Transaction<'_>, name: &str) -> Result<Option<String>, Fault> {
+    let row = transaction
+        .query_opt(
+            "SELECT relkind::text FROM pg_class WHERE oid = to_regclass($1)",
+            &[&quoted(name)],
+        )
+        .await?;
+    Ok(row.map(|row| row.try_get(0)).transpose()?)
+}
+
+/// The view lacks a column of its table, and this user may change that.
+async fn is_behind(transaction: &Transaction<'_>, view: &str, table: &str) -> Result<bool, Fault> {
+    let row = transaction
+        .query_one(
+            "SELECT pg_has_role(v.relowner, 'USAGE') AND EXISTS (SELECT attname FROM pg_attribute WHERE attrelid = \
+             to_regclass($2) AND attnum > 0 AND NOT attisdropped EXCEPT SELECT attname FROM pg_attribute WHERE attrelid = \
+             v.oid) FROM pg_class v WHERE v.oid = to_regclass($1)",
+            &[&quoted(view), &quoted(table)],
+        )
+        .await?;
+    Ok(row.try_get(0)?)
+}
+
+/// Makes something that is missing; who may not is told what.
+async fn make(transaction: &Transaction<'_>, what: &str, statement: &str) -> Result<(), Fault> {
+    let made = transaction.batch_execute(statement).await;
+    made.map_err(|error| match error.code().map(|code| code.code()) {
+        Some(code) if code == "42501" || code.starts_with("3F") => Fault::Refused(format!(
+            "{what} is missing, and this user may not make it ({}). Nothing was changed: let the owner of the tables land \
+             once, or GRANT this user CREATE and USAGE on the schema (a column or a view is added by its table's owner only)",
+            words(&error)
+        )),
+        _ => error.into(),
+    })
 }
 
 /// The type of a field's column, as `format_type` has it.

@@ -5,10 +5,10 @@
 //! `sslrootcert` is given: then like `verify-ca`); `verify-ca` (a certificate of that CA, or of the system's);
 //! `verify-full` (and for this host).
 
-use ::postgres::Config;
-use ::postgres::config::{Host, SslMode};
 use openssl::ssl::{SslConnector, SslFiletype, SslMethod, SslVerifyMode};
 use postgres_openssl::MakeTlsConnector;
+use tokio_postgres::Config;
+use tokio_postgres::config::{Host, SslMode};
 
 /// The connection's settings; the error is for the user, without a password in it.
 pub(super) fn read(url: &str) -> Result<(Config, MakeTlsConnector), String> {

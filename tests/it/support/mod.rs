@@ -5,6 +5,7 @@
 //! waits for a condition, with a limit.
 
 pub mod ab;
+pub mod certificates;
 pub mod client;
 pub mod daemon;
 pub mod gateway;
@@ -13,6 +14,7 @@ pub mod lander;
 pub mod ledger;
 pub mod load;
 pub mod postgres;
+pub mod proxy;
 pub mod raw;
 pub mod store;
 pub mod topics;

@@ -2,9 +2,9 @@
 //! refuses to run as root, so there it runs as the user `postgres` or `nobody`.
 
 use std::fs;
-use std::os::unix::fs::chown;
+use std::os::unix::fs::{PermissionsExt as _, chown};
 use std::os::unix::process::CommandExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::{Arc, OnceLock};
 
@@ -13,7 +13,8 @@ use postgres::{Client, NoTls, SimpleQueryMessage};
 use super::daemon::Daemon;
 use super::{free_port, is_root, poll, seconds, unique};
 
-const PASSWORD: &str = "hunter2";
+/// Of every user.
+pub const PASSWORD: &str = "hunter2";
 
 /// A server, stopped and started by its test.
 pub struct Postgres {
@@ -61,6 +62,14 @@ fn user() -> Option<(u32, u32)> {
     })
 }
 
+/// Gives a file to the server's user, who alone may read it then.
+pub fn give(path: &Path) {
+    fs::set_permissions(path, fs::Permissions::from_mode(0o600)).expect("the file is there");
+    if let Some((uid, gid)) = user() {
+        chown(path, Some(uid), Some(gid)).expect("the file is given away");
+    }
+}
+
 impl Postgres {
     /// The one server of this run.
     pub fn shared() -> Arc<Self> {
@@ -76,6 +85,11 @@ impl Postgres {
 
     /// A server that belongs to one test.
     pub fn private() -> Self {
+        Self::private_with(|_| ())
+    }
+
+    /// One whose folder of data `change` has changed before its first start; see [`give`].
+    pub fn private_with(change: impl FnOnce(&Path)) -> Self {
         let folder = tempfile::Builder::new()
             .prefix("tidegate-pg-")
             .tempdir()
@@ -107,6 +121,7 @@ impl Postgres {
         }
         let made = initdb.output().expect("initdb runs");
         assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+        change(&folder.path().join("data"));
         let postgres = Self {
             daemon: Daemon::new(folder),
             port: free_port(),
@@ -144,7 +159,16 @@ impl Postgres {
     }
 
     pub fn url(&self, database: &str) -> String {
-        format!("postgres://tidegate:{PASSWORD}@127.0.0.1:{}/{database}", self.port)
+        self.url_of("tidegate", database)
+    }
+
+    /// For a user whose password is that of all users here.
+    pub fn url_of(&self, user: &str, database: &str) -> String {
+        format!("postgres://{user}:{PASSWORD}@127.0.0.1:{}/{database}", self.port)
+    }
+
+    pub fn port(&self) -> u16 {
+        self.port
     }
 
     /// Rows of a query as texts; NULL is "NULL".
