@@ -155,11 +155,9 @@ fn store(
             },
             Ok(_) if row.valid() => valid += 1,
             Ok(_) => invalid += 1,
-            Err(error) if is_rows_fault(&error) && transaction.is_autocommit() => {
-                return Ok(Tried::Ended(place, error.to_string()));
-            }
-            Err(error) if is_rows_fault(&error) => reject(&refuse(error.to_string()))?,
-            Err(error) => return Err(error.into()),
+            Err(error) if !is_rows_fault(transaction, insert, &error) => return Err(error.into()),
+            Err(error) if transaction.is_autocommit() => return Ok(Tried::Ended(place, error.to_string())),
+            Err(error) => reject(&refuse(error.to_string()))?,
         }
     }
     counts.valid = valid;
@@ -169,11 +167,13 @@ fn store(
 }
 
 /// What somebody's trigger or check says of a row, or SQLite of its size: it will never be another answer.
-fn is_rows_fault(error: &rusqlite::Error) -> bool {
-    matches!(
-        error.sqlite_error_code(),
-        Some(ErrorCode::ConstraintViolation | ErrorCode::TooBig | ErrorCode::TypeMismatch)
-    )
+fn is_rows_fault(transaction: &Transaction<'_>, insert: &str, error: &rusqlite::Error) -> bool {
+    match error.sqlite_error_code() {
+        Some(ErrorCode::ConstraintViolation | ErrorCode::TooBig | ErrorCode::TypeMismatch) => true,
+        // A function in a trigger that cannot take this value; or a trigger that can never run, as then no row can.
+        Some(ErrorCode::Unknown) => transaction.prepare(insert).is_ok(),
+        _ => false,
+    }
 }
 
 fn insert_row(statement: &mut rusqlite::CachedStatement<'_>, topic: &str, row: &Row) -> rusqlite::Result<usize> {

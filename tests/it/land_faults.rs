@@ -238,10 +238,15 @@ fn a_row_that_a_trigger_ignores_is_kept_apart() {
     connection
         .execute_batch(
             "CREATE TRIGGER a BEFORE INSERT ON ignored WHEN NEW.value = '13' BEGIN SELECT RAISE(IGNORE); END;
-             CREATE TRIGGER b BEFORE INSERT ON ignored WHEN NEW.value = '14' BEGIN SELECT RAISE(ABORT, 'no fourteen'); END;",
+             CREATE TRIGGER b BEFORE INSERT ON ignored WHEN NEW.value = '14' BEGIN SELECT RAISE(ABORT, 'no fourteen'); END;
+             CREATE TRIGGER c BEFORE INSERT ON ignored WHEN NEW.value = '16' BEGIN SELECT abs(-9223372036854775807 - 1); END;",
         )
         .unwrap();
-    produce(kafka, &topic, &[raw(b"12"), raw(b"13"), raw(b"14"), raw(b"15")]);
+    produce(
+        kafka,
+        &topic,
+        &[raw(b"12"), raw(b"13"), raw(b"14"), raw(b"15"), raw(b"16")],
+    );
     once(&config);
     assert_eq!(
         store.query("SELECT value FROM ignored ORDER BY value").concat(),
@@ -250,6 +255,7 @@ fn a_row_that_a_trigger_ignores_is_kept_apart() {
     let rejected = store.query("SELECT value, kind, error FROM rejected ORDER BY value");
     assert_eq!(rejected[0][..2], ["13", "refused"]);
     assert_eq!(rejected[1], ["14", "refused", "no fourteen"]);
+    assert_eq!(rejected[2], ["16", "refused", "integer overflow"]);
 }
 
 fn a_row_whose_trigger_ends_the_transaction_is_kept_apart() {

@@ -43,6 +43,7 @@ fn main() -> ExitCode {
         land_files::CASES,
         sinks::sqlite::CASES,
         sinks::postgres::CASES,
+        sinks::files::CASES,
         land_postgres::CASES,
         cli::CASES,
         cli_status::CASES,

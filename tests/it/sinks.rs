@@ -4,6 +4,7 @@
 //! of its own and a line at each end: one of `on!` here, one in main.rs. The lander and Kafka have no part in this.
 
 mod databases;
+mod folder;
 mod identity;
 mod model;
 mod place;
@@ -21,10 +22,10 @@ use tidegate::land::table::{Kind, Table};
 use crate::support::{poll, seconds};
 use place::Place;
 
-/// `on!(module "label" Place [parts it needs])`: every outcome, on this place.
+/// `on!(module "label" file::Place [parts it needs])`: every outcome, on this place.
 macro_rules! on {
-    ($module:ident $label:literal $place:ident $parts:tt) => {
-        on! { $module $label $place $parts
+    ($module:ident $label:literal $file:ident::$place:ident $parts:tt) => {
+        on! { $module $label $file::$place $parts
             rows::rows_and_position_are_stored_together
             rows::keys_and_values_read_back_byte_for_byte
             rows::fields_read_back_at_their_extremes
@@ -58,12 +59,12 @@ macro_rules! on {
             model::any_sequence_of_calls_does_what_the_model_says
         }
     };
-    ($module:ident $label:literal $place:ident $parts:tt $($file:ident::$name:ident)+) => {
+    ($module:ident $label:literal $where:ident::$place:ident $parts:tt $($file:ident::$name:ident)+) => {
         pub mod $module {
             use super::place::Place as _;
 
             $(fn $name() {
-                super::$file::$name(&super::databases::$place::new());
+                super::$file::$name(&super::$where::$place::new());
             })+
 
             cases![$label: $($name $parts,)+];
@@ -71,8 +72,9 @@ macro_rules! on {
     };
 }
 
-on!(sqlite "sinks::sqlite" Sqlite []);
-on!(postgres "sinks::postgres" Postgres [Postgres]);
+on!(sqlite "sinks::sqlite" databases::Sqlite []);
+on!(postgres "sinks::postgres" databases::Postgres [Postgres]);
+on!(files "sinks::files" folder::Files []);
 
 const CLUSTER: &str = "lkc-1";
 const TOPIC: &str = "orders";

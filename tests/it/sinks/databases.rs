@@ -66,7 +66,7 @@ impl Place for Sqlite {
                 partition: row.get(3)?,
                 offset: row.get(4)?,
                 key: sqlite_bytes(row.get_ref(5)?),
-                received_ms: sqlite_ms(row.get(6)?),
+                received_ms: ms(row.get(6)?),
                 valid: row.get(7)?,
                 reason: row.get(8)?,
                 value: sqlite_bytes(row.get_ref(9)?),
@@ -95,7 +95,7 @@ impl Place for Sqlite {
                 wal: row.get(7)?,
                 seq: row.get(8)?,
                 key: sqlite_bytes(row.get_ref(9)?),
-                received_ms: sqlite_ms(row.get(10)?),
+                received_ms: ms(row.get(10)?),
                 value: sqlite_bytes(row.get_ref(11)?),
             })
         });
@@ -110,7 +110,8 @@ impl Place for Sqlite {
             .execute_batch(&format!(
                 "CREATE TRIGGER no BEFORE INSERT ON {name} WHEN NEW.value = 'refused' BEGIN SELECT RAISE(ABORT, '{says}'); END;
                  CREATE TRIGGER hush BEFORE INSERT ON {name} WHEN NEW.value = 'ignored' BEGIN SELECT RAISE(IGNORE); END;
-                 CREATE TRIGGER away BEFORE INSERT ON {name} WHEN NEW.value = 'broken' BEGIN SELECT RAISE(ROLLBACK, 'away'); END;"
+                 CREATE VIRTUAL TABLE torn USING fts5(a); INSERT INTO torn VALUES ('a'); DELETE FROM torn_data;
+                 CREATE TRIGGER torn BEFORE INSERT ON {name} WHEN NEW.value = 'broken' BEGIN INSERT INTO torn VALUES ('b'); END;"
             ))
             .unwrap();
         true
@@ -127,7 +128,7 @@ fn sqlite_bytes(value: ValueRef<'_>) -> Option<Vec<u8>> {
     }
 }
 
-fn sqlite_ms(text: Option<String>) -> Option<i64> {
+pub fn ms(text: Option<String>) -> Option<i64> {
     text.map(|text| {
         let time = humantime::parse_rfc3339(&text).unwrap();
         let since = time.duration_since(std::time::UNIX_EPOCH).unwrap();
