@@ -67,6 +67,7 @@ fn land(config: &Config, records: u64) -> (f64, f64) {
     let lander = Lander::start(config);
     let stored = || {
         let status = lander.admin("/v1/status").unwrap().json();
+        assert_eq!(status["stored"]["invalid"], 0, "the rows are what they should be");
         status["stored"]["valid"].as_u64().unwrap()
     };
     let mut rss: f64 = 0.0;

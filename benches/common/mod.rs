@@ -80,7 +80,7 @@ pub fn json_record(i: u64) -> Vec<u8> {
         state
     };
     format!(
-        r#"{{"device":"press-{:02}","line":{},"at":"2026-01-{:02}T{:02}:{:02}:{:02}.{:03}Z","temperature":{}.{},"pressure":{}.{:02},"state":"running","batch":"{:016x}","operator":"op-{:03}","ok":true,"n":{:08}}}"#,
+        r#"{{"device":"press-{:02}","line":{},"at":"2026-01-{:02}T{:02}:{:02}:{:02}.{:03}Z","temperature":{}.{},"pressure":{}.{:02},"state":"running","batch":"{:016x}","operator":"op-{:03}","ok":true,"n":1{:08}}}"#,
         next() % 40, next() % 8, 1 + next() % 28, next() % 24, next() % 60, next() % 60, next() % 1000,
         20 + next() % 60, next() % 10, 1 + next() % 9, next() % 100, next(), next() % 300, i % 100_000_000,
     )
