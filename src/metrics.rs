@@ -83,7 +83,7 @@ metrics_table! {
     LAND_DUPLICATES_TOTAL Counter "tidegate_land_duplicates_total" "Records that were stored before and were not stored again.";
     LAND_LAG_RECORDS Gauge "tidegate_land_lag_records" "Records between what is landed and the end of a partition; 0 for a partition that another lander has.";
     LAND_BATCH_SECONDS Histogram "tidegate_land_batch_seconds" "Time of one transaction of the database.";
-    LAND_ERRORS_TOTAL Counter "tidegate_land_errors_total" "What went wrong while landing, by reason; nothing is lost by any of them but out_of_range.";
+    LAND_ERRORS_TOTAL Counter "tidegate_land_errors_total" "What went wrong while landing, by reason; nothing is lost by any of them but out_of_range and file_damaged.";
     BUILD_INFO Gauge "tidegate_build_info" "1, labelled with the version and the gateway's id.";
 }
 
@@ -133,6 +133,7 @@ pub const LAND_REASONS: &[&str] = &[
     "topic_anew",
     "cluster_anew",
     "standstill",
+    "file_damaged",
     "moved",
 ];
 

@@ -16,7 +16,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::exit::{LogError, NoSpaceError, StoppedError};
-use super::land::Landing;
+use super::land::{Landing, stopped};
 use super::{listen, options, signals};
 use crate::config::Config;
 use crate::forward::Forwarder;
@@ -161,6 +161,7 @@ impl Running {
             () = stop.cancelled() => Ended::Signal,
             reason = self.wal.poisoned() => Ended::Poisoned(reason),
             reason = forwarder_stopped(self.forwarder.handle()) => Ended::Forwarder(reason),
+            reason = lander_stopped(self.landing.as_ref()) => Ended::Lander(reason),
             result = &mut ingest => Ended::Listener("ingest", format!("{result:?}")),
             result = &mut admin => Ended::Listener("admin", format!("{result:?}")),
         };
@@ -174,6 +175,7 @@ impl Running {
             Ended::Signal => Ok(()),
             Ended::Poisoned(reason) => Err(StoppedError::Log(reason).into()),
             Ended::Forwarder(reason) => Err(StoppedError::Forwarder(reason).into()),
+            Ended::Lander(reason) => Err(StoppedError::Lander(reason).into()),
             Ended::Listener(name, result) => bail!("the {name} listener ended by itself: {result}"),
         }
     }
@@ -245,6 +247,7 @@ enum Ended {
     Signal,
     Poisoned(String),
     Forwarder(String),
+    Lander(String),
     Listener(&'static str, String),
 }
 
@@ -255,6 +258,14 @@ async fn forwarder_stopped(forwarder: forward::Handle) -> String {
             return reason;
         }
         tokio::time::sleep(FORWARDER_LOOK).await;
+    }
+}
+
+/// Resolves when the lander beside the gateway ended although nobody asked it to.
+async fn lander_stopped(landing: Option<&Landing>) -> String {
+    match landing {
+        Some(landing) => stopped(landing.handle()).await,
+        None => std::future::pending().await,
     }
 }
 

@@ -1,4 +1,4 @@
-//! `tidegate land`: from Kafka into a database, until a signal, or once.
+//! `tidegate land`: from Kafka into a database or files, until a signal, or once.
 
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -69,7 +69,22 @@ async fn start(config: &Config, mode: Mode) -> Result<()> {
     if mode != Mode::Forever {
         print(table(&handle).as_bytes())?;
     }
+    let cut_short = mode != Mode::Forever && handle.finished() != Some(Ok(()));
+    let ended = ended.and_then(|()| match cut_short {
+        true => Err("a signal ended it before it had come to the end".to_owned()),
+        false => Ok(()),
+    });
     ended.map_err(|reason| StoppedError::Lander(reason).into())
+}
+
+/// Resolves when a lander has stopped although nobody asked it to.
+pub(super) async fn stopped(handle: &Handle) -> String {
+    loop {
+        if let Some(reason) = handle.status().stopped {
+            return reason;
+        }
+        sleep(LOOK).await;
+    }
 }
 
 /// Resolves when the lander is done, or has stopped although nobody asked it to.
@@ -146,6 +161,11 @@ impl Landing {
             stopping,
             stop_listener,
         })
+    }
+
+    /// A view of it.
+    pub(super) fn handle(&self) -> &Handle {
+        &self.handle
     }
 
     /// Writes what was read, for at most `limit`.

@@ -30,7 +30,7 @@ const GENERATIONS_MIN: u64 = 4;
 /// The longest name that becomes a table's or a column's, bytes: PostgreSQL cuts off at 63, and views end in `_invalid`.
 const LANDED_NAME_BYTES_MAX: usize = 55;
 /// Beginnings of names that databases keep for themselves.
-const TABLE_PREFIXES_TAKEN: &[&str] = &["sqlite_", "pg_"];
+const TABLE_PREFIXES_TAKEN: &[&str] = &["sqlite_", "pg_", "tidegate_"];
 
 /// `land.path` as it is shipped.
 const DATABASE: &str = "data/tidegate.db";

@@ -3,7 +3,7 @@
 //! Ready is who can read and store: unlike a gateway, a lander without Kafka or without its database does nothing, and
 //! says so. Shares the admin listener's limits and token; never asks the database itself.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use axum::Router;
@@ -144,9 +144,15 @@ async fn metrics_text(State(shown): State<Arc<Shown>>) -> Response {
     for (topic, partition) in gauges.iter() {
         gauge(topic, *partition).set(0.0);
     }
+    // Two sources may read one topic: the one that is further behind counts.
+    let mut lags: HashMap<(String, i32), u64> = HashMap::new();
     for partition in shown.lander.handle.status().partitions {
-        gauge(&partition.topic, partition.partition).set(admin::float(partition.lag_records));
-        gauges.insert((partition.topic, partition.partition));
+        let lag = lags.entry((partition.topic, partition.partition)).or_default();
+        *lag = partition.lag_records.max(*lag);
+    }
+    for ((topic, partition), lag) in lags {
+        gauge(&topic, partition).set(admin::float(lag));
+        gauges.insert((topic, partition));
     }
     drop(gauges);
     admin::scraped(&shown.lander.scrape, &shown.lander.name)

@@ -1,6 +1,7 @@
 //! What is known of the connection to Kafka, from evidence only, and what it last complained of.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
@@ -27,6 +28,8 @@ pub(crate) struct Words {
 pub(crate) struct LinkState {
     /// From evidence only: a delivery, a metadata answer, or librdkafka's own states of its brokers.
     pub(crate) up: bool,
+    /// Since when it is not.
+    pub(crate) down_since: Option<Instant>,
     /// Told to the log once per change.
     reported_down: bool,
     /// The last error text that librdkafka gave.
@@ -36,7 +39,10 @@ pub(crate) struct LinkState {
 impl Link {
     pub(crate) fn new(words: Words) -> Self {
         Self {
-            state: Mutex::default(),
+            state: Mutex::new(LinkState {
+                down_since: Some(Instant::now()),
+                ..LinkState::default()
+            }),
             words,
         }
     }
@@ -54,6 +60,7 @@ impl Link {
         let mut state = self.lock();
         if !state.up {
             state.up = true;
+            state.down_since = None;
             if std::mem::take(&mut state.reported_down) {
                 info!("Kafka is reachable again; {}", self.words.back);
             }
@@ -63,6 +70,7 @@ impl Link {
     pub(crate) fn down(&self) {
         let mut state = self.lock();
         state.up = false;
+        state.down_since.get_or_insert_with(Instant::now);
         if !state.reported_down {
             state.reported_down = true;
             let why = state

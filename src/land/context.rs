@@ -13,7 +13,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::statistics::Statistics;
 use rdkafka::topic_partition_list::Offset;
 use rdkafka::types::RDKafkaRespErr;
-use tracing::{debug, error, warn};
+use tracing::{debug, error};
 
 use crate::kafka::link::{Link, log_line};
 
@@ -22,14 +22,16 @@ use crate::kafka::link::{Link, log_line};
 pub(super) enum Event {
     Assigned(Vec<i32>),
     Revoked,
+    /// librdkafka did not take it: nothing can be read.
+    Failed(String),
 }
 
 /// What statistics tell of a partition's end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct End {
-    /// The offset behind the last record that may be read.
+    /// The offset behind the last record that may be read; below 0 before anything was fetched.
     pub(super) offset: i64,
-    /// Everything before it was read. (The last offsets may be markers of transactions, which are no records.)
+    /// Everything before it was fetched. (The last offsets may be markers of transactions, which are no records.)
     pub(super) reached: bool,
 }
 
@@ -44,7 +46,6 @@ pub(super) struct Context {
 struct Notes {
     events: Vec<Event>,
     ends: BTreeMap<i32, End>,
-    complaint: Option<String>,
 }
 
 impl Context {
@@ -80,15 +81,6 @@ impl Context {
         self.link.state().up
     }
 
-    /// Tells a complaint once, until another one comes.
-    pub(super) fn complain(&self, topic: &str, text: &str) {
-        let mut notes = self.notes();
-        if notes.complaint.as_deref() != Some(text) {
-            warn!("reading topic {topic}: {text}; reading goes on by itself when Kafka allows it");
-            notes.complaint = Some(text.to_owned());
-        }
-    }
-
     /// Takes these partitions, standing still: where each is read from is not known yet.
     pub(super) fn take_over(&self, consumer: &BaseConsumer<Self>, list: &mut TopicPartitionList) {
         // A number, so that nothing has to be asked for; the member assigns the right one.
@@ -97,7 +89,11 @@ impl Context {
             .and_then(|()| consumer.assign(list))
             .and_then(|()| consumer.pause(list));
         if let Err(error) = assigned {
-            error!(topic = self.topic, %error, "the assignment could not be taken");
+            let why = format!(
+                "librdkafka does not take the partitions of topic {}: {error}",
+                self.topic
+            );
+            self.notes().events.push(Event::Failed(why));
             return;
         }
         let partitions = list.elements().iter().map(|element| element.partition()).collect();
@@ -118,7 +114,7 @@ impl ClientContext for Context {
         let mut notes = self.notes();
         for (id, partition) in &topic.partitions {
             let offset = partition.ls_offset;
-            if *id >= 0 && offset >= 0 {
+            if *id >= 0 {
                 let reached = partition.eof_offset >= offset;
                 notes.ends.insert(*id, End { offset, reached });
             }

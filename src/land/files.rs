@@ -25,18 +25,23 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rusqlite::TransactionBehavior::Immediate;
 
-use self::book::{Identities, Seen};
-use self::writing::Writing;
+use self::book::{Entry, Identities, Seen};
+use self::writing::{Adopted, Writing};
 use super::row::{Batch, RejectedKind, clash};
 use super::sink::{Counts, Known, Position, Sink, SinkError, Written};
 use super::sqlite::database::{Database, Fault, make_folder};
 use super::sqlite::positions;
 use super::table::Table;
+use crate::metrics as names;
 
 /// The database in the folder.
 const BOOK: &str = "tidegate.db";
 /// The parts of a source's folder; [`Files::open`] has a file for each.
 const PARTS: [&str; 3] = ["valid", "invalid", "rejected"];
+
+/// What to do when the database is damaged.
+const ADVICE: &str = "Move the whole folder away: what Kafka still has is landed again into a new one, all of it, so do not \
+                      take the files of both";
 
 /// When a file is complete.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,7 +75,7 @@ impl Folder {
     pub fn new(path: &Path, rotation: Rotation) -> Self {
         Self {
             path: path.to_owned(),
-            database: Database::new(&path.join(BOOK)),
+            database: Database::with_advice(&path.join(BOOK), ADVICE),
             rotation,
         }
     }
@@ -89,42 +94,32 @@ impl Folder {
 }
 
 impl Files {
-    /// Completes the files whose writer ended, and removes those in which nothing was landed.
+    /// Completes the files whose writer ended, and sets aside those that nobody knows.
     fn adopt(&mut self) -> Result<(), SinkError> {
         let (folder, source) = (&self.folder, &self.table.name);
         let adopted = self.database.with(|connection| {
             let transaction = connection.transaction_with_behavior(Immediate)?;
             let mut adopted = Vec::new();
             for entry in book::files(&transaction, source)? {
-                if !writing::is_open(folder, &entry.name) {
-                    if !entry.complete {
-                        tracing::error!(
-                            "the file {}/{}.jsonl.open is gone: its {} bytes of landed records are lost, unless somebody moved \
-                             it. Files that end in .open belong to the lander",
-                            folder.display(),
-                            entry.name,
-                            entry.bytes
-                        );
+                match Writing::adopt(folder, &entry)? {
+                    Adopted::Mine(file) => {
+                        cut(&file)?;
+                        book::note(&transaction, source, &file.entry(0, true))?;
+                        adopted.push(file);
                     }
-                    book::forget(&transaction, source, &entry.name)?;
-                } else if let Some(file) = Writing::adopt(folder, &entry)? {
-                    let missing = file.cut()?;
-                    if missing > 0 {
-                        tracing::error!(
-                            "the file {}/{} lacks {missing} bytes of landed records: somebody changed it, or the disk lost \
-                             them",
-                            folder.display(),
-                            entry.name
-                        );
+                    Adopted::Another => {}
+                    Adopted::Gone => {
+                        if !entry.complete {
+                            tell_gone(folder, &entry);
+                        }
+                        book::forget(&transaction, source, &entry.name)?;
                     }
-                    book::note(&transaction, source, &file.entry(0, true))?;
-                    adopted.push(file);
                 }
             }
             for part in PARTS {
                 for name in writing::open_names(folder, part)? {
                     if !book::knows(&transaction, source, &name)? {
-                        writing::remove_if_abandoned(folder, &name)?;
+                        writing::set_aside(folder, &name)?;
                     }
                 }
             }
@@ -142,18 +137,25 @@ impl Files {
         if due.is_empty() {
             return Ok(());
         }
-        let source = &self.table.name;
-        self.database.with(|connection| {
+        let (folder, source) = (&self.folder, &self.table.name);
+        let there = self.database.with(|connection| {
             let transaction = connection.transaction_with_behavior(Immediate)?;
-            for file in &due {
-                // More may stand in it, of a batch that was not landed.
-                file.cut()?;
-                book::note(&transaction, source, &file.entry(0, true))?;
+            let mut there = Vec::new();
+            for file in due {
+                let entry = file.entry(0, true);
+                if file.is_there()? {
+                    cut(&file)?;
+                    book::note(&transaction, source, &entry)?;
+                    there.push(file);
+                } else {
+                    tell_gone(folder, &entry);
+                    book::forget(&transaction, source, &entry.name)?;
+                }
             }
             transaction.commit()?;
-            Ok(())
+            Ok(there)
         })?;
-        self.show(&due)
+        self.show(&there)
     }
 
     /// Shows files that are marked as complete.
@@ -209,6 +211,31 @@ impl Files {
         }
         Ok(written)
     }
+}
+
+/// Somebody took what was being written.
+fn tell_gone(folder: &Path, entry: &Entry) {
+    metrics::counter!(names::LAND_ERRORS_TOTAL, "reason" => "file_damaged").increment(1);
+    tracing::error!(
+        "the file {}/{}.jsonl.open is gone: its {} bytes of landed records are lost, unless somebody moved it. Files that end \
+         in .open belong to the lander",
+        folder.display(),
+        entry.name,
+        entry.bytes
+    );
+}
+
+/// Cuts off what was never landed; what is landed and is not there is told.
+fn cut(file: &Writing) -> Result<(), Fault> {
+    let missing = file.cut()?;
+    if missing > 0 {
+        metrics::counter!(names::LAND_ERRORS_TOTAL, "reason" => "file_damaged").increment(1);
+        tracing::error!(
+            "the file {} lacks {missing} bytes of landed records: somebody changed it, or the disk lost them",
+            file.path().display()
+        );
+    }
+    Ok(())
 }
 
 /// A batch as lines for each part; its identities are taken note of.

@@ -58,7 +58,6 @@ struct Shared {
     members: Vec<Arc<MemberState>>,
     mode: Mode,
     sink: String,
-    started: Instant,
 }
 
 /// A view for others.
@@ -113,7 +112,6 @@ impl Lander {
                 members: members.iter().map(|(_, _, _, state, _)| Arc::clone(state)).collect(),
                 mode: options.mode,
                 sink: opener.name().to_owned(),
-                started: Instant::now(),
             }),
             threads: Vec::new(),
         };
@@ -216,6 +214,10 @@ impl Handle {
                 status.sink_up = false;
                 status.sink_error = Some(why.clone());
             }
+            if let Some((why, _)) = &view.reading_error {
+                status.kafka_up = false;
+                status.kafka_error = status.kafka_error.or_else(|| Some(why.clone()));
+            }
             status.stopped = status.stopped.or_else(|| view.stopped.clone());
             status.stored = add(status.stored, view.totals);
         }
@@ -256,14 +258,14 @@ impl Handle {
         }
         let patience = |since: Instant| since.elapsed() >= AWAY_MAX;
         for member in &shared.members {
-            if let Some((why, since)) = &member.view().sink_error
-                && patience(*since)
-            {
+            let view = member.view();
+            let mut faults = view.sink_error.iter().chain(&view.reading_error);
+            if let Some((why, _)) = faults.find(|(_, since)| patience(*since)) {
                 return Some(Err(why.clone()));
             }
         }
         let link = shared.link.state();
-        (!link.up && patience(shared.started)).then(|| {
+        link.down_since.is_some_and(patience).then(|| {
             let why = link.last_error.unwrap_or_else(|| "no broker answers".to_owned());
             Err(format!("Kafka unreachable: {why}"))
         })

@@ -22,11 +22,11 @@ use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{BorrowedMessage, Message as _};
 use rdkafka::topic_partition_list::Offset;
-use tracing::{debug, error, info, warn};
+use tracing::{debug, info, warn};
 
 use super::context::{Context, Event};
 use super::row::{Batch, Move, RECEIVED_MS_MAX, Row};
-use super::shared::MemberState;
+use super::shared::{MemberState, Place};
 use super::sink::{Position, Written};
 use super::writer::{Answer, Ask, Question};
 use super::{Mode, Options, Source, rules};
@@ -72,6 +72,8 @@ struct Part {
     /// The end when reading began: for a lander that ends by itself.
     target: i64,
     at_end: bool,
+    /// No record came since Kafka's client told that it is at the end.
+    eof: bool,
     /// When its last record came, or when there was none to come.
     moved: Instant,
 }
@@ -125,6 +127,10 @@ pub(super) struct Work {
     /// Identities of one gateway after another: the text is shared by their rows.
     wal: Option<(uuid::Uuid, Arc<str>)>,
     told_unknown: bool,
+    /// Kafka does not give what is to be read; it was told.
+    complained: bool,
+    /// Some partitions could not be placed: everything is located anew then.
+    again_at: Option<Instant>,
 }
 
 impl Work {
@@ -144,6 +150,8 @@ impl Work {
             ends_at: Instant::now(),
             wal: None,
             told_unknown: false,
+            complained: false,
+            again_at: None,
         }
     }
 }
@@ -167,13 +175,16 @@ impl Member {
                 // What comes after the signal stays in Kafka.
                 Polled::Record(record) => {
                     if !stopping {
+                        self.reads();
                         self.take(*record);
                     }
                 }
                 Polled::End(partition) => {
                     if let Some(part) = self.work.parts.get_mut(&partition) {
                         part.at_end = true;
+                        part.eof = true;
                     }
+                    self.reads();
                 }
                 Polled::Failed(error) => self.failed(&error),
             }
@@ -225,9 +236,10 @@ impl Member {
                     self.work.assigned = Vec::new();
                     self.work.stage = Stage::Idle;
                 }
+                Event::Failed(why) => self.state.view().stopped = Some(why),
             }
             let mut view = self.state.view();
-            view.partitions = self.work.assigned.iter().map(|id| (*id, (None, None))).collect();
+            view.partitions = self.work.assigned.iter().map(|id| (*id, Place::default())).collect();
         }
     }
 
@@ -239,25 +251,24 @@ impl Member {
         self.work.batch_bytes = 0;
         self.work.batch_since = None;
         self.work.paused = false;
+        self.work.again_at = None;
         self.state.view().done = false;
     }
 
     /// The positions are not what they were thought to be: they are read again.
     fn lose(&mut self) {
         self.forget();
-        if let Err(error) = self.consumer.pause(&self.list(|_| Offset::Invalid)) {
+        if let Err(error) = self.consumer.pause(&self.list()) {
             debug!(%error, "pausing");
         }
         self.work.stage = Stage::Lost(Instant::now() + RETRY);
     }
 
     /// The assignment as librdkafka takes it.
-    fn list(&self, offset: impl Fn(i32) -> Offset) -> TopicPartitionList {
+    fn list(&self) -> TopicPartitionList {
         let mut list = TopicPartitionList::new();
         for partition in &self.work.assigned {
-            if let Err(error) = list.add_partition_offset(&self.source.topic, *partition, offset(*partition)) {
-                error!(%error, partition, "no legal offset");
-            }
+            list.add_partition(&self.source.topic, *partition);
         }
         list
     }
@@ -272,6 +283,12 @@ impl Member {
         };
         // Fetched before the position was known.
         if record.offset < part.position.next {
+            return;
+        }
+        part.eof = false;
+        // What came since belongs to the next run, or this one would not end while there is traffic.
+        if self.options.mode != Mode::Forever && part.position.next >= part.target {
+            part.at_end = true;
             return;
         }
         let (wal, seq) = match record.identity {
@@ -338,7 +355,7 @@ impl Member {
     /// Nothing more is read until the batch is written.
     fn pause(&mut self) {
         self.work.paused = true;
-        if let Err(error) = self.consumer.pause(&self.list(|_| Offset::Invalid)) {
+        if let Err(error) = self.consumer.pause(&self.list()) {
             warn!(%error, "pausing");
         }
     }
@@ -346,16 +363,19 @@ impl Member {
     fn write(&mut self) {
         match self.ask_topic_id() {
             Ok(id) if self.is_anew(id.as_ref()) => {
+                warn!(
+                    topic = self.source.topic,
+                    "the topic was deleted and made anew before {} records that had been read were landed: whose they were \
+                     cannot be told any more, and they are read again where the new topic has them",
+                    self.work.batch.rows.len()
+                );
                 self.lose();
                 return;
             }
             // Deleted: what was read of it is still to be kept.
             Ok(_) | Err(RDKafkaErrorCode::UnknownTopicOrPartition) => {}
             Err(error) => {
-                self.consumer.context().complain(
-                    &self.source.topic,
-                    &format!("Kafka does not tell the topic's id: {error}"),
-                );
+                self.complain(format!("Kafka does not tell the topic's id: {error}"));
                 self.work.batch_since = Some(Instant::now());
                 // Or the batch would grow for as long as this lasts.
                 if self.is_full() && !self.work.paused {
@@ -372,7 +392,7 @@ impl Member {
         batch.settle();
         self.ask(Ask::Write(Box::new(batch)));
         if std::mem::take(&mut self.work.paused)
-            && let Err(error) = self.consumer.resume(&self.list(|_| Offset::Invalid))
+            && let Err(error) = self.consumer.resume(&self.list())
         {
             warn!(%error, "resuming");
             self.lose();
@@ -427,8 +447,8 @@ impl Member {
             Answer::Set(true) => self.start_reading(),
             Answer::Written(Written::Done(_), moves) => {
                 for place in &moves {
-                    if let Some((position, _)) = self.state.view().partitions.get_mut(&place.partition) {
-                        *position = Some(place.to);
+                    if let Some(known) = self.state.view().partitions.get_mut(&place.partition) {
+                        known.position = Some(place.to);
                     }
                 }
                 self.tell_group(&moves);
@@ -472,7 +492,8 @@ impl Member {
                 }
             }
             Some(RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic) => {
-                if self.options.mode != Mode::Forever {
+                // A broker that has just started may say so of a topic that is being read.
+                if self.options.mode != Mode::Forever && self.work.assigned.is_empty() {
                     self.state.view().done = true;
                 }
                 if !std::mem::replace(&mut self.work.told_unknown, true) {
@@ -482,26 +503,59 @@ impl Member {
                     );
                 }
             }
-            _ => {
-                metrics::counter!(names::LAND_ERRORS_TOTAL, "reason" => "kafka").increment(1);
-                self.consumer.context().complain(&self.source.topic, &error.to_string());
-            }
+            _ => self.complain(error.to_string()),
+        }
+    }
+
+    /// Kafka answers, but does not give what is to be read.
+    fn complain(&mut self, why: String) {
+        metrics::counter!(names::LAND_ERRORS_TOTAL, "reason" => "kafka").increment(1);
+        self.work.complained = true;
+        let text = format!("reading topic {}: {why}", self.source.topic);
+        if self.state.reading_fails(text.clone()) {
+            warn!("{text}; reading goes on by itself when Kafka allows it");
+        }
+    }
+
+    /// It gives it again.
+    fn reads(&mut self) {
+        // Not all of it.
+        if self.work.again_at.is_some() {
+            return;
+        }
+        if std::mem::take(&mut self.work.complained) && self.state.reading_works() {
+            info!(topic = self.source.topic, "reading goes on");
         }
     }
 
     /// The ends of paused partitions, and of those that statistics told.
     fn look_at_ends(&mut self) {
+        let ends = self.consumer.context().ends();
+        let reading = !self.work.paused && self.work.stage == Stage::Ready;
+        let up = self.consumer.context().is_up();
         let mut stands_still = false;
-        for (partition, end) in self.consumer.context().ends() {
-            let part = self.work.parts.get_mut(&partition);
-            let next = part.as_ref().map_or(0, |part| part.position.next);
-            if let Some((_, known)) = self.state.view().partitions.get_mut(&partition) {
-                // Reached: markers behind the last record are all that the position lacks. And nothing was fetched yet
-                // where it is less than what was read.
-                *known = Some(if end.reached { next } else { end.offset.max(next) });
+        // Statistics know the ends by what is fetched: of partitions that stand they have the old ones.
+        for (partition, end) in ends.into_iter().filter(|_| reading) {
+            let Some(part) = self.work.parts.get_mut(&partition) else {
+                continue;
+            };
+            let next = part.position.next;
+            if end.offset >= 0
+                && let Some(known) = self.state.view().partitions.get_mut(&partition)
+            {
+                // Markers behind the last record may be all that the position lacks.
+                known.end = Some(if end.reached && part.eof {
+                    next
+                } else {
+                    end.offset.max(next)
+                });
             }
-            let Some(part) = part else { continue };
-            if end.reached || self.work.paused || self.work.stage != Stage::Ready || !self.consumer.context().is_up() {
+            let nothing_to_come = if end.offset < 0 {
+                next >= part.target
+            } else {
+                end.reached
+            };
+            if nothing_to_come || !up {
                 part.moved = Instant::now();
             }
             stands_still |= part.moved.elapsed() >= STANDSTILL;
@@ -526,9 +580,10 @@ impl Member {
                 .consumer
                 .fetch_watermarks(&self.source.topic, partition, KAFKA_WAIT)
             {
-                Ok((_, high)) => {
-                    if let Some((_, end)) = self.state.view().partitions.get_mut(&partition) {
-                        *end = Some(high);
+                Ok((low, high)) => {
+                    if let Some(known) = self.state.view().partitions.get_mut(&partition) {
+                        known.low = Some(low);
+                        known.end = Some(high);
                     }
                 }
                 Err(error) => {
@@ -543,7 +598,7 @@ impl Member {
         if self.options.mode == Mode::Forever || self.work.stage != Stage::Ready {
             return;
         }
-        let empty = self.work.batch.rows.is_empty() && !self.work.asking;
+        let empty = self.work.batch.rows.is_empty() && !self.work.asking && self.work.again_at.is_none();
         if empty && self.work.parts.values().all(|part| part.at_end) {
             self.state.view().done = true;
         }

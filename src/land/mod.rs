@@ -126,9 +126,9 @@ pub struct Options {
 /// A view of a running lander.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct Status {
-    /// Kafka answers.
+    /// Kafka answers, and lets every source be read.
     pub kafka_up: bool,
-    /// What Kafka's client last complained of, if it is down.
+    /// Why it is not so.
     pub kafka_error: Option<String>,
     /// The database (or folder) takes rows.
     pub sink_up: bool,
@@ -159,7 +159,7 @@ pub struct PartitionStatus {
     pub position: Option<i64>,
     /// The offset behind the partition's last record, as last seen.
     pub end: Option<i64>,
-    /// `end` - `position`.
+    /// `end` - `position`; before the position is known, all that Kafka has.
     pub lag_records: u64,
 }
 

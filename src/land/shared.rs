@@ -41,13 +41,35 @@ pub(super) struct MemberState {
 pub(super) struct View {
     /// Why the sink takes nothing, and since when.
     pub(super) sink_error: Option<(String, Instant)>,
-    /// Position and end of each of the member's partitions.
-    pub(super) partitions: BTreeMap<i32, (Option<i64>, Option<i64>)>,
+    /// Why Kafka gives nothing although a broker answers, and since when.
+    pub(super) reading_error: Option<(String, Instant)>,
+    /// Each of the member's partitions.
+    pub(super) partitions: BTreeMap<i32, Place>,
     pub(super) totals: Totals,
     /// Everything up to the end is landed (or there is nothing to land).
     pub(super) done: bool,
     /// Its thread has ended.
     pub(super) stopped: Option<String>,
+}
+
+/// Where a member is in a partition.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Place {
+    /// What is stored.
+    pub(super) position: Option<i64>,
+    /// The first offset that Kafka has.
+    pub(super) low: Option<i64>,
+    /// Behind the last.
+    pub(super) end: Option<i64>,
+}
+
+impl Place {
+    /// Before the position is known: everything that Kafka has.
+    fn lag(self) -> u64 {
+        let from = self.position.or(self.low);
+        let lag = from.zip(self.end).map_or(0, |(from, end)| end.saturating_sub(from));
+        u64::try_from(lag).unwrap_or(0)
+    }
 }
 
 impl MemberState {
@@ -86,12 +108,17 @@ impl MemberState {
 
     /// True when this is news.
     pub(super) fn sink_fails(&self, why: String) -> bool {
-        let mut view = self.view();
-        let known = view.sink_error.take();
-        let news = known.as_ref().is_none_or(|(before, _)| *before != why);
-        let since = known.map_or_else(Instant::now, |(_, since)| since);
-        view.sink_error = Some((why, since));
-        news
+        keep(&mut self.view().sink_error, why)
+    }
+
+    /// True when it did not work before.
+    pub(super) fn reading_works(&self) -> bool {
+        self.view().reading_error.take().is_some()
+    }
+
+    /// True when this is news.
+    pub(super) fn reading_fails(&self, why: String) -> bool {
+        keep(&mut self.view().reading_error, why)
     }
 
     pub(super) fn add(&self, counts: Counts) {
@@ -105,19 +132,23 @@ impl MemberState {
     /// Every partition of the member.
     pub(super) fn partitions(&self) -> Vec<PartitionStatus> {
         let view = self.view();
-        let partitions = view.partitions.iter().map(|(partition, (position, end))| {
-            let lag = position
-                .zip(*end)
-                .map_or(0, |(position, end)| end.saturating_sub(position));
-            PartitionStatus {
-                source: self.source.clone(),
-                topic: self.topic.clone(),
-                partition: *partition,
-                position: *position,
-                end: *end,
-                lag_records: u64::try_from(lag).unwrap_or(0),
-            }
+        let partitions = view.partitions.iter().map(|(partition, place)| PartitionStatus {
+            source: self.source.clone(),
+            topic: self.topic.clone(),
+            partition: *partition,
+            position: place.position,
+            end: place.end,
+            lag_records: place.lag(),
         });
         partitions.collect()
     }
+}
+
+/// Keeps a fault with the time of the first one in a row; true when its words are news.
+fn keep(fault: &mut Option<(String, Instant)>, why: String) -> bool {
+    let known = fault.take();
+    let news = known.as_ref().is_none_or(|(before, _)| *before != why);
+    let since = known.map_or_else(Instant::now, |(_, since)| since);
+    *fault = Some((why, since));
+    news
 }

@@ -12,7 +12,7 @@
 //! - **Nothing stops the rest.** A row that the database will never take goes to `rejected` with the database's words.
 //! - A sink serves one table, from one thread. Several sinks, also in several processes, may serve one database.
 //!
-//! A sink does not retry, wait for a database that is away, or count metrics: its caller does.
+//! A sink does not retry, wait for a database that is away, or count what it stores: its caller does.
 
 use super::row::Batch;
 

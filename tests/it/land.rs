@@ -5,6 +5,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
+use rdkafka::ClientConfig;
+use rdkafka::producer::{BaseRecord, DefaultProducerContext, ThreadedProducer};
+
 use crate::support::gateway::{Gateway, rss_bytes};
 use crate::support::kafka::Kafka;
 use crate::support::lander::Lander;
@@ -26,6 +29,8 @@ cases!["land":
     declared_fields_have_columns_in_postgres [Kafka, Postgres],
     declared_fields_have_members_in_files [Kafka],
     a_dry_run_counts_and_writes_nothing [Kafka],
+    once_ends_while_traffic_goes_on [Kafka],
+    once_that_a_signal_ends_is_not_done [Kafka],
 ];
 
 fn six_sources_land_as_the_script_would_have_classified_them() {
@@ -445,6 +450,56 @@ fn a_dry_run_counts_and_writes_nothing() {
     let numbers: Vec<&str> = ended.stdout.lines().nth(1).unwrap().split_whitespace().collect();
     assert_eq!(numbers, ["dry", "1", "1", "0", "0"]);
     assert!(!store.file().exists());
+}
+
+fn once_ends_while_traffic_goes_on() {
+    let kafka = Kafka::shared();
+    let store = Store::sqlite();
+    let topic = unique("traffic");
+    kafka.create_topic(&topic, 1, &[]);
+    let mut config = store.config(kafka);
+    config.landed("traffic", &topic, &[]).set("land.batch_wait", "20 ms");
+    produce(kafka, &topic, &[raw(b"before")]);
+    let producer: ThreadedProducer<DefaultProducerContext> = ClientConfig::new()
+        .set("bootstrap.servers", kafka.bootstrap())
+        .set("linger.ms", "1")
+        .create()
+        .unwrap();
+    let halted = Arc::new(AtomicBool::new(false));
+    let load = {
+        let (halted, topic) = (Arc::clone(&halted), topic.clone());
+        thread::spawn(move || {
+            while !halted.load(Ordering::Relaxed) {
+                producer
+                    .send(BaseRecord::<[u8], str>::to(&topic).payload("meanwhile"))
+                    .map_err(|(error, _)| error)
+                    .unwrap();
+                thread::sleep(std::time::Duration::from_millis(1));
+            }
+        })
+    };
+    once(&config);
+    assert!(store.count("traffic") >= 1);
+    halted.store(true, Ordering::Relaxed);
+    load.join().unwrap();
+    // Each run goes on where the one before ended.
+    once(&config);
+    assert_eq!(Some(store.count("traffic") as u64), kafka.count(&topic));
+}
+
+fn once_that_a_signal_ends_is_not_done() {
+    let kafka = Kafka::shared();
+    let store = Store::sqlite();
+    let topic = unique("cut");
+    kafka.create_topic(&topic, 1, &[]);
+    let mut config = store.config(kafka);
+    // A transaction each: there is time for a signal.
+    config.landed("cut", &topic, &[]).set("land.batch_records_max", 1);
+    let many: Vec<Raw<'_>> = (0..20_000).map(|_| raw(b"1")).collect();
+    produce(kafka, &topic, &many);
+    let mut lander = Lander::start_with(&config, &["--once"]);
+    assert_eq!(lander.sigterm(seconds(40)).code(), Some(75));
+    assert!(store.count("cut") < 20_000);
 }
 
 fn declared_fields_have_columns_in_sqlite() {

@@ -122,6 +122,8 @@ fn what_a_killed_lander_had_landed_is_completed_by_the_next() {
     assert_eq!(complete.len(), 1);
     assert_eq!(fs::read_to_string(&complete[0]).unwrap(), torn);
     assert!(folder.join("notes").exists());
+    // It might be a database that is not this one's: kept, and out of the way.
+    assert!(folder.join("20260101T000000Z-00000000.jsonl.unknown").exists());
     assert_eq!(store.query("SELECT count(*) FROM tidegate_files")[0][0], "0");
 }
 
@@ -137,9 +139,31 @@ fn a_file_that_is_missing_is_told() {
     });
     lander.sigkill();
     fs::remove_file(&files(&store, "gone", ".open")[0]).unwrap();
+    a_living_lander_tells_it_too(kafka);
     let ended = Lander::run(&config, &["--once"]);
     assert_eq!(ended.code, Some(0), "{ended:?}");
     assert!(ended.stderr.contains("is gone"), "{ended:?}");
+}
+
+fn a_living_lander_tells_it_too(kafka: &Kafka) {
+    let store = Store::files();
+    let topic = topic_with(kafka, 5);
+    let mut config = store.config(kafka);
+    config.landed("taken", &topic, &[]).set("land.file_age_max", "6 s");
+    let lander = Lander::start(&config);
+    let landed = |count: f64| {
+        wait_until("the records are landed", seconds(30), || {
+            lander.metric("tidegate_land_records_total") == count
+        });
+    };
+    landed(5.0);
+    fs::remove_file(&files(&store, "taken", ".open")[0]).unwrap();
+    wait_until("the loss is counted", seconds(20), || {
+        lander.metrics()[r#"tidegate_land_errors_total{reason="file_damaged"}"#] == 1.0
+    });
+    fill(kafka, &topic, 2);
+    landed(7.0);
+    assert_eq!(lander.admin("/readyz").unwrap().status, 200);
 }
 
 fn wrong_folders_end_with_a_clear_error() {

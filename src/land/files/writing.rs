@@ -6,10 +6,11 @@
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io;
-use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
+use super::BOOK;
 use super::book::Entry;
 use crate::land::sqlite::database::Fault;
 
@@ -26,6 +27,16 @@ pub(super) struct Writing {
     file: File,
     bytes: u64,
     since: Instant,
+}
+
+/// What became of a file that the book has as open.
+pub(super) enum Adopted {
+    /// Nobody wrote it any more.
+    Mine(Writing),
+    /// It has a writer.
+    Another,
+    /// It is not there.
+    Gone,
 }
 
 impl Writing {
@@ -55,25 +66,40 @@ impl Writing {
         })
     }
 
-    /// Takes over a file whose writer ended. `None`: it has one.
-    pub(super) fn adopt(folder: &Path, entry: &Entry) -> Result<Option<Self>, Fault> {
+    /// Takes over a file whose writer ended.
+    pub(super) fn adopt(folder: &Path, entry: &Entry) -> Result<Adopted, Fault> {
         let path = open_path(folder, &entry.name);
-        let take = || -> io::Result<Option<File>> {
-            let file = OpenOptions::new().write(true).open(&path)?;
-            match file.try_lock() {
-                Ok(()) => Ok(Some(file)),
-                Err(TryLockError::WouldBlock) => Ok(None),
-                Err(TryLockError::Error(error)) => Err(error),
-            }
+        let file = match OpenOptions::new().write(true).open(&path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Adopted::Gone),
+            Err(error) => return Err(Fault::Io(path, error)),
         };
-        let file = take().map_err(Fault::at(&path))?;
-        Ok(file.map(|file| Self {
-            name: entry.name.clone(),
-            path,
-            file,
-            bytes: entry.bytes,
-            since: Instant::now(),
-        }))
+        match file.try_lock() {
+            Ok(()) => Ok(Adopted::Mine(Self {
+                name: entry.name.clone(),
+                path,
+                file,
+                bytes: entry.bytes,
+                since: Instant::now(),
+            })),
+            Err(TryLockError::WouldBlock) => Ok(Adopted::Another),
+            Err(TryLockError::Error(error)) => Err(Fault::Io(path, error)),
+        }
+    }
+
+    /// Its path while it is written.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Whether its name still leads to it.
+    pub(super) fn is_there(&self) -> Result<bool, Fault> {
+        let mine = self.file.metadata().map_err(Fault::at(&self.path))?;
+        match fs::metadata(&self.path) {
+            Ok(named) => Ok((named.dev(), named.ino()) == (mine.dev(), mine.ino())),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(Fault::Io(self.path.clone(), error)),
+        }
     }
 
     /// Puts lines behind what is landed. They count once [`Writing::landed`] says so.
@@ -125,11 +151,6 @@ impl Writing {
     }
 }
 
-/// Whether a file is still there under its name as an open one.
-pub(super) fn is_open(folder: &Path, name: &str) -> bool {
-    open_path(folder, name).exists()
-}
-
 fn open_path(folder: &Path, name: &str) -> PathBuf {
     folder.join(format!("{name}{ENDING}{OPEN}"))
 }
@@ -150,16 +171,29 @@ pub(super) fn open_names(folder: &Path, part: &str) -> Result<Vec<String>, Fault
     list().map_err(Fault::at(&path))
 }
 
-/// Removes an open file in which nothing was ever landed, unless it has a writer.
-pub(super) fn remove_if_abandoned(folder: &Path, name: &str) -> Result<(), Fault> {
+/// An open file that the book does not know, and that has no writer: nothing of it was landed, or the book is not the
+/// one that it belongs to. An empty one is removed; another one is kept under a name that says so.
+pub(super) fn set_aside(folder: &Path, name: &str) -> Result<(), Fault> {
     let entry = Entry {
         name: name.to_owned(),
         bytes: 0,
         complete: false,
     };
-    if let Some(file) = Writing::adopt(folder, &entry)? {
-        fs::remove_file(&file.path).map_err(Fault::at(&file.path))?;
+    let Adopted::Mine(file) = Writing::adopt(folder, &entry)? else {
+        return Ok(());
+    };
+    let path = &file.path;
+    let bytes = file.file.metadata().map_err(Fault::at(path))?.len();
+    if bytes == 0 {
+        return fs::remove_file(path).map_err(Fault::at(path));
     }
+    let aside = path.with_extension("unknown");
+    fs::rename(path, &aside).map_err(Fault::at(path))?;
+    tracing::warn!(
+        "{bytes} bytes that no transaction knows of are kept in {}: a lander was killed before they were landed, and they are \
+         landed again; or {BOOK} in the folder is not the one that this file was written with",
+        aside.display(),
+    );
     Ok(())
 }
 

@@ -3,20 +3,28 @@
 //! Asked in steps, so that Kafka is polled between them: which cluster and which topic is this; what are the sink's
 //! positions; where does that not fit, and which position does the partition get instead; assign, and read.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use rdkafka::TopicPartitionList;
 use rdkafka::consumer::Consumer as _;
 use rdkafka::topic_partition_list::Offset;
 use tracing::{debug, error, warn};
 
-use super::{KAFKA_WAIT, Member, Part, RETRY, Stage};
+use super::{KAFKA_WAIT, Member, POLL, Part, RETRY, Stage};
+use crate::land::shared::Place;
 use crate::land::sink::{Known, Position};
 use crate::land::writer::Ask;
 use crate::metrics as names;
 
+/// When partitions without an answer are looked for again, at the price of a pause for the others.
+const AGAIN: Duration = Duration::from_secs(15);
+
 impl Member {
     /// Asks the sink where to read, once Kafka has said which cluster and which topic this is.
     pub(super) fn locate(&mut self) {
+        if self.work.stage == Stage::Ready && self.work.again_at.is_some_and(|at| Instant::now() >= at) {
+            self.lose();
+        }
         let Stage::Lost(not_before) = self.work.stage else {
             return;
         };
@@ -31,10 +39,7 @@ impl Member {
         let topic_id = self.ask_topic_id();
         let (Some(cluster), Ok(topic_id)) = (cluster.clone(), topic_id.clone()) else {
             let why = topic_id.map_or_else(|error| error.to_string(), |_| "no answer about the cluster".to_owned());
-            self.consumer.context().complain(
-                &self.source.topic,
-                &format!("Kafka does not say which cluster and topic this is: {why}"),
-            );
+            self.complain(format!("Kafka does not say which cluster and topic this is: {why}"));
             self.work.stage = Stage::Lost(Instant::now() + RETRY);
             return;
         };
@@ -48,19 +53,18 @@ impl Member {
     /// The sink has told its positions: each partition gets its own, or a new one.
     pub(super) fn found(&mut self, known: &[Known]) {
         let mut changes = Vec::new();
+        let until = Instant::now() + KAFKA_WAIT * 4;
         for partition in self.work.assigned.clone() {
-            let range = self
-                .consumer
-                .fetch_watermarks(&self.source.topic, partition, KAFKA_WAIT);
-            let (low, high) = match range {
+            let wait = until.saturating_duration_since(Instant::now()).clamp(POLL, KAFKA_WAIT);
+            let (low, high) = match self.consumer.fetch_watermarks(&self.source.topic, partition, wait) {
                 Ok(range) => range,
                 Err(error) => {
-                    self.consumer.context().complain(
-                        &self.source.topic,
-                        &format!("Kafka does not say where partition {partition} begins and ends: {error}"),
-                    );
-                    self.work.stage = Stage::Lost(Instant::now() + RETRY);
-                    return;
+                    // It may have no leader; the others have theirs, and are read.
+                    self.work.again_at = Some(Instant::now() + AGAIN);
+                    self.complain(format!(
+                        "Kafka does not say where partition {partition} begins and ends: {error}"
+                    ));
+                    continue;
                 }
             };
             let here = known
@@ -81,10 +85,16 @@ impl Member {
                 self.work.cluster, self.source.topic, position.epoch
             );
             let mut view = self.state.view();
-            view.partitions.insert(partition, (Some(position.next), Some(high)));
+            let place = Place {
+                position: Some(position.next),
+                low: Some(low),
+                end: Some(high),
+            };
+            view.partitions.insert(partition, place);
             drop(view);
             let part = Part {
                 at_end: position.next >= high,
+                eof: false,
                 target: high,
                 moved: Instant::now(),
                 position,
@@ -92,7 +102,9 @@ impl Member {
             };
             self.work.parts.insert(partition, part);
         }
-        if changes.is_empty() {
+        if self.work.parts.is_empty() {
+            self.work.stage = Stage::Lost(Instant::now() + RETRY);
+        } else if changes.is_empty() {
             self.start_reading();
         } else {
             self.work.stage = Stage::Setting;
@@ -145,7 +157,7 @@ impl Member {
                     partition,
                     position = here.next,
                     beginning = low,
-                    "Kafka deleted up to {lost} records before they were landed: raise the topic's retention, or keep the lander \
+                    "Kafka deleted up to {lost} records (or markers of transactions) before they were landed: raise the topic's retention, or keep the lander \
                      running. Reading goes on at the partition's beginning"
                 );
             } else {
@@ -167,16 +179,22 @@ impl Member {
     }
 
     pub(super) fn start_reading(&mut self) {
-        let list = self.list(|partition| {
-            let part = self.work.parts.get(&partition);
-            part.map_or(Offset::Invalid, |part| Offset::Offset(part.position.next))
-        });
+        let mut list = TopicPartitionList::new();
+        for (partition, part) in &self.work.parts {
+            let offset = Offset::Offset(part.position.next);
+            if let Err(error) = list.add_partition_offset(&self.source.topic, *partition, offset) {
+                error!(%error, partition, "no legal offset");
+            }
+        }
         // Assigned anew, not sought: a partition that was out of range does not read, so it cannot be sought. And resumed
         // first: librdkafka starts reading a little after assign() has returned, and drops a resume that comes between
         // as outdated, so that the partition would stand still for ever. What is read at the old place until then is
         // for nobody: the stage says so.
         match self.consumer.resume(&list).and_then(|()| self.consumer.assign(&list)) {
-            Ok(()) => self.work.stage = Stage::Ready,
+            Ok(()) => {
+                self.work.stage = Stage::Ready;
+                self.reads();
+            }
             Err(error) => {
                 debug!(topic = self.source.topic, %error, "assigning");
                 self.lose();

@@ -25,6 +25,8 @@ const STATEMENTS: usize = 64;
 #[derive(Clone)]
 pub struct Database {
     path: Arc<PathBuf>,
+    /// What to do when it is damaged.
+    advice: &'static str,
     connection: Arc<Mutex<Option<Connection>>>,
 }
 
@@ -52,8 +54,18 @@ impl Database {
     /// Names the file; it is opened when it is first needed.
     #[must_use]
     pub fn new(path: &Path) -> Self {
+        Self::with_advice(
+            path,
+            "Move it away: what Kafka still has is landed again into a new file; `sqlite3 FILE .recover` saves what is \
+             readable of the old one",
+        )
+    }
+
+    /// [`Database::new`] with words of what to do when it is damaged.
+    pub(in crate::land) fn with_advice(path: &Path, advice: &'static str) -> Self {
         Self {
             path: Arc::new(path.to_owned()),
+            advice,
             connection: Arc::default(),
         }
     }
@@ -122,10 +134,9 @@ impl Database {
                          folder, or set land.path to another"
                     ))
                 }
-                Some(ErrorCode::DatabaseCorrupt) => SinkError::Refused(format!(
-                    "SQLite {path} is damaged: {error}. Move it away: what Kafka still has is landed again into a new file; \
-                     `sqlite3 {path} .recover` saves what is readable of the old one"
-                )),
+                Some(ErrorCode::DatabaseCorrupt) => {
+                    SinkError::Refused(format!("SQLite {path} is damaged: {error}. {}", self.advice))
+                }
                 _ => SinkError::Away(format!("SQLite {path}: {error}")),
             },
         }

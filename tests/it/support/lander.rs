@@ -39,11 +39,16 @@ pub fn settings(config: &mut Config) -> &mut Config {
 impl Lander {
     /// Starts one; returns once its listener is open.
     pub fn start(config: &Config) -> Self {
+        Self::start_with(config, &[])
+    }
+
+    /// [`Lander::start`] with arguments.
+    pub fn start_with(config: &Config, arguments: &[&str]) -> Self {
         let folder = tempfile::Builder::new()
             .prefix("tidegate-land-")
             .tempdir()
             .expect("a temporary folder");
-        let child = spawn(&folder, config);
+        let child = spawn_with(&folder, config, arguments);
         let mut lander = Self {
             folder,
             config: config.clone(),

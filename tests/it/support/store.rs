@@ -184,8 +184,7 @@ fn insert(
         let name = quoted(name);
         if known.insert((table.to_owned(), name.clone())) {
             let table = quoted(table);
-            // The first member of a line is always the same, so its table is made once.
-            let sql = match names.is_empty() {
+            let sql = match known.insert((table.clone(), String::new())) {
                 true => format!("CREATE TABLE {table} ({name})"),
                 false => format!("ALTER TABLE {table} ADD COLUMN {name}"),
             };
