@@ -2,7 +2,7 @@
 //!
 //! An HTTP request is on the local disk (fdatasync returned) before its client reads OK; a forwarder
 //! drains that log to Kafka and removes nothing before Kafka acknowledged it; a lander takes the records
-//! from Kafka into a database, each of them once.
+//! from Kafka into a database or files, each of them once.
 //!
 //! # The layers
 //! A module may name those above it in this table and nothing else; `tests/tidy.rs` fails otherwise.
@@ -14,7 +14,7 @@
 //! | `kafka` | what every client of Kafka shares: settings, the connection's state, raw calls | the log, tables, HTTP, configuration |
 //! | [`wal`] | the log on disk: append, commit, read, ack | tokio's runtime, HTTP, Kafka, configuration |
 //! | [`ingest`] | bytes from a client -> records | axum, the log, the clock |
-//! | [`land`] | Kafka -> rules -> a database, each record once | the log, ingest, HTTP, configuration |
+//! | [`land`] | Kafka -> rules -> a database or files, each record once | the log, ingest, HTTP, configuration |
 //! | [`forward`] | the log -> Kafka -> the watermark | HTTP, sled |
 //! | [`http`] | the listeners; the only place that names axum | sled, rdkafka |
 //! | [`config`] | file, environment and flags -> one checked `Config` | everything below: others get an `Options` of their own |

@@ -71,7 +71,7 @@ struct Settings {
 enum Command {
     /// Run the gateway and its forwarder
     Serve,
-    /// Run the lander: from Kafka into a database, each record once
+    /// Run the lander: from Kafka into a database or files, each record once
     Land(land::Flags),
     /// Try it on this machine: gateway, an embedded Kafka broker and the lander into SQLite; prints each delivery
     Dev,

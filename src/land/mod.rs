@@ -1,4 +1,4 @@
-//! The lander: Kafka -> rules -> a database, each record exactly once.
+//! The lander: Kafka -> rules -> a database or files, each record exactly once.
 //!
 //! # What it rests on
 //! - Rows and the position in Kafka are written in one transaction of the sink ([`sink`]); where reading goes on is

@@ -140,14 +140,14 @@ impl Writer<'_> {
             if counts.clashes > 0 {
                 error!(
                     "{} records of topic {} have an identity that other records have: two gateways run with copies of one \
-                     WAL folder. They are kept in the table rejected (kind identity_clash). Stop one of the gateways and \
+                     WAL folder. They are kept in `rejected` (kind identity_clash). Stop one of the gateways and \
                      give it a fresh folder",
                     counts.clashes, batch.topic
                 );
             }
             if counts.refused > 0 {
                 warn!(
-                    "{} records of topic {} were refused by the database for good; they are kept in the table rejected, \
+                    "{} records of topic {} were refused by the database for good; they are kept in `rejected`, \
                      with what it said",
                     counts.refused, batch.topic
                 );
