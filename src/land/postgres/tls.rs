@@ -24,10 +24,6 @@ pub(super) fn read(url: &str) -> Result<(Config, MakeTlsConnector), String> {
         return Err(format!("land.url cannot be read: {HOW}"));
     }
     let (base, query) = url.split_once('?').unwrap_or((url, ""));
-    // What follows the first @ is taken for the host, and hosts are shown.
-    if base.matches('@').count() > 1 || query.contains('?') {
-        return Err(format!("land.url has more than one @ or ?: {HOW}"));
-    }
     let (mut mode, mut root, mut certificate, mut key) = ("prefer".to_owned(), None, None, None);
     let mut others = Vec::new();
     for pair in query.split('&').filter(|pair| !pair.is_empty()) {
@@ -43,16 +39,18 @@ pub(super) fn read(url: &str) -> Result<(Config, MakeTlsConnector), String> {
             _ => others.push(pair),
         }
     }
+    // What follows the first @ is taken for the host, and hosts are shown.
+    if base.matches('@').count() > 1 || query.contains('?') || others.iter().any(|pair| pair.contains('@')) {
+        return Err(format!("land.url has an @ or ? too many: {HOW}"));
+    }
     let rest = if others.is_empty() {
         base.to_owned()
     } else {
         format!("{base}?{}", others.join("&"))
     };
-    let mut config: Config = rest.parse().map_err(|error| match query.contains('@') {
-        // The error may name a parameter that is part of a password.
-        true => format!("land.url cannot be read: {HOW}"),
-        false => format!("land.url cannot be read ({error}): {HOW}"),
-    })?;
+    let mut config: Config = rest
+        .parse()
+        .map_err(|error| format!("land.url cannot be read ({error}): {HOW}"))?;
     let is_wrong = |host: &Host| matches!(host, Host::Tcp(host) if host.contains('@'));
     if config.get_hosts().iter().any(is_wrong) {
         return Err(format!("land.url has an @ in a host: {HOW}"));
