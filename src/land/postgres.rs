@@ -16,7 +16,7 @@ use std::time::Duration;
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, Config};
 
-use self::connection::Connection;
+use self::connection::{Connection, begin};
 use self::fault::{Fault, explain};
 use self::schema::Schema;
 use super::row::Batch;
@@ -26,6 +26,9 @@ use super::table::{POSITIONS, Table};
 /// Limits of a connection that the URL does not set itself.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const TCP_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// An idle connection that has been quiet for so long is asked whether it is still there.
+const QUIET_MAX: Duration = Duration::from_secs(10);
 
 /// A table in a PostgreSQL database.
 pub struct Postgres {
@@ -124,6 +127,7 @@ impl Sink for Postgres {
         let new = &to.position;
         self.with(async |client, schema| {
             let source = &schema.table.name;
+            let transaction = begin(client).await?;
             let changed = match from {
                 None => {
                     let statement = format!(
@@ -133,7 +137,7 @@ impl Sink for Postgres {
                     let (epoch, next, id) = (&new.epoch, &new.next, &new.topic_id);
                     let values: [&(dyn ToSql + Sync); 7] =
                         [source, &to.cluster, &topic, &to.partition, epoch, next, id];
-                    client.execute(&statement, &values).await?
+                    transaction.execute(&statement, &values).await?
                 }
                 Some(from) => {
                     let statement = format!(
@@ -153,16 +157,17 @@ impl Sink for Postgres {
                         &from.next,
                         &from.topic_id,
                     ];
-                    client.execute(&statement, &values).await?
+                    transaction.execute(&statement, &values).await?
                 }
             };
+            transaction.commit().await?;
             Ok(changed == 1)
         })
     }
 
     fn write(&mut self, batch: &Batch) -> Result<Written, SinkError> {
         self.with(async |client, schema| {
-            let transaction = client.transaction().await?;
+            let transaction = begin(client).await?;
             for place in &batch.moves {
                 let statement = format!(
                     "UPDATE {POSITIONS} SET next = $1 WHERE source = $2 AND kafka_cluster = $3 AND kafka_topic = $4 AND \
@@ -187,6 +192,16 @@ impl Sink for Postgres {
             transaction.commit().await?;
             Ok(Written::Done(counts))
         })
+    }
+
+    fn tick(&mut self) -> Result<(), SinkError> {
+        match &self.connection {
+            // A database that went away meanwhile is found before a batch needs it.
+            Some(connection) if connection.quiet() > QUIET_MAX => {
+                self.with(async |client, _| Ok(client.batch_execute("SELECT 1").await?))
+            }
+            _ => Ok(()),
+        }
     }
 
     fn close(&mut self) -> Result<(), SinkError> {

@@ -44,7 +44,10 @@ fn main() -> ExitCode {
         sinks::sqlite::CASES,
         sinks::postgres::CASES,
         sinks::files::CASES,
-        land_postgres::CASES,
+        land_postgres::tables::CASES,
+        land_postgres::refusals::CASES,
+        land_postgres::tls::CASES,
+        land_postgres::silence::CASES,
         cli::CASES,
         cli_status::CASES,
     ];

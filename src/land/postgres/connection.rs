@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use tokio::runtime::{Builder, Runtime};
 use tokio::task::JoinHandle;
 use tokio::time::{sleep_until, timeout};
-use tokio_postgres::{Client, Config};
+use tokio_postgres::{Client, Config, Transaction};
 
 use super::fault::Fault;
 
@@ -21,10 +21,14 @@ const CONNECT_MAX: Duration = Duration::from_secs(20);
 /// How long nothing may come from the server. It ends a statement or a wait for a lock itself before that (see
 /// [`SESSION`]), so a server that works has said something by then.
 const SILENCE_MAX: Duration = Duration::from_secs(35);
-/// What every session begins with: the longest statement and the longest wait for somebody else's lock. Whatever the
-/// server's defaults are, the guard of the positions is made for READ COMMITTED.
+/// What every session begins with: the longest statement and the longest wait for somebody else's lock. The server
+/// ends a session whose lander is frozen or gone: until then nobody else may have the rows of its positions. Whatever
+/// the server's defaults are, the guard of the positions is made for READ COMMITTED. The temporary table, and its end
+/// with the session, wait for no standby: while one is missing, each session would leave a process that waits for it.
 const SESSION: &str = "SET statement_timeout = '30s'; SET lock_timeout = '20s'; SET TIME ZONE 'UTC'; \
-     SET default_transaction_isolation = 'read committed'";
+     SET default_transaction_isolation = 'read committed'; SET idle_in_transaction_session_timeout = '60s'; \
+     SET tcp_keepalives_idle = 20; SET tcp_keepalives_interval = 5; SET tcp_keepalives_count = 3; \
+     SET tcp_user_timeout = '30s'; SET synchronous_commit = local";
 /// How long a goodbye may take.
 const CLOSE_MAX: Duration = Duration::from_secs(1);
 
@@ -99,6 +103,11 @@ impl Connection {
         }
     }
 
+    /// How long ago the server was heard last.
+    pub(super) fn quiet(&self) -> Duration {
+        self.heard.lock().unwrap_or_else(PoisonError::into_inner).elapsed()
+    }
+
     /// Says goodbye.
     pub(super) fn close(self) {
         let Self {
@@ -109,6 +118,15 @@ impl Connection {
             tracing::debug!("PostgreSQL took no goodbye");
         }
     }
+}
+
+/// A transaction that is as durable as the server is set up to make it.
+pub(super) async fn begin(client: &mut Client) -> Result<Transaction<'_>, tokio_postgres::Error> {
+    let transaction = client.transaction().await?;
+    transaction
+        .batch_execute("SET LOCAL synchronous_commit TO DEFAULT")
+        .await?;
+    Ok(transaction)
 }
 
 fn hear(heard: &Mutex<Instant>) {

@@ -1,8 +1,11 @@
 //! The tables in PostgreSQL: made where they are missing, checked, and given columns for fields that were declared
 //! since. Nothing is asked of a user's rights but what is missing: somebody else may have made all of it.
 
+use std::collections::HashMap;
+
 use tokio_postgres::{Client, Transaction};
 
+use super::connection::begin;
 use super::fault::{Fault, words};
 use crate::land::table::{COLUMNS, Kind, META, POSITIONS, REJECTED, SCHEMA_VERSION, Table, quoted};
 
@@ -25,22 +28,51 @@ const TYPES: [&str; 10] = [
 ];
 /// What a text column cannot hold.
 const BYTES: [&str; 2] = ["value_bytes", "key_bytes"];
-/// The tables beside the sources' own, and what they hold.
-const OWN: [(&str, &str); 3] = [
-    (META, "key text PRIMARY KEY, value bigint NOT NULL"),
-    (
-        POSITIONS,
-        "source text NOT NULL, kafka_cluster text NOT NULL, kafka_topic text NOT NULL, kafka_partition integer NOT NULL, epoch \
-         bigint NOT NULL, next bigint NOT NULL, topic_id text, PRIMARY KEY (source, kafka_cluster, kafka_topic, \
-         kafka_partition)",
-    ),
-    (
-        REJECTED,
-        "at timestamptz NOT NULL DEFAULT now(), source text NOT NULL, kind text NOT NULL, error text NOT NULL, wal text NOT \
-         NULL, seq bigint NOT NULL, kafka_cluster text NOT NULL, kafka_topic text NOT NULL, kafka_partition integer NOT NULL, \
-         position_epoch bigint NOT NULL, kafka_offset bigint NOT NULL, key bytea, received_at timestamptz, value bytea, PRIMARY \
-         KEY (source, kafka_cluster, kafka_topic, kafka_partition, position_epoch, kafka_offset)",
-    ),
+/// A table beside the sources' own: its columns, their types as `format_type` has them, and what else is asked of them.
+struct Own {
+    name: &'static str,
+    columns: &'static [(&'static str, &'static str, &'static str)],
+    key: &'static str,
+}
+const OWN: [Own; 3] = [
+    Own {
+        name: META,
+        columns: &[("key", "text", "NOT NULL"), ("value", "bigint", "NOT NULL")],
+        key: "key",
+    },
+    Own {
+        name: POSITIONS,
+        columns: &[
+            ("source", "text", "NOT NULL"),
+            ("kafka_cluster", "text", "NOT NULL"),
+            ("kafka_topic", "text", "NOT NULL"),
+            ("kafka_partition", "integer", "NOT NULL"),
+            ("epoch", "bigint", "NOT NULL"),
+            ("next", "bigint", "NOT NULL"),
+            ("topic_id", "text", ""),
+        ],
+        key: "source, kafka_cluster, kafka_topic, kafka_partition",
+    },
+    Own {
+        name: REJECTED,
+        columns: &[
+            ("at", "timestamp with time zone", "NOT NULL DEFAULT now()"),
+            ("source", "text", "NOT NULL"),
+            ("kind", "text", "NOT NULL"),
+            ("error", "text", "NOT NULL"),
+            ("wal", "text", "NOT NULL"),
+            ("seq", "bigint", "NOT NULL"),
+            ("kafka_cluster", "text", "NOT NULL"),
+            ("kafka_topic", "text", "NOT NULL"),
+            ("kafka_partition", "integer", "NOT NULL"),
+            ("position_epoch", "bigint", "NOT NULL"),
+            ("kafka_offset", "bigint", "NOT NULL"),
+            ("key", "bytea", ""),
+            ("received_at", "timestamp with time zone", ""),
+            ("value", "bytea", ""),
+        ],
+        key: "source, kafka_cluster, kafka_topic, kafka_partition, position_epoch, kafka_offset",
+    },
 ];
 
 /// A table, and the list of its columns as statements have it.
@@ -63,7 +95,7 @@ impl Schema {
     /// Makes what is missing, in one transaction, and the session's temporary table.
     pub(super) async fn make(&self, client: &mut Client) -> Result<(), Fault> {
         check_encoding(client).await?;
-        let transaction = client.transaction().await?;
+        let transaction = begin(client).await?;
         transaction
             .execute("SELECT pg_advisory_xact_lock($1)", &[&LOCK])
             .await?;
@@ -139,44 +171,20 @@ impl Schema {
 
     async fn check_table(&self, transaction: &Transaction<'_>) -> Result<(), Fault> {
         let name = &self.table.name;
-        let rows = transaction
-            .query(
-                "SELECT attname::text, format_type(atttypid, NULL) FROM pg_attribute WHERE attrelid = to_regclass($1) AND \
-                 attnum > 0 AND NOT attisdropped",
-                &[&quoted(name)],
-            )
-            .await?;
-        let mut found: Vec<(String, String)> = Vec::new();
-        for row in rows {
-            found.push((row.try_get(0)?, row.try_get(1)?));
-        }
-        let find = |column: &str| {
-            found
-                .iter()
-                .find(|(name, _)| name == column)
-                .map(|(_, kind)| kind.as_str())
-        };
-        let refuse = |what: &str| {
-            Err(Fault::Refused(format!(
-                "the table {name} exists and {what}, so it is not one that tidegate made. Nothing was changed: rename that \
-                 table, or give the source another name"
-            )))
-        };
+        let found = columns_of(transaction, name).await?;
+        let refuse = |what: &str| Err(not_ours(name, what, "give the source another name"));
         let fixed = COLUMNS.into_iter().zip(TYPES);
-        for (column, kind) in fixed.chain(BYTES.into_iter().map(|column| (column, "bytea"))) {
-            match find(column) {
-                None => return refuse(&format!("has no column {column}")),
-                Some(other) if other != kind => {
-                    return refuse(&format!("its column {column} is {other} instead of {kind}"));
-                }
-                Some(_) => {}
-            }
+        let fixed = fixed.chain(BYTES.into_iter().map(|column| (column, "bytea")));
+        if let Some(what) = differs(&found, fixed) {
+            return refuse(&what);
         }
+        // What ON CONFLICT (wal, seq) takes for the identity: of these columns, valid, and checked at once.
         let key = transaction
             .query_one(
-                "SELECT EXISTS (SELECT 1 FROM pg_index i WHERE indrelid = to_regclass($1) AND indisunique AND indpred IS NULL \
-                 AND (SELECT array_agg(attname::text ORDER BY attname) FROM pg_attribute WHERE attrelid = indrelid AND attnum \
-                 = ANY (indkey)) = ARRAY['seq', 'wal'])",
+                "SELECT EXISTS (SELECT 1 FROM pg_index i WHERE indrelid = to_regclass($1) AND indisunique AND indisvalid AND \
+                 indimmediate AND indpred IS NULL AND indnkeyatts = 2 AND (SELECT array_agg(attname::text ORDER BY attname) \
+                 FROM unnest(indkey::smallint[]) WITH ORDINALITY k (number, place) JOIN pg_attribute ON attrelid = indrelid \
+                 AND attnum = number WHERE place <= indnkeyatts) = ARRAY['seq', 'wal'])",
                 &[&quoted(name)],
             )
             .await?;
@@ -185,7 +193,7 @@ impl Schema {
         }
         for column in &self.table.columns {
             let kind = sql(column.kind);
-            match find(&column.name) {
+            match found.get(&column.name).map(String::as_str) {
                 None => {
                     let statement = format!(
                         "ALTER TABLE {} ADD COLUMN {} {kind}",
@@ -274,10 +282,30 @@ async fn check_encoding(client: &Client) -> Result<(), Fault> {
 }
 
 async fn make_own_tables(transaction: &Transaction<'_>) -> Result<(), Fault> {
-    for (name, columns) in OWN {
-        if kind_of(transaction, name).await?.is_none() {
-            let statement = format!("CREATE TABLE {name} ({columns})");
-            make(transaction, &format!("the table {name}"), &statement).await?;
+    for Own { name, columns, key } in OWN {
+        match kind_of(transaction, name).await?.as_deref() {
+            None => {
+                let columns: Vec<String> = columns
+                    .iter()
+                    .map(|(column, kind, more)| format!("{column} {kind} {more}"))
+                    .collect();
+                let columns = columns.join(", ");
+                let statement = format!("CREATE TABLE {name} ({columns}, PRIMARY KEY ({key}))");
+                make(transaction, &format!("the table {name}"), &statement).await?;
+            }
+            // Somebody else's would fail with the first row that is to go there.
+            Some("r" | "p") => {
+                let found = columns_of(transaction, name).await?;
+                if let Some(what) = differs(&found, columns.iter().map(|(column, kind, _)| (*column, *kind))) {
+                    return Err(not_ours(name, &what, "name another database in land.url"));
+                }
+            }
+            Some(_) => {
+                return Err(Fault::Refused(format!(
+                    "{name} is there and is no table, but landing needs one of that name. Nothing was changed: rename it, or \
+                     name another database in land.url"
+                )));
+            }
         }
     }
     let select = format!("SELECT value FROM {META} WHERE key = 'schema'");
@@ -293,6 +321,37 @@ async fn make_own_tables(transaction: &Transaction<'_>) -> Result<(), Fault> {
         )));
     }
     Ok(())
+}
+
+/// A table's columns and their types, as `format_type` has them.
+async fn columns_of(transaction: &Transaction<'_>, name: &str) -> Result<HashMap<String, String>, Fault> {
+    let rows = transaction
+        .query(
+            "SELECT attname::text, format_type(atttypid, NULL) FROM pg_attribute WHERE attrelid = to_regclass($1) AND attnum \
+             > 0 AND NOT attisdropped",
+            &[&quoted(name)],
+        )
+        .await?;
+    rows.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?))).collect()
+}
+
+/// The first of these columns that is missing or of another type, in words.
+fn differs<'a>(
+    found: &HashMap<String, String>,
+    mut columns: impl Iterator<Item = (&'a str, &'a str)>,
+) -> Option<String> {
+    columns.find_map(|(column, kind)| match found.get(column) {
+        None => Some(format!("has no column {column}")),
+        Some(other) if other != kind => Some(format!("its column {column} is {other} instead of {kind}")),
+        Some(_) => None,
+    })
+}
+
+fn not_ours(name: &str, what: &str, or: &str) -> Fault {
+    Fault::Refused(format!(
+        "the table {name} exists and {what}, so it is not one that tidegate made. Nothing was changed: rename that table, or \
+         {or}"
+    ))
 }
 
 /// What is there under this name, as `pg_class.relkind` has it.

@@ -2,16 +2,27 @@
 //! (`sslmode` in full, `sslrootcert`, `sslcert`, `sslkey`).
 //!
 //! `disable`; `prefer` (TLS where the server has it, whoever it is; the default); `require` (TLS, whoever it is, unless
-//! `sslrootcert` is given: then like `verify-ca`); `verify-ca` (a certificate of that CA, or of the system's);
-//! `verify-full` (and for this host).
+//! `sslrootcert` is given: then like `verify-ca`); `verify-ca` (a certificate of an authority in that file, and of no
+//! other); `verify-full` (and for this host). The last two need `sslrootcert`.
 
 use openssl::ssl::{SslConnector, SslFiletype, SslMethod, SslVerifyMode};
+use openssl::x509::store::X509StoreBuilder;
 use postgres_openssl::MakeTlsConnector;
 use tokio_postgres::Config;
 use tokio_postgres::config::{Host, SslMode};
 
+/// How a URL is written; also what is said of one that cannot be told apart from its password.
+const HOW: &str = "write it as postgres://user:password@host:5432/database, with characters such as @, / and ? in the \
+     password as %40, %2F and %3F";
+
 /// The connection's settings; the error is for the user, without a password in it.
 pub(super) fn read(url: &str) -> Result<(Config, MakeTlsConnector), String> {
+    if !["postgres://", "postgresql://"]
+        .iter()
+        .any(|start| url.starts_with(start))
+    {
+        return Err(format!("land.url cannot be read: {HOW}"));
+    }
     let (base, query) = url.split_once('?').unwrap_or((url, ""));
     let (mut mode, mut root, mut certificate, mut key) = ("prefer".to_owned(), None, None, None);
     let mut others = Vec::new();
@@ -28,17 +39,22 @@ pub(super) fn read(url: &str) -> Result<(Config, MakeTlsConnector), String> {
             _ => others.push(pair),
         }
     }
+    // What follows the first @ is taken for the host, and hosts are shown.
+    if base.matches('@').count() > 1 || query.contains('?') || others.iter().any(|pair| pair.contains('@')) {
+        return Err(format!("land.url has an @ or ? too many: {HOW}"));
+    }
     let rest = if others.is_empty() {
         base.to_owned()
     } else {
         format!("{base}?{}", others.join("&"))
     };
-    let mut config: Config = rest.parse().map_err(|error| {
-        format!(
-            "land.url cannot be read ({error}): write it as postgres://user:password@host:5432/database, with characters such \
-             as @ and / in the password as %40 and %2F"
-        )
-    })?;
+    let mut config: Config = rest
+        .parse()
+        .map_err(|error| format!("land.url cannot be read ({error}): {HOW}"))?;
+    let is_wrong = |host: &Host| matches!(host, Host::Tcp(host) if host.contains('@'));
+    if config.get_hosts().iter().any(is_wrong) {
+        return Err(format!("land.url has an @ in a host: {HOW}"));
+    }
     if config.get_hosts().is_empty() {
         return Err("land.url names no host: write it as postgres://user:password@host:5432/database".to_owned());
     }
@@ -54,10 +70,27 @@ pub(super) fn read(url: &str) -> Result<(Config, MakeTlsConnector), String> {
             ));
         }
     };
+    match root.as_deref() {
+        Some("system") => {
+            return Err(
+                "land.url has sslrootcert=system, which is not supported: name the authority with sslrootcert=FILE"
+                    .to_owned(),
+            );
+        }
+        None if chain => {
+            return Err(format!(
+                "land.url has sslmode={mode} and nobody to trust: name the authority with sslrootcert=FILE"
+            ));
+        }
+        _ => {}
+    }
     config.ssl_mode(ssl);
     let broken = |what: &str, error: &dyn std::fmt::Display| format!("land.url: {what} cannot be used: {error}");
     let mut builder = SslConnector::builder(SslMethod::tls()).map_err(|error| broken("OpenSSL", &error))?;
     if let Some(root) = &root {
+        // The builder trusts the system's authorities; a file would only be added to them.
+        let nobody = X509StoreBuilder::new().map_err(|error| broken("OpenSSL", &error))?;
+        builder.set_cert_store(nobody.build());
         builder
             .set_ca_file(root)
             .map_err(|error| broken(&format!("sslrootcert={root}"), &error))?;
@@ -102,15 +135,36 @@ mod tests {
 
     #[test]
     fn a_url_is_read_as_libpq_reads_it_and_its_password_never_told() {
-        let (config, _) = read("postgres://ann:hunter2@db:5433/rows?sslmode=verify-full&connect_timeout=3").unwrap();
+        let (config, _) = read("postgres://ann:hunter2@db:5433/rows?sslmode=require&connect_timeout=3").unwrap();
         assert_eq!(name(&config), "ann@db:5433/rows");
         assert_eq!(config.get_ssl_mode(), SslMode::Require);
         let wrong = |url: &str| read(url).err().unwrap();
         assert!(wrong("postgres://ann:hunter2@db/rows?sslmode=maybe").contains("verify-full"));
         assert!(wrong("postgres://ann:hunter2@db/rows?sslmode=require&sslrootcert=/nowhere").contains("/nowhere"));
-        for url in ["postgres://ann:hunter2@db:port/rows", "mysql:hunter2", "postgres://"] {
+        for mode in ["verify-ca", "verify-full"] {
+            let error = wrong(&format!("postgres://ann:hunter2@db/rows?sslmode={mode}"));
+            assert!(error.contains("name the authority with sslrootcert=FILE"), "{error}");
+        }
+        assert!(wrong("postgres://db/rows?sslmode=verify-full&sslrootcert=system").contains("sslrootcert=FILE"));
+        for url in [
+            "postgres://ann:hunter2@db:port/rows",
+            "mysql:hunter2",
+            "postgres://",
+            "host=db user=ann password=hunter2 sslmode=require",
+            "hunter2=1",
+        ] {
             let error = wrong(url);
             assert!(error.contains("land.url") && !error.contains("hunter2"), "{error}");
+        }
+        for url in [
+            "postgres://ann:p@hunter2@db/rows",
+            "postgres://ann:p@x/hunter2@db/rows",
+            "postgres://ann:p?hunter2@db/rows?sslmode=require",
+            "postgres://ann:p@x?hunter2=1@db/rows",
+            "postgres:///rows?host=p@hunter2",
+        ] {
+            let error = wrong(url);
+            assert!(error.contains("%40") && !error.contains("hunter2"), "{error}");
         }
     }
 }
