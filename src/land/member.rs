@@ -10,6 +10,8 @@
 //!
 //! Knows the sink only through `writer.rs`.
 
+mod ends;
+mod incoming;
 mod locate;
 
 use std::collections::BTreeMap;
@@ -20,12 +22,12 @@ use std::time::{Duration, Instant};
 use rdkafka::TopicPartitionList;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::{BorrowedMessage, Message as _};
 use rdkafka::topic_partition_list::Offset;
 use tracing::{debug, info, warn};
 
+use self::incoming::{Incoming, Polled, poll};
 use super::context::{Context, Event};
-use super::row::{Batch, Move, RECEIVED_MS_MAX, Row};
+use super::row::{Batch, Move, Row};
 use super::shared::{MemberState, Place};
 use super::sink::{Position, Written};
 use super::writer::{Answer, Ask, Question};
@@ -43,12 +45,6 @@ const POLL: Duration = Duration::from_millis(100);
 const POLL_SHORT: Duration = Duration::from_millis(5);
 /// Between two tries to find out where to read.
 const RETRY: Duration = Duration::from_millis(500);
-/// A partition that has records and gives none for so long is located anew. Long enough for any fetch that is only
-/// slow: librdkafka's own time limit for a request is 60 s.
-const STANDSTILL: Duration = Duration::from_secs(90);
-/// How often the ends of paused partitions are asked for: nothing is fetched that would tell them.
-const ENDS: Duration = Duration::from_secs(5);
-
 /// Where the member stands with its assignment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Stage {
@@ -76,24 +72,6 @@ struct Part {
     eof: bool,
     /// When its last record came, or when there was none to come.
     moved: Instant,
-}
-
-/// What a poll brought.
-enum Polled {
-    Nothing,
-    Record(Box<Incoming>),
-    End(i32),
-    Failed(KafkaError),
-}
-
-/// A record, out of librdkafka's hands.
-struct Incoming {
-    partition: i32,
-    offset: i64,
-    key: Option<Vec<u8>>,
-    value: Option<Vec<u8>>,
-    identity: Option<(uuid::Uuid, i64)>,
-    received_ms: Option<i64>,
 }
 
 /// See the module.
@@ -528,72 +506,6 @@ impl Member {
         }
     }
 
-    /// The ends of paused partitions, and of those that statistics told.
-    fn look_at_ends(&mut self) {
-        let ends = self.consumer.context().ends();
-        let reading = !self.work.paused && self.work.stage == Stage::Ready;
-        let up = self.consumer.context().is_up();
-        let mut stands_still = false;
-        // Statistics know the ends by what is fetched: of partitions that stand they have the old ones.
-        for (partition, end) in ends.into_iter().filter(|_| reading) {
-            let Some(part) = self.work.parts.get_mut(&partition) else {
-                continue;
-            };
-            let next = part.position.next;
-            if end.offset >= 0
-                && let Some(known) = self.state.view().partitions.get_mut(&partition)
-            {
-                // Markers behind the last record may be all that the position lacks.
-                known.end = Some(if end.reached && part.eof {
-                    next
-                } else {
-                    end.offset.max(next)
-                });
-            }
-            let nothing_to_come = if end.offset < 0 {
-                next >= part.target
-            } else {
-                end.reached
-            };
-            if nothing_to_come || !up {
-                part.moved = Instant::now();
-            }
-            stands_still |= part.moved.elapsed() >= STANDSTILL;
-        }
-        if stands_still {
-            metrics::counter!(names::LAND_ERRORS_TOTAL, "reason" => "standstill").increment(1);
-            warn!(
-                topic = self.source.topic,
-                "a partition has records, and Kafka's client has given none for {} s: it is read anew from its position",
-                STANDSTILL.as_secs()
-            );
-            self.lose();
-            return;
-        }
-        let standing = self.work.paused || matches!(self.work.stage, Stage::Asked | Stage::Setting);
-        if !standing || Instant::now() < self.work.ends_at {
-            return;
-        }
-        self.work.ends_at = Instant::now() + ENDS;
-        for partition in self.work.assigned.clone() {
-            match self
-                .consumer
-                .fetch_watermarks(&self.source.topic, partition, KAFKA_WAIT)
-            {
-                Ok((low, high)) => {
-                    if let Some(known) = self.state.view().partitions.get_mut(&partition) {
-                        known.low = Some(low);
-                        known.end = Some(high);
-                    }
-                }
-                Err(error) => {
-                    debug!(%error, "no watermarks");
-                    return;
-                }
-            }
-        }
-    }
-
     fn tell_done(&self) {
         if self.options.mode == Mode::Forever || self.work.stage != Stage::Ready {
             return;
@@ -620,32 +532,5 @@ impl Member {
         }
         self.write();
         self.work.batch.rows.is_empty() && !self.work.asking
-    }
-}
-
-/// Polls once and takes what came out of librdkafka's hands.
-fn poll(consumer: &BaseConsumer<Context>, wait: Duration) -> Polled {
-    match consumer.poll(wait) {
-        None => Polled::Nothing,
-        Some(Ok(message)) => Polled::Record(Box::new(incoming(&message))),
-        Some(Err(KafkaError::PartitionEOF(partition))) => Polled::End(partition),
-        Some(Err(error)) => Polled::Failed(error),
-    }
-}
-
-fn incoming(message: &BorrowedMessage<'_>) -> Incoming {
-    let number = |name| -> Option<i64> {
-        let text = std::str::from_utf8(native::header(message, name)?).ok()?;
-        text.parse().ok().filter(|number| *number >= 0)
-    };
-    let wal = native::header(message, native::WAL).and_then(|wal| uuid::Uuid::try_parse_ascii(wal).ok());
-    let received = number(native::RECEIVED).or_else(|| message.timestamp().to_millis());
-    Incoming {
-        partition: message.partition(),
-        offset: message.offset(),
-        key: message.key().map(<[u8]>::to_vec),
-        value: message.payload().map(<[u8]>::to_vec),
-        identity: wal.zip(number(native::SEQ)),
-        received_ms: received.filter(|ms| (0..=RECEIVED_MS_MAX).contains(ms)),
     }
 }
