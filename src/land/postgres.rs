@@ -30,6 +30,9 @@ const TCP_TIMEOUT: Duration = Duration::from_secs(30);
 /// An idle connection that has been quiet for so long is asked whether it is still there.
 const QUIET_MAX: Duration = Duration::from_secs(10);
 
+/// How many batches take the long way after one that had to.
+const DETOURS: u32 = 16;
+
 /// A table in a PostgreSQL database.
 pub struct Postgres {
     config: Config,
@@ -38,6 +41,8 @@ pub struct Postgres {
     name: String,
     schema: Schema,
     connection: Option<Connection>,
+    /// So many batches are not tried straight: the last one that was had repeats.
+    detours: u32,
 }
 
 impl Postgres {
@@ -62,6 +67,7 @@ impl Postgres {
             tls,
             schema: Schema::new(table),
             connection: None,
+            detours: 0,
         })
     }
 
@@ -166,7 +172,9 @@ impl Sink for Postgres {
     }
 
     fn write(&mut self, batch: &Batch) -> Result<Written, SinkError> {
-        self.with(async |client, schema| {
+        let straight = self.detours == 0;
+        let mut stored_straight = true;
+        let written = self.with(async |client, schema| {
             let transaction = begin(client).await?;
             for place in &batch.moves {
                 let statement = format!(
@@ -188,10 +196,17 @@ impl Sink for Postgres {
                     return Ok(Written::Moved);
                 }
             }
-            let counts = store::store(&transaction, schema, batch).await?;
+            let counts;
+            (counts, stored_straight) = store::store(&transaction, schema, batch, straight).await?;
             transaction.commit().await?;
             Ok(Written::Done(counts))
-        })
+        })?;
+        self.detours = match (straight, stored_straight) {
+            (true, true) => 0,
+            (true, false) => DETOURS,
+            (false, _) => self.detours - 1,
+        };
+        Ok(written)
     }
 
     fn tick(&mut self) -> Result<(), SinkError> {

@@ -16,14 +16,14 @@ use crate::land::row::{Field, Row, as_text};
 /// What is handed to the connection at once.
 const PIECE_BYTES: usize = 64 << 10;
 
-/// Copies rows into a table of the session.
+/// Copies rows into a table; gives how many the table took.
 pub(super) async fn copy(
     transaction: &Transaction<'_>,
     schema: &Schema,
     into: &str,
     topic: &str,
     rows: &[Row],
-) -> Result<(), Fault> {
+) -> Result<u64, Fault> {
     let mut text = Vec::with_capacity(rows.iter().map(|row| row.bytes() + 64).sum());
     for row in rows {
         line(&mut text, topic, row);
@@ -40,8 +40,7 @@ pub(super) async fn copy(
             break;
         }
     }
-    sink.finish().await?;
-    Ok(())
+    Ok(sink.finish().await?)
 }
 
 /// One row, in the order of [`Schema::columns`].

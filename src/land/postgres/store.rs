@@ -1,6 +1,7 @@
 //! Rows into their table, within a transaction that somebody else begins and ends.
 //!
-//! All at once: COPY into the session's temporary table, then one INSERT. When the database refuses some of them for
+//! Rows that are all new, the usual case, are copied straight into their table, at the price of COPY alone. COPY cannot
+//! pass over what is there already, so the next try is COPY into the session's temporary table, then one INSERT. When the database refuses some of them for
 //! good, what was tried is rolled back and each half is tried alone; few rows, one by one. Does not know positions.
 
 use std::collections::{HashMap, HashSet};
@@ -10,7 +11,7 @@ use tokio_postgres::types::ToSql;
 use tokio_postgres::{SimpleQueryMessage, Transaction};
 
 use super::copy;
-use super::fault::{Fault, is_rows_fault, words};
+use super::fault::{Fault, is_rows_fault, is_unsupported, words};
 use super::schema::{INCOMING, Schema};
 use crate::land::row::{Batch, Rejected, RejectedKind, Row, clash};
 use crate::land::sink::Counts;
@@ -43,8 +44,14 @@ struct Stored {
     passed: HashSet<Place>,
 }
 
-/// Stores a batch's rows, and what is rejected of them.
-pub(super) async fn store(transaction: &Transaction<'_>, schema: &Schema, batch: &Batch) -> Result<Counts, Fault> {
+/// Stores a batch's rows, and what is rejected of them. `straight`: whether to try that first; told back is whether it
+/// did, as after a crash many batches in a row have repeats.
+pub(super) async fn store(
+    transaction: &Transaction<'_>,
+    schema: &Schema,
+    batch: &Batch,
+    straight: bool,
+) -> Result<(Counts, bool), Fault> {
     let mut store = Store {
         transaction,
         schema,
@@ -56,7 +63,8 @@ pub(super) async fn store(transaction: &Transaction<'_>, schema: &Schema, batch:
         rejected: batch.rejected.clone(),
         used: false,
     };
-    let mut left: Vec<&[Row]> = vec![&batch.rows];
+    let stored = straight && store.try_straight().await?;
+    let mut left: Vec<&[Row]> = if stored { Vec::new() } else { vec![&batch.rows] };
     while let Some(rows) = left.pop() {
         if rows.is_empty() {
             continue;
@@ -77,10 +85,46 @@ pub(super) async fn store(transaction: &Transaction<'_>, schema: &Schema, batch:
         }
     }
     store.keep_rejected().await?;
-    Ok(store.counts)
+    Ok((store.counts, stored))
 }
 
 impl Store<'_> {
+    /// All rows straight into their table; false: some cannot be, and nothing of it is left.
+    async fn try_straight(&mut self) -> Result<bool, Fault> {
+        let (transaction, rows) = (self.transaction, &self.batch.rows);
+        transaction.batch_execute("SAVEPOINT straight").await?;
+        let table = quoted(&self.schema.table.name);
+        let tried = async {
+            let taken = copy::copy(transaction, self.schema, &table, &self.batch.topic, rows).await?;
+            if taken == rows.len() as u64 {
+                let end = "SET CONSTRAINTS ALL IMMEDIATE; RELEASE SAVEPOINT straight";
+                transaction.batch_execute(end).await?;
+                return Ok(true);
+            }
+            // A trigger passed over the others.
+            Ok(false)
+        };
+        match tried.await {
+            Ok(true) => {}
+            Ok(false) => return self.give_up_straight().await,
+            // Repeats, refusals, and what COPY does not do (row level security).
+            Err(Fault::Postgres(error)) if is_rows_fault(&error) || is_unsupported(&error) => {
+                return self.give_up_straight().await;
+            }
+            Err(fault) => return Err(fault),
+        }
+        self.counts.valid += rows.iter().filter(|row| row.valid()).count() as u64;
+        self.counts.invalid += rows.iter().filter(|row| !row.valid()).count() as u64;
+        Ok(true)
+    }
+
+    async fn give_up_straight(&self) -> Result<bool, Fault> {
+        self.transaction
+            .batch_execute("ROLLBACK TO SAVEPOINT straight; RELEASE SAVEPOINT straight")
+            .await?;
+        Ok(false)
+    }
+
     /// Stores these rows, all or none; the database's words when it will never take one of them.
     async fn all(&mut self, rows: &[Row]) -> Result<Option<String>, Fault> {
         let tried = self.try_all(rows).await;
@@ -121,7 +165,8 @@ impl Store<'_> {
             String::new()
         };
         self.transaction.batch_execute(&format!("SAVEPOINT try{empty}")).await?;
-        copy::copy(self.transaction, self.schema, INCOMING, &self.batch.topic, rows).await
+        copy::copy(self.transaction, self.schema, INCOMING, &self.batch.topic, rows).await?;
+        Ok(())
     }
 
     async fn try_all(&mut self, rows: &[Row]) -> Result<Stored, Fault> {
