@@ -121,7 +121,10 @@ fn psql_copy(postgres: &Postgres, database: &str, folder: &Path, records: u64) -
     let file = folder.join("rows");
     let url = postgres.url(database);
     let psql = |sql: &str| {
-        let done = Command::new("psql").args(["-q", "-X", "-d", &url, "-c", sql]).status();
+        let done = Command::new("psql")
+            .args(["-q", "-X", "-d", &url, "-c", sql])
+            .env("PGOPTIONS", "-c client_min_messages=warning")
+            .status();
         assert!(done.expect("psql runs").success(), "{sql}");
     };
     psql(&format!(
