@@ -33,6 +33,8 @@ use support::unique;
 const TRANSACTION: usize = 10_000;
 /// Rows of one bare INSERT.
 const ROWS: usize = 100;
+/// Sources of the lander whose memory is looked at, as many as are shipped.
+const SOURCES: u64 = 6;
 const WAL: &str = "6f1b1a3e-7b1c-4a57-9c59-0d7d4b2f1c11";
 
 fn fill(kafka: &Kafka, topic: &str, records: u64) {
@@ -176,6 +178,14 @@ fn main() {
         figures[4].push(sqlite_rss);
         figures[5].push(postgres_rss);
     }
+    let folder = tempfile::tempdir_in("target").unwrap();
+    let mut many = Config::with(kafka);
+    settings(&mut many).set("land.path", folder.path().join("landed.db").to_str().unwrap());
+    for source in 0..SOURCES {
+        let keys = [("field_count", 10.into()), ("group", unique("bench").into())];
+        many.landed(&format!("bench_{source}"), &topic, &keys);
+    }
+    let (_, many_rss) = land(&many, records * SOURCES);
     let [bare, sqlite, copy, landed, sqlite_rss, postgres_rss] = figures;
     let row = |name: &str, figures: Vec<f64>| Row {
         name: name.into(),
@@ -197,7 +207,11 @@ fn main() {
         &[row(limit, copy), row("tidegate land", landed)],
         limit,
     );
-    let rows = [row("into SQLite", sqlite_rss), row("into PostgreSQL", postgres_rss)];
+    let rows = [
+        row("one consumer, into SQLite", sqlite_rss),
+        row("one consumer, into PostgreSQL", postgres_rss),
+        row("six sources, into SQLite", vec![many_rss]),
+    ];
     common::print_table("Resident memory of the lander at its highest", "MiB", &rows, "");
     Kafka::end_shared();
     Postgres::end_shared();

@@ -25,7 +25,7 @@ const WORDS: Words = Words {
 };
 /// Batches of all members together, bytes: what a lander of many sources needs at most, twice over (one is filled
 /// while one is written).
-const BATCHES_BYTES_MAX: usize = 16 << 20;
+const BATCHES_BYTES_MAX: usize = 8 << 20;
 /// How long a lander that is to end by itself waits for a Kafka or a database that is away.
 const AWAY_MAX: Duration = Duration::from_secs(30);
 

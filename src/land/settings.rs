@@ -8,9 +8,9 @@ use crate::kafka;
 
 /// Memory for records that were fetched and not looked at yet, of all consumers together, KiB. It bounds the
 /// lander's memory at any backlog.
-const FETCHED_KIB: usize = 16 << 10;
+const FETCHED_KIB: usize = 8 << 10;
 /// The least of it for one consumer: a few records of the usual limit.
-const FETCHED_KIB_MIN: usize = 2 << 10;
+const FETCHED_KIB_MIN: usize = 1 << 10;
 
 /// The settings of one of `members` consumers.
 pub(super) fn settings(options: &Options, group: &str, members: usize) -> ClientConfig {
@@ -27,8 +27,8 @@ pub(super) fn settings(options: &Options, group: &str, members: usize) -> Client
         // records of 250 bytes, a tenth of what the databases take.
         ("fetch.queue.backoff.ms", "5"),
         ("queued.max.messages.kbytes", fetched.as_str()),
-        ("max.partition.fetch.bytes", "1048576"),
-        ("fetch.max.bytes", "2097152"),
+        ("max.partition.fetch.bytes", "524288"),
+        ("fetch.max.bytes", "1048576"),
         // A record that was damaged on its way must not be stored.
         ("check.crcs", "true"),
         ("allow.auto.create.topics", "false"),
