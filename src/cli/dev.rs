@@ -40,6 +40,10 @@ pub(super) fn run(config: &Config) -> Result<()> {
             land.bootstrap_servers = broker.bootstrap_servers();
             land.properties.extend(EmbeddedBroker::properties());
             land.topic_ids = false;
+            for source in &land.sources {
+                let made = broker.make_topic(&source.topic);
+                made.context("the embedded broker did not make a source's topic")?;
+            }
             // Its topics are made by their first records: they are looked for more often.
             let often = ("topic.metadata.refresh.interval.ms".to_owned(), "1000".to_owned());
             land.properties.extend([often]);
@@ -89,7 +93,7 @@ fn example_query(config: &Config) -> Option<String> {
     let query = format!("SELECT * FROM \"{source}\" ORDER BY received_at DESC LIMIT 5");
     Some(match config.land.sink {
         SinkKind::Sqlite => format!("sqlite3 {place} '{query}'"),
-        SinkKind::Postgres => format!("psql \"$TIDEGATE_LAND__URL\" -c '{query}'"),
+        SinkKind::Postgres => format!("psql URL -c '{query}'   (URL: that of land.url)"),
         SinkKind::Files => format!("tail {place}/{source}/valid/*"),
     })
 }

@@ -92,7 +92,7 @@ impl Config {
             let message = "land.url is empty: name the database, as postgres://user:password@host:5432/database \
                            (TIDEGATE_LAND__URL keeps the password out of files)"
                 .to_owned();
-            problems.push(self.problem("land.url", message));
+            problems.push(self.problem("land.sink", message));
         }
         if self.land.path.as_os_str().is_empty() {
             let message = "land.path is empty: name the database's file, such as \"data/tidegate.db\"".to_owned();
@@ -103,7 +103,7 @@ impl Config {
                 "land.sink is \"files\", and land.path is still {DATABASE:?}, the file of a database: name the folder for the \
                  files, such as path = \"data/landed\""
             );
-            problems.push(self.problem("land.path", message));
+            problems.push(self.problem("land.sink", message));
         }
         if self.sources.is_empty() && !beside {
             let message = "there is no [[source]], so there is nothing to land: declare one".to_owned();

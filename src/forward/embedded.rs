@@ -8,6 +8,9 @@ use rdkafka::error::KafkaError;
 use rdkafka::mocking::MockCluster;
 use rdkafka::producer::DefaultProducerContext;
 
+/// As many as the mock cluster gives a topic that it makes itself.
+const PARTITIONS: i32 = 4;
+
 /// A Kafka in this process, on a random port of 127.0.0.1; gone when dropped.
 pub struct EmbeddedBroker {
     cluster: MockCluster<'static, DefaultProducerContext>,
@@ -21,6 +24,14 @@ impl EmbeddedBroker {
     pub fn start() -> Result<Self, KafkaError> {
         let cluster = MockCluster::new(1)?;
         Ok(Self { cluster })
+    }
+
+    /// Makes a topic, as its first record would: who waits for it need not wait until it is looked for again.
+    ///
+    /// # Errors
+    /// librdkafka's.
+    pub fn make_topic(&self, topic: &str) -> Result<(), KafkaError> {
+        self.cluster.create_topic(topic, PARTITIONS, 1)
     }
 
     /// What clients connect to.

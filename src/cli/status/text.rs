@@ -164,7 +164,7 @@ pub(super) fn lander(address: &str, status: &Value) -> String {
     let partitions = partitions.map(Vec::as_slice).unwrap_or_default();
     let lag = records(status, "/lag_records");
     if partitions.is_empty() {
-        rows.add("lag", format!("{lag}; no partition is its own (yet)"));
+        rows.add("lag", format!("{lag}; no partition is assigned to it (yet)"));
         return rows.0;
     }
     rows.add(

@@ -122,7 +122,7 @@ lander edge-7 on 127.0.0.1:4002, version 0.1.0
   kafka         away: all brokers are down
   sink          SQLite data/tidegate.db, takes no rows: database is locked
   stored        1203 valid, 1 invalid, 0 duplicates dropped, 0 rejected since its start
-  lag           17 records; no partition is its own (yet)
+  lag           17 records; no partition is assigned to it (yet)
 "
     );
     status["kafka_error"] = Value::Null;
