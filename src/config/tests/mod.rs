@@ -74,6 +74,8 @@ const OTHER_VALUES: &[(&str, &str)] = &[
     ("land.sink", "\"postgres\""),
     ("land.path", "\"elsewhere.db\""),
     ("land.url", "\"postgres://a:b@c/d\""),
+    ("land.file_bytes_max", "\"1 MiB\""),
+    ("land.file_age_max", "\"1 min\""),
     ("land.batch_records_max", "77"),
     ("land.batch_bytes_max", "\"1 MiB\""),
     ("land.batch_wait", "\"50 ms\""),
