@@ -43,6 +43,8 @@ pub struct Postgres {
     connection: Option<Connection>,
     /// So many batches are not tried straight: the last one that was had repeats.
     detours: u32,
+    /// Rows may be copied straight into the table: no policy guards it.
+    may_copy: bool,
 }
 
 impl Postgres {
@@ -68,6 +70,7 @@ impl Postgres {
             schema: Schema::new(table),
             connection: None,
             detours: 0,
+            may_copy: false,
         })
     }
 
@@ -99,7 +102,8 @@ impl Sink for Postgres {
         self.connection = None;
         let opened = Connection::open(&self.config, &self.tls);
         self.connection = Some(opened.map_err(|fault| explain(&self.name, fault))?);
-        self.with(async |client, schema| schema.make(client).await)
+        self.may_copy = self.with(async |client, schema| schema.make(client).await)?;
+        Ok(())
     }
 
     fn positions(&mut self, topic: &str) -> Result<Vec<Known>, SinkError> {
@@ -172,7 +176,7 @@ impl Sink for Postgres {
     }
 
     fn write(&mut self, batch: &Batch) -> Result<Written, SinkError> {
-        let straight = self.detours == 0;
+        let straight = self.may_copy && self.detours == 0;
         let mut stored_straight = true;
         let written = self.with(async |client, schema| {
             let transaction = begin(client).await?;
@@ -204,7 +208,7 @@ impl Sink for Postgres {
         self.detours = match (straight, stored_straight) {
             (true, true) => 0,
             (true, false) => DETOURS,
-            (false, _) => self.detours - 1,
+            (false, _) => self.detours.saturating_sub(1),
         };
         Ok(written)
     }

@@ -49,11 +49,6 @@ pub(super) fn is_rows_fault(error: &Error) -> bool {
     })
 }
 
-/// What the server does not do.
-pub(super) fn is_unsupported(error: &Error) -> bool {
-    error.code() == Some(&SqlState::FEATURE_NOT_SUPPORTED)
-}
-
 /// `routine`: the server's function that raised it. `inside`: not by our statement but by something that it set off.
 fn is_of_row(code: &str, routine: &str, inside: bool) -> bool {
     let class = code.get(..2).unwrap_or("");

@@ -92,8 +92,9 @@ impl Schema {
         }
     }
 
-    /// Makes what is missing, in one transaction, and the session's temporary table.
-    pub(super) async fn make(&self, client: &mut Client) -> Result<(), Fault> {
+    /// Makes what is missing, in one transaction, and the session's temporary table; whether COPY may go straight into the
+    /// table.
+    pub(super) async fn make(&self, client: &mut Client) -> Result<bool, Fault> {
         check_encoding(client).await?;
         let transaction = begin(client).await?;
         transaction
@@ -115,7 +116,14 @@ impl Schema {
                 quoted(&self.table.name)
             ))
             .await?;
-        Ok(())
+        // COPY is refused there, before it begins, and the client's crate loses its place when that happens.
+        let guarded = client
+            .query_one(
+                "SELECT row_security_active(to_regclass($1)::oid)",
+                &[&quoted(&self.table.name)],
+            )
+            .await?;
+        Ok(!guarded.try_get::<_, bool>(0)?)
     }
 
     async fn make_table(&self, transaction: &Transaction<'_>) -> Result<(), Fault> {

@@ -11,7 +11,7 @@ use tokio_postgres::types::ToSql;
 use tokio_postgres::{SimpleQueryMessage, Transaction};
 
 use super::copy;
-use super::fault::{Fault, is_rows_fault, is_unsupported, words};
+use super::fault::{Fault, is_rows_fault, words};
 use super::schema::{INCOMING, Schema};
 use crate::land::row::{Batch, Rejected, RejectedKind, Row, clash};
 use crate::land::sink::Counts;
@@ -107,10 +107,8 @@ impl Store<'_> {
         match tried.await {
             Ok(true) => {}
             Ok(false) => return self.give_up_straight().await,
-            // Repeats, refusals, and what COPY does not do (row level security).
-            Err(Fault::Postgres(error)) if is_rows_fault(&error) || is_unsupported(&error) => {
-                return self.give_up_straight().await;
-            }
+            // Repeats and refusals.
+            Err(Fault::Postgres(error)) if is_rows_fault(&error) => return self.give_up_straight().await,
             Err(fault) => return Err(fault),
         }
         self.counts.valid += rows.iter().filter(|row| row.valid()).count() as u64;
