@@ -20,7 +20,6 @@ impl Member {
     pub(super) fn look_at_ends(&mut self) {
         let ends = self.consumer.context().ends();
         let reading = !self.work.paused && self.work.stage == Stage::Ready;
-        let up = self.consumer.context().is_up();
         let mut stands_still = false;
         // Statistics know the ends by what is fetched: of partitions that stand they have the old ones.
         for (partition, end) in ends.into_iter().filter(|_| reading) {
@@ -43,7 +42,7 @@ impl Member {
             } else {
                 end.reached
             };
-            if nothing_to_come || !up {
+            if nothing_to_come || !self.consumer.context().is_up() {
                 part.moved = Instant::now();
             }
             stands_still |= part.moved.elapsed() >= STANDSTILL;
