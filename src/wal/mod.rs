@@ -41,10 +41,12 @@ mod poison;
 mod quota;
 mod reader;
 mod recovery;
+mod salvage;
 mod scan;
 mod signal;
 #[cfg(test)]
 mod tests;
+mod verify;
 mod witness;
 mod writer;
 
@@ -63,7 +65,9 @@ pub use error::{AckError, AppendError, OpenError, ReadError};
 pub use generations::Retain;
 pub use log::Log;
 pub use reader::{Chunk, Read, Reader};
+pub use salvage::{GUESSED, SalvageError, Salvaged, salvage};
 pub use signal::Signal;
+pub use verify::{Lost, Verified, verify_all};
 pub use witness::Marks;
 pub use writer::COMMIT_BYTES_MAX;
 
