@@ -4,10 +4,14 @@
 //! |---|---|
 //! | `records` | where records come from, and which are wanted: shared by all of them |
 //! | `look` | list, show, tail |
+//! | `check` | verify, salvage |
+//! | `progress` | the bar that long ones show |
 //!
 //! Offline verbs never open the log: they read the folder (`wal::Archive`) and leave it as it is.
 
+mod check;
 mod look;
+mod progress;
 pub(super) mod records;
 
 use anyhow::Result;
@@ -23,6 +27,10 @@ pub(super) enum Command {
     Show(look::Show),
     /// Show the newest records, and those to come
     Tail(look::Tail),
+    /// Read everything and tell what is damaged or missing; changes nothing
+    Verify(check::Verify),
+    /// Make a whole log of what is left of a damaged one; the damaged one is only read
+    Salvage(check::Salvage),
 }
 
 pub(super) fn run(command: Command, config: &Config) -> Result<()> {
@@ -30,5 +38,7 @@ pub(super) fn run(command: Command, config: &Config) -> Result<()> {
         Command::List(flags) => look::list(&flags, config),
         Command::Show(flags) => look::show(&flags, config),
         Command::Tail(flags) => look::tail(&flags, config),
+        Command::Verify(flags) => check::verify(&flags, config),
+        Command::Salvage(flags) => check::salvage(&flags, config),
     }
 }
