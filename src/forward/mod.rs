@@ -15,6 +15,7 @@
 //! | `lane` | topics that do not work: hold, probe, release |
 //! | `start` | what an earlier run left open |
 //! | `flow`, `window`, `sift`, `topics`, `pace` | its parts; the last four are pure |
+//! | `sender` | a replay's records, beside no log |
 //! | `settings`, `producer`, `native`, `link`, `tail`, `verdict` | what knows librdkafka |
 //!
 //! Does not know HTTP, the configuration file, or how the log lies on disk.
@@ -26,6 +27,7 @@ mod lane;
 mod pace;
 mod producer;
 mod recover;
+mod sender;
 mod settings;
 mod sift;
 mod start;
@@ -42,6 +44,8 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 
 pub use embedded::EmbeddedBroker;
+pub use pace::Pace;
+pub use sender::{Refused, SendError, Sender};
 
 use crate::kafka::link::{Link, Words};
 use crate::kafka::settings::explain;

@@ -5,6 +5,8 @@
 //! | `records` | where records come from, and which are wanted: shared by all of them |
 //! | `look` | list, show, tail |
 //! | `check` | verify, salvage |
+//! | `transfer` | export, import |
+//! | `replay` | replay |
 //! | `progress` | the bar that long ones show |
 //!
 //! Offline verbs never open the log: they read the folder (`wal::Archive`) and leave it as it is.
@@ -13,6 +15,8 @@ mod check;
 mod look;
 mod progress;
 pub(super) mod records;
+mod replay;
+mod transfer;
 
 use anyhow::Result;
 use clap::Subcommand;
@@ -31,6 +35,12 @@ pub(super) enum Command {
     Verify(check::Verify),
     /// Make a whole log of what is left of a damaged one; the damaged one is only read
     Salvage(check::Salvage),
+    /// Write records as JSON lines, with their identity
+    Export(transfer::Export),
+    /// Take records of an export into a log, with the identity that they have
+    Import(transfer::Import),
+    /// Send a folder's records to Kafka, or to a running gateway, with the identity that they have
+    Replay(replay::Replay),
 }
 
 pub(super) fn run(command: Command, config: &Config) -> Result<()> {
@@ -40,5 +50,8 @@ pub(super) fn run(command: Command, config: &Config) -> Result<()> {
         Command::Tail(flags) => look::tail(&flags, config),
         Command::Verify(flags) => check::verify(&flags, config),
         Command::Salvage(flags) => check::salvage(&flags, config),
+        Command::Export(flags) => transfer::export(&flags, config),
+        Command::Import(flags) => transfer::import(&flags, config),
+        Command::Replay(flags) => replay::replay(&flags, config),
     }
 }
