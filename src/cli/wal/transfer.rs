@@ -74,10 +74,15 @@ pub(super) fn export(flags: &Export, config: &Config) -> Result<()> {
     }
     // Found there, it is what an export that was cut off has left.
     let partial = PathBuf::from(format!("{}.partial", path.display()));
+    match fs::remove_file(&partial) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            return Err(error).with_context(|| format!("cannot remove {}", partial.display()));
+        }
+        _ => {}
+    }
     let file = OpenOptions::new()
         .write(true)
-        .create(true)
-        .truncate(true)
+        .create_new(true)
         .mode(0o600)
         .open(&partial)
         .with_context(|| format!("cannot write {}", partial.display()))?;
