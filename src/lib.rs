@@ -16,6 +16,7 @@
 //! | [`ingest`] | bytes from a client -> records | axum, the log, the clock |
 //! | [`land`] | Kafka -> rules -> a database or files, each record once | the log, ingest, HTTP, configuration |
 //! | [`forward`] | the log -> Kafka -> the watermark | HTTP, sled |
+//! | [`ops`] | what operators do with a log, for the command line and the admin listener alike | HTTP, Kafka, configuration |
 //! | [`http`] | the listeners; the only place that names axum | sled, rdkafka |
 //! | [`config`] | file, environment and flags -> one checked `Config` | everything below: others get an `Options` of their own |
 //! | [`telemetry`] | log lines, as text or JSON | everything but `config` |
@@ -29,6 +30,7 @@ pub mod ingest;
 mod kafka;
 pub mod land;
 pub mod metrics;
+pub mod ops;
 pub mod record;
 pub mod telemetry;
 pub mod wal;

@@ -8,8 +8,10 @@ use std::net::SocketAddr;
 use std::str::FromStr;
 use std::time::Duration;
 
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use serde_json::Value;
-use ureq::http::{HeaderValue, Response, StatusCode, Uri, header};
+use ureq::http::{HeaderValue, Request, Response, StatusCode, Uri, header};
 use ureq::{Agent, Body, Timeout};
 
 use super::words::one_line;
@@ -20,6 +22,10 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 /// A thousand held topics with their reasons, or the partitions of a large cluster, are below 1 MiB.
 const ANSWER_BYTES_MAX: u64 = 16 << 20;
+/// For a verb: the gateway waits up to 20 s for the forwarder, and for a disk.
+const VERB_TIMEOUT: Duration = Duration::from_secs(30);
+/// For a page of records: 4 MiB of them, of which JSON may make several times as much.
+const PAGE_BYTES_MAX: u64 = 64 << 20;
 /// The most characters of a foreign text that a message shows.
 const REASON_CHARACTERS_MAX: usize = 300;
 
@@ -74,6 +80,9 @@ pub(super) enum AskError {
     /// It is there and does not tell.
     #[error("the {} on {address} does not tell its state: {why}", .part.name())]
     Unwell { part: Part, address: String, why: String },
+    /// It understood, and will not.
+    #[error("the {} on {address} refused: {why}", .part.name())]
+    Refused { part: Part, address: String, why: String },
 }
 
 impl AskError {
@@ -172,6 +181,36 @@ impl Listener {
 
     /// `GET /v1/status`.
     pub(super) fn status(&self) -> Result<Answer, AskError> {
+        let answer = self.call("/v1/status", None::<&()>, ANSWER_TIMEOUT, ANSWER_BYTES_MAX)?;
+        let name = self.part.name();
+        if !answer.value.get(name).is_some_and(Value::is_string) {
+            return Err(self.stranger(format!("its answer is JSON without the name of a {name}")));
+        }
+        Ok(answer)
+    }
+
+    /// `GET` of a path with its query, as JSON of this kind.
+    pub(super) fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, AskError> {
+        self.typed(&self.call(path, None::<&()>, VERB_TIMEOUT, PAGE_BYTES_MAX)?)
+    }
+
+    /// `POST` of JSON, answered by JSON of this kind.
+    pub(super) fn post<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Result<T, AskError> {
+        self.typed(&self.call(path, Some(body), VERB_TIMEOUT, PAGE_BYTES_MAX)?)
+    }
+
+    fn typed<T: DeserializeOwned>(&self, answer: &Answer) -> Result<T, AskError> {
+        serde_json::from_str(&answer.json)
+            .map_err(|error| self.stranger(format!("its answer is not what this version expects ({error})")))
+    }
+
+    fn call(
+        &self,
+        path: &str,
+        body: Option<&impl Serialize>,
+        timeout: Duration,
+        bytes_max: u64,
+    ) -> Result<Answer, AskError> {
         let agent: Agent = Agent::config_builder()
             .http_status_as_error(false)
             .max_redirects(0)
@@ -179,10 +218,10 @@ impl Listener {
             .proxy(None)
             .timeout_resolve(Some(CONNECT_TIMEOUT))
             .timeout_connect(Some(CONNECT_TIMEOUT))
-            .timeout_global(Some(ANSWER_TIMEOUT))
+            .timeout_global(Some(timeout))
             .build()
             .into();
-        let mut request = agent.get(format!("http://{}/v1/status", self.place.0));
+        let mut request = Request::builder().uri(format!("http://{}{path}", self.place.0));
         if let Some(token) = &self.token {
             let value = HeaderValue::from_str(&format!("Bearer {token}"));
             // A token that cannot stand in a header cannot be the right one either.
@@ -190,9 +229,18 @@ impl Listener {
             value.set_sensitive(true);
             request = request.header(header::AUTHORIZATION, value);
         }
-        let mut response = request.call().map_err(|error| self.failed(error))?;
-        let body = response.body_mut().with_config().limit(ANSWER_BYTES_MAX).read_to_vec();
-        let body = body.map_err(|error| self.failed(error))?;
+        let sent = match body {
+            None => request.body(()).map(|request| agent.run(request)),
+            Some(body) => {
+                let body = serde_json::to_vec(body).map_err(|error| self.stranger(error.to_string()))?;
+                let request = request.method("POST").header(header::CONTENT_TYPE, "application/json");
+                request.body(body).map(|request| agent.run(request))
+            }
+        };
+        let sent = sent.map_err(|error| self.stranger(error.to_string()))?;
+        let mut response = sent.map_err(|error| self.failed(error, timeout))?;
+        let body = response.body_mut().with_config().limit(bytes_max).read_to_vec();
+        let body = body.map_err(|error| self.failed(error, timeout))?;
         self.understood(&response, &body)
     }
 
@@ -201,22 +249,35 @@ impl Listener {
         let value = serde_json::from_slice::<Value>(body);
         if code != StatusCode::OK {
             let detail = value.as_ref().ok().and_then(|problem| problem.get("detail")?.as_str());
-            let detail = detail.map_or_else(String::new, |text| {
+            let detail_text = detail.map_or_else(String::new, |text| {
                 let text = one_line(text.as_bytes(), REASON_CHARACTERS_MAX);
-                format!(": {}", text.trim_end_matches('.'))
+                text.trim_end_matches('.').to_owned()
             });
-            let why = format!("it answered {}{detail}", code.as_u16());
+            let why = match detail {
+                Some(_) => format!("it answered {}: {detail_text}", code.as_u16()),
+                None => format!("it answered {}", code.as_u16()),
+            };
             return Err(match code {
-                StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => self.denied(code),
+                StatusCode::UNAUTHORIZED => self.denied(code),
+                StatusCode::FORBIDDEN if detail.is_none() => self.denied(code),
                 _ if code.is_server_error() => self.unwell(why),
+                StatusCode::FORBIDDEN
+                | StatusCode::BAD_REQUEST
+                | StatusCode::CONFLICT
+                | StatusCode::PAYLOAD_TOO_LARGE
+                | StatusCode::UNPROCESSABLE_ENTITY
+                    if detail.is_some() =>
+                {
+                    AskError::Refused {
+                        part: self.part,
+                        address: self.place.0.clone(),
+                        why: detail_text,
+                    }
+                }
                 _ => self.stranger(why),
             });
         }
         let value = value.map_err(|error| self.stranger(format!("its answer is not JSON ({error})")))?;
-        let name = self.part.name();
-        if !value.get(name).is_some_and(Value::is_string) {
-            return Err(self.stranger(format!("its answer is JSON without the name of a {name}")));
-        }
         let text = String::from_utf8_lossy(body);
         Ok(Answer {
             value,
@@ -224,7 +285,7 @@ impl Listener {
         })
     }
 
-    fn failed(&self, error: ureq::Error) -> AskError {
+    fn failed(&self, error: ureq::Error, timeout: Duration) -> AskError {
         use std::io::ErrorKind::{ConnectionRefused, InvalidData};
         match error {
             ureq::Error::Io(error) if error.kind() == ConnectionRefused => self.away(String::new()),
@@ -235,7 +296,7 @@ impl Listener {
             }
             ureq::Error::Timeout(_) => self.unwell(format!(
                 "it took the connection and did not answer within {} s. Look at its log and at its machine",
-                ANSWER_TIMEOUT.as_secs()
+                timeout.as_secs()
             )),
             error => self.stranger(one_line(error.to_string().as_bytes(), REASON_CHARACTERS_MAX)),
         }

@@ -1,7 +1,6 @@
 //! How the process ends: every failure and its exit code, in one place.
 //!
-//! 0 done; 1 failed; 2 wrong usage or configuration; 4 the WAL is in use; 75 try again later. (3, damage
-//! found, belongs to the verbs that look for it.)
+//! 0 done; 1 failed; 2 wrong usage or configuration; 3 damage or loss was found; 4 the WAL is in use; 75 try again later.
 
 use std::io;
 use std::net::SocketAddr;
@@ -13,6 +12,7 @@ use crate::{forward, land};
 
 const FAILED: u8 = 1;
 const CONFIGURATION: u8 = 2;
+const DAMAGE: u8 = 3;
 const WAL_IN_USE: u8 = 4;
 const TRY_AGAIN_LATER: u8 = 75;
 
@@ -108,6 +108,28 @@ pub(super) enum StoppedError {
     Lander(String),
 }
 
+/// A folder that is to be read is in use.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "{0}. Ask the gateway that runs there: leave --wal out, or name its admin listener with --admin URL; or stop it first"
+)]
+pub(super) struct InUse(#[source] pub(super) wal::ArchiveError);
+
+/// A verb that looks for damage or loss found some, and has said what.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(super) struct Damage(pub(super) String);
+
+/// A verb cannot do what its arguments say.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(super) struct Usage(pub(super) String);
+
+/// Something that may work later did not work now.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(super) struct Later(pub(super) String);
+
 /// `status` could not show all that there is.
 #[derive(Debug, thiserror::Error)]
 #[error("{}", lines(.0))]
@@ -149,8 +171,32 @@ fn code_of(cause: &(dyn std::error::Error + 'static)) -> Option<u8> {
             TRY_AGAIN_LATER
         });
     }
-    if cause.is::<StoppedError>() || cause.is::<NoSpaceError>() {
+    if cause.is::<StoppedError>() || cause.is::<NoSpaceError>() || cause.is::<Later>() {
         return Some(TRY_AGAIN_LATER);
+    }
+    if cause.is::<Damage>() {
+        return Some(DAMAGE);
+    }
+    if cause.is::<InUse>() {
+        return Some(WAL_IN_USE);
+    }
+    if cause.is::<Usage>() {
+        return Some(CONFIGURATION);
+    }
+    if let Some(error) = cause.downcast_ref::<AskError>() {
+        return Some(match error {
+            AskError::Refused { .. } => FAILED,
+            error if error.is_misdirected() => CONFIGURATION,
+            _ => TRY_AGAIN_LATER,
+        });
+    }
+    if let Some(error) = cause.downcast_ref::<wal::ArchiveError>() {
+        return Some(match error {
+            wal::ArchiveError::InUse { .. } => WAL_IN_USE,
+            wal::ArchiveError::NotAWal { .. } | wal::ArchiveError::Format { .. } => CONFIGURATION,
+            wal::ArchiveError::NoIdentity { .. } => DAMAGE,
+            wal::ArchiveError::Io { source, .. } => code_of_io(source),
+        });
     }
     cause.downcast_ref::<wal::OpenError>().map(code_of_open)
 }
@@ -160,18 +206,22 @@ fn code_of_open(error: &wal::OpenError) -> u8 {
         wal::OpenError::InUse { .. } => WAL_IN_USE,
         wal::OpenError::NotDurable { .. } => TRY_AGAIN_LATER,
         wal::OpenError::Format { .. } => CONFIGURATION,
-        wal::OpenError::Io { source, .. } => match source.kind() {
-            // A folder that cannot be one, or not for this user: somebody must change the configuration.
-            io::ErrorKind::PermissionDenied
-            | io::ErrorKind::NotFound
-            | io::ErrorKind::NotADirectory
-            | io::ErrorKind::AlreadyExists
-            | io::ErrorKind::ReadOnlyFilesystem
-            | io::ErrorKind::InvalidInput
-            | io::ErrorKind::InvalidFilename
-            | io::ErrorKind::Unsupported => CONFIGURATION,
-            _ => TRY_AGAIN_LATER,
-        },
+        wal::OpenError::Io { source, .. } => code_of_io(source),
+    }
+}
+
+fn code_of_io(error: &io::Error) -> u8 {
+    match error.kind() {
+        // A folder that cannot be one, or not for this user: somebody must change the configuration.
+        io::ErrorKind::PermissionDenied
+        | io::ErrorKind::NotFound
+        | io::ErrorKind::NotADirectory
+        | io::ErrorKind::AlreadyExists
+        | io::ErrorKind::ReadOnlyFilesystem
+        | io::ErrorKind::InvalidInput
+        | io::ErrorKind::InvalidFilename
+        | io::ErrorKind::Unsupported => CONFIGURATION,
+        _ => TRY_AGAIN_LATER,
     }
 }
 

@@ -4,6 +4,7 @@
 //! Data goes to stdout, everything else to stderr. Every way to end has its code in `exit.rs`.
 
 mod ask;
+mod at;
 mod config;
 mod dev;
 mod exit;
@@ -14,6 +15,7 @@ mod options;
 mod serve;
 mod signals;
 mod status;
+mod wal;
 mod words;
 
 use std::io::{self, Write};
@@ -77,6 +79,9 @@ enum Command {
     Dev,
     /// Show how a running gateway and lander stand: backlog, watermarks, disk, Kafka, lag of each partition
     Status(status::Flags),
+    /// See, prove, repair and replay the log
+    #[command(subcommand)]
+    Wal(wal::Command),
     /// Show or check the configuration
     #[command(subcommand)]
     Config(config::Command),
@@ -87,8 +92,8 @@ enum Command {
     },
 }
 
-/// Runs the program of this process: its arguments, its environment. Ends with one of the exit codes 0, 1,
-/// 2, 4 or 75.
+/// Runs the program of this process: its arguments, its environment. Ends with one of the exit codes of
+/// `exit.rs`.
 #[must_use]
 pub fn main() -> ExitCode {
     let arguments = Arguments::parse();
@@ -108,6 +113,7 @@ fn run(arguments: Arguments) -> Result<()> {
         Command::Land(flags) => land::run(&flags, &settings.load()?),
         Command::Dev => dev::run(&settings.load()?),
         Command::Status(flags) => status::run(flags, &settings.load()?),
+        Command::Wal(command) => wal::run(command, &settings.load()?),
         Command::Config(command) => config::run(command, &settings.load()?),
         Command::Completions { shell } => {
             let mut script = Vec::new();

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::extract::State;
+use axum::extract::{DefaultBodyLimit, State};
 use axum::http::{HeaderMap, Request, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
@@ -21,7 +21,7 @@ use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::error::{Problem, Reason};
-use super::{Gateway, health, limits, pages, server};
+use super::{Gateway, health, limits, pages, records, server};
 use crate::metrics as names;
 use crate::{forward, wal};
 
@@ -35,6 +35,12 @@ const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(2);
 const QUESTIONS_MAX: usize = 4;
 /// How long the log may take to tell its state.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
+/// Operators' verbs at once, apart from the questions of supervisors, and how long one may take: the forwarder may have
+/// to finish something first.
+const VERBS_MAX: usize = 4;
+const VERB_TIMEOUT: Duration = Duration::from_secs(25);
+/// The largest body of a verb.
+const BODY_BYTES_MAX: usize = 16 << 20;
 /// Histogram samples gather until they are sorted into buckets; nobody may be scraping.
 const UPKEEP: Duration = Duration::from_secs(5);
 /// Paths that need no token.
@@ -44,28 +50,46 @@ const OPEN_PATHS: &[&str] = &["/livez", "/readyz"];
 pub(super) struct Admin {
     pub(super) gateway: Arc<Gateway>,
     questions: Arc<Semaphore>,
+    verbs: Arc<Semaphore>,
 }
 
 /// The log did not tell its state.
 #[derive(Debug, thiserror::Error)]
-#[error("the log did not tell its state within {} s: the disk may hang. Look at the gateway's log and at the disk", ANSWER_TIMEOUT.as_secs())]
-pub(super) struct NoAnswer;
+#[error("the log did not answer within {} s: the disk may hang. Look at the gateway's log and at the disk", .0.as_secs())]
+pub(super) struct NoAnswer(Duration);
 
 impl Admin {
     /// The log's state.
     pub(super) async fn wal_status(&self) -> Result<wal::Status, NoAnswer> {
-        let ask = async {
-            let place = Arc::clone(&self.questions).acquire_owned().await.ok()?;
-            let wal = self.gateway.wal.clone();
-            let answer = tokio::task::spawn_blocking(move || {
-                let status = wal.status();
-                drop(place);
-                status
-            });
-            answer.await.ok()
-        };
-        timeout(ANSWER_TIMEOUT, ask).await.ok().flatten().ok_or(NoAnswer)
+        let wal = self.gateway.wal.clone();
+        ask(&self.questions, ANSWER_TIMEOUT, move || wal.status()).await
     }
+
+    /// What an operator's verb finds or does, beside the runtime.
+    pub(super) async fn ask<T: Send + 'static>(
+        &self,
+        verb: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, NoAnswer> {
+        ask(&self.verbs, VERB_TIMEOUT, verb).await
+    }
+}
+
+/// Asks on a thread that may hang, in its turn.
+async fn ask<T: Send + 'static>(
+    turns: &Arc<Semaphore>,
+    time_max: Duration,
+    question: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, NoAnswer> {
+    let ask = async {
+        let place = Arc::clone(turns).acquire_owned().await.ok()?;
+        let answer = tokio::task::spawn_blocking(move || {
+            let answer = question();
+            drop(place);
+            answer
+        });
+        answer.await.ok()
+    };
+    timeout(time_max, ask).await.ok().flatten().ok_or(NoAnswer(time_max))
 }
 
 /// See [`super::serve_admin`].
@@ -77,6 +101,7 @@ pub(super) async fn serve(
     let admin = Arc::new(Admin {
         gateway: Arc::clone(&gateway),
         questions: Arc::new(Semaphore::new(QUESTIONS_MAX)),
+        verbs: Arc::new(Semaphore::new(VERBS_MAX)),
     });
     let token = gateway.options.admin_token.clone();
     serve_routes(
@@ -134,7 +159,9 @@ fn router(admin: Arc<Admin>) -> Router {
         .route("/readyz", get(health::ready).fallback(pages::get_only))
         .route("/metrics", get(metrics_text).fallback(pages::get_only))
         .route("/v1/status", get(status).fallback(pages::get_only))
+        .route("/v1/wal/records", get(records::list).post(records::import))
         .fallback(unknown_path)
+        .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
         .with_state(admin)
 }
 

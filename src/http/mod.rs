@@ -18,6 +18,7 @@ mod lander;
 mod limits;
 mod pages;
 mod produce;
+mod records;
 mod server;
 mod socket;
 #[cfg(test)]

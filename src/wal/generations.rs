@@ -22,6 +22,7 @@ use std::time::{Duration, SystemTime};
 use super::durable;
 use super::frame::Key;
 use super::generation::{DATA_FILE, Generation};
+use super::lost;
 use crate::record::Sequence;
 
 /// The folder for generations that were found damaged.
@@ -88,6 +89,8 @@ pub struct Place {
 /// All of them, oldest first.
 pub struct Row {
     entries: VecDeque<Entry>,
+    /// Sequences that a salvage could not save: known, and not to be told again as damage.
+    lost: Vec<(Sequence, Sequence)>,
 }
 
 /// What became of a generation, and the bytes of its file.
@@ -121,6 +124,46 @@ pub fn folder_bytes(folder: &Path) -> u64 {
     items.filter_map(Result::ok).map(bytes).sum()
 }
 
+/// The generations in a folder, oldest first. Reads names and sizes, changes nothing.
+///
+/// # Errors
+/// The system's.
+pub fn list(folder: &Path) -> io::Result<Vec<Entry>> {
+    let mut entries = Vec::new();
+    for item in fs::read_dir(folder)? {
+        let item = item?;
+        let name = item.file_name();
+        let Some((first, key)) = name.to_str().and_then(parse_name) else {
+            continue;
+        };
+        let (disk_bytes, sealed) = match fs::metadata(item.path().join(DATA_FILE)) {
+            Ok(meta) => (meta.len(), meta.modified()?),
+            // A generation without its file: reading it tells what is lost.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => (0, SystemTime::now()),
+            Err(error) => return Err(error),
+        };
+        entries.push(Entry {
+            first,
+            key,
+            folder: item.path(),
+            live: None,
+            raw_bytes: None,
+            disk_bytes,
+            sealed,
+            damaged: Vec::new(),
+            set_aside: item.path().join(DAMAGED_MARK).exists(),
+        });
+    }
+    entries.sort_by_key(|entry| entry.first);
+    Ok(entries)
+}
+
+/// The folder's name of a generation.
+#[must_use]
+pub fn name(first: Sequence, key: Key) -> String {
+    format!("gen-{first:020}-{}", key_text(key))
+}
+
 fn key_text(key: Key) -> String {
     key.iter().map(|byte| format!("{byte:02x}")).collect()
 }
@@ -143,36 +186,19 @@ impl Row {
     /// # Errors
     /// The system's.
     pub fn load(folder: &Path) -> io::Result<Self> {
-        let mut entries = Vec::new();
         for item in fs::read_dir(folder)? {
             let item = item?;
             let name = item.file_name();
-            let Some(name) = name.to_str() else { continue };
-            if name.starts_with("next-") || name.starts_with("gone-") {
+            if name
+                .to_str()
+                .is_some_and(|name| name.starts_with("next-") || name.starts_with("gone-"))
+            {
                 fs::remove_dir_all(item.path())?;
-            } else if let Some((first, key)) = parse_name(name) {
-                let (disk_bytes, sealed) = match fs::metadata(item.path().join(DATA_FILE)) {
-                    Ok(meta) => (meta.len(), meta.modified()?),
-                    // A generation without its file: reading it tells what is lost.
-                    Err(error) if error.kind() == io::ErrorKind::NotFound => (0, SystemTime::now()),
-                    Err(error) => return Err(error),
-                };
-                entries.push(Entry {
-                    first,
-                    key,
-                    folder: item.path(),
-                    live: None,
-                    raw_bytes: None,
-                    disk_bytes,
-                    sealed,
-                    damaged: Vec::new(),
-                    set_aside: item.path().join(DAMAGED_MARK).exists(),
-                });
             }
         }
-        entries.sort_by_key(|entry| entry.first);
         Ok(Self {
-            entries: entries.into(),
+            entries: list(folder)?.into(),
+            lost: lost::read(folder)?,
         })
     }
 
@@ -201,7 +227,7 @@ impl Row {
     /// The system's.
     pub fn put_to_use(folder: &Path, (path, store): (PathBuf, Generation), first: Sequence) -> io::Result<Entry> {
         let key = store.key();
-        let target = folder.join(format!("gen-{first:020}-{}", key_text(key)));
+        let target = folder.join(name(first, key));
         fs::rename(&path, &target)?;
         durable::sync_folder(folder)?;
         Ok(Entry {
@@ -331,7 +357,9 @@ impl Row {
             return 0;
         };
         let known = |sequence: &Sequence| entry.damaged.iter().any(|(a, b)| (a..=b).contains(&sequence));
-        let new = (first..=last).filter(|sequence| !known(sequence)).count() as u64;
+        let untold = lost::unknown(first, last, &self.lost);
+        let sequences = untold.iter().flat_map(|(first, last)| *first..=*last);
+        let new = sequences.filter(|sequence| !known(sequence)).count() as u64;
         if new > 0 {
             entry.damaged.push((first, last));
             entry.set_aside = true;

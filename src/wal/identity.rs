@@ -9,14 +9,21 @@ use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use super::durable;
 use super::error::OpenError;
 use crate::record::WalId;
 
-const IDENTITY: &str = "identity";
-const LOCK: &str = "lock";
+/// The file with the identity.
+pub const IDENTITY: &str = "identity";
+/// The file that a running process has locked.
+pub const LOCK: &str = "lock";
 const FORMAT: &str = "tidegate-wal 1";
+const FORMAT_NAME: &str = "tidegate-wal ";
+/// Looking at a folder holds its lock for a moment: a start does not fail for that.
+const LOCK_PATIENCE: Duration = Duration::from_millis(500);
 
 /// Makes the folder if it is not there, locks it, and reads or makes its identity. The lock lasts as long as
 /// the file is open.
@@ -29,7 +36,10 @@ pub fn claim(folder: &Path) -> Result<(File, WalId), OpenError> {
     let lock = take_lock(folder)?;
     let path = folder.join(IDENTITY);
     let id = match fs::read_to_string(&path) {
-        Ok(text) => parse(&text).map_err(|reason| OpenError::Format { path, reason })?,
+        Ok(text) => parse(&text).map_err(|fault| OpenError::Format {
+            path,
+            reason: fault.reason(),
+        })?,
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             let has_generations = fs::read_dir(folder)
                 .map_err(OpenError::io("read", folder))?
@@ -66,7 +76,14 @@ fn take_lock(folder: &Path) -> Result<File, OpenError> {
         .mode(0o600)
         .open(&path)
         .map_err(OpenError::io("open", &path))?;
-    match file.try_lock() {
+    let deadline = Instant::now() + LOCK_PATIENCE;
+    let taken = loop {
+        match file.try_lock() {
+            Err(TryLockError::WouldBlock) if Instant::now() < deadline => thread::sleep(LOCK_PATIENCE / 20),
+            taken => break taken,
+        }
+    };
+    match taken {
         Ok(()) => {}
         Err(TryLockError::WouldBlock) => {
             let mut pid = String::new();
@@ -95,14 +112,46 @@ fn take_lock(folder: &Path) -> Result<File, OpenError> {
     Ok(file)
 }
 
-fn parse(text: &str) -> Result<WalId, String> {
-    let (format, id) = text.split_once('\n').ok_or("it is cut off")?;
+/// Why an identity file says nothing.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// Another version wrote it.
+    Version(String),
+    /// It is not what was written.
+    Damaged(String),
+}
+
+impl Fault {
+    fn reason(self) -> String {
+        match self {
+            Self::Version(reason) | Self::Damaged(reason) => reason,
+        }
+    }
+}
+
+/// The identity in the file's text.
+pub fn parse(text: &str) -> Result<WalId, Fault> {
+    let (format, id) = text
+        .split_once('\n')
+        .ok_or_else(|| Fault::Damaged("it is cut off".to_owned()))?;
     if format != FORMAT {
-        return Err(format!("it says {format:?}, and this version knows {FORMAT:?}"));
+        let reason = format!("it says {format:?}, and this version knows {FORMAT:?}");
+        let is_other = format
+            .strip_prefix(FORMAT_NAME)
+            .is_some_and(|version| !version.is_empty() && version.bytes().all(|byte| byte.is_ascii_digit()));
+        return Err(match is_other {
+            true => Fault::Version(reason),
+            false => Fault::Damaged(reason),
+        });
     }
     id.trim()
         .parse()
-        .map_err(|error| format!("its UUID cannot be read: {error}"))
+        .map_err(|error| Fault::Damaged(format!("its UUID cannot be read: {error}")))
+}
+
+/// The file's text.
+pub fn text(id: WalId) -> String {
+    format!("{FORMAT}\n{id}\n")
 }
 
 fn make(folder: &Path) -> io::Result<WalId> {
@@ -114,7 +163,7 @@ fn make(folder: &Path) -> io::Result<WalId> {
         .truncate(true)
         .mode(0o600)
         .open(&temporary)?;
-    writeln!(file, "{FORMAT}\n{id}")?;
+    file.write_all(text(id).as_bytes())?;
     file.sync_all()?;
     fs::rename(&temporary, folder.join(IDENTITY))?;
     durable::sync_folder(folder)?;

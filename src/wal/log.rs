@@ -17,11 +17,11 @@ use std::time::{Duration, Instant};
 
 use super::error::{AckError, AppendError, OpenError};
 use super::generation::Generation;
-use super::generations::{Retain, Row};
+use super::generations::{Place, Retain, Row};
 use super::housekeeper::Chores;
 use super::poison::Poison;
 use super::quota::Quota;
-use super::reader::Reader;
+use super::reader::{Reader, View};
 use super::signal::Signal;
 use super::witness::{Marks, Witness};
 use super::writer::Queue;
@@ -222,7 +222,8 @@ impl Log {
     /// A reader that begins at `from`, or at the first record that is still there.
     #[must_use]
     pub fn reader(&self, from: Sequence) -> Reader {
-        Reader::new(Arc::clone(&self.shared), from)
+        let view: Arc<Shared> = Arc::clone(&self.shared);
+        Reader::new(view, from)
     }
 
     /// Everything up to `watermark` is settled: generations that hold nothing above it go (unless retained).
@@ -334,6 +335,28 @@ impl Drop for PoisonOnPanic<'_> {
             let error = self.0.poison.set("a thread of the log panicked".to_owned());
             self.0.queue.refuse_all(&error);
         }
+    }
+}
+
+impl View for Shared {
+    fn committed(&self) -> Sequence {
+        self.committed_sequence()
+    }
+
+    fn acked(&self) -> Sequence {
+        self.acked_sequence()
+    }
+
+    fn place(&self, sequence: Sequence) -> Option<Place> {
+        lock(&self.row).place(sequence)
+    }
+
+    fn damaged(&self, first: Sequence, last: Sequence, reason: &str) {
+        self.note_damage(first, last, reason);
+    }
+
+    fn scanned(&self, first: Sequence, raw_bytes: u64) {
+        lock(&self.row).note_raw_bytes(first, raw_bytes);
     }
 }
 

@@ -26,6 +26,7 @@
 //!
 //! Threads, no runtime: works under any executor. Knows nothing of HTTP, Kafka, or configuration.
 
+mod archive;
 mod dead_letter;
 mod durable;
 mod error;
@@ -35,6 +36,7 @@ mod generations;
 mod housekeeper;
 mod identity;
 mod log;
+mod lost;
 mod poison;
 mod quota;
 mod reader;
@@ -56,6 +58,7 @@ use std::time::Duration;
 use bincode::Encode;
 use tokio::sync::oneshot;
 
+pub use archive::{Archive, ArchiveError, Archived, Part, Witnessed, check_unused};
 pub use dead_letter::{Letter, LetterState, LettersCause, LettersError, Register, Which};
 pub use error::{AckError, AppendError, OpenError, ReadError};
 pub use generations::Retain;
@@ -63,6 +66,7 @@ pub use log::Log;
 pub use reader::{Chunk, Read, Reader};
 pub use rewind::{RewindError, Rewound};
 pub use signal::Signal;
+pub use witness::Marks;
 pub use writer::COMMIT_BYTES_MAX;
 
 use crate::record::{ENCODING, Record, Sequence, WalId};

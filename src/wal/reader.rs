@@ -11,13 +11,26 @@ use super::error::ReadError;
 use super::frame::{self, Key};
 use super::generation::Generation;
 use super::generations::Place;
-use super::log::{Shared, lock};
 use super::scan::{Added, Assembled, Index};
 use crate::record::{ENCODING, RecordRef, Sequence};
 
+/// The log that is read: one that is open, or one that only lies on a disk.
+pub(super) trait View: Send + Sync {
+    /// Everything up to here is on disk.
+    fn committed(&self) -> Sequence;
+    /// Everything up to here is settled, and may be gone.
+    fn acked(&self) -> Sequence;
+    /// The generation that `sequence` belongs to; for one before the first, the first.
+    fn place(&self, sequence: Sequence) -> Option<Place>;
+    /// Sequences that were committed and cannot be read.
+    fn damaged(&self, first: Sequence, last: Sequence, reason: &str);
+    /// A scan found out how many bytes the entries of a generation have.
+    fn scanned(&self, first: Sequence, raw_bytes: u64);
+}
+
 /// Reads one log. For one thread.
 pub struct Reader {
-    shared: Arc<Shared>,
+    view: Arc<dyn View>,
     position: Sequence,
     scanned: Option<(Key, Index)>,
     frame: Vec<u8>,
@@ -41,9 +54,9 @@ pub enum Read {
 }
 
 impl Reader {
-    pub(super) fn new(shared: Arc<Shared>, from: Sequence) -> Self {
+    pub(super) fn new(view: Arc<dyn View>, from: Sequence) -> Self {
         Self {
-            shared,
+            view,
             position: from.max(1),
             scanned: None,
             frame: Vec::new(),
@@ -66,11 +79,11 @@ impl Reader {
     /// # Errors
     /// The system could not read the file; the position is as before, and trying again is safe.
     pub fn read(&mut self, bytes_max: usize) -> Result<Read, ReadError> {
-        let committed = self.shared.committed_sequence();
-        let place = lock(&self.shared.row).place(self.position);
+        let committed = self.view.committed();
+        let place = self.view.place(self.position);
         let Some(place) = place else { return Ok(Read::Nothing) };
         if self.position < place.first {
-            let unsettled = self.position.max(self.shared.acked_sequence() + 1);
+            let unsettled = self.position.max(self.view.acked() + 1);
             if unsettled < place.first {
                 self.position = unsettled;
                 return Ok(self.damaged(place.first - 1, "their generation is gone"));
@@ -133,7 +146,7 @@ impl Reader {
             self.scanned = None;
             match Index::scan(&place.data, place.key) {
                 Ok(index) => {
-                    lock(&self.shared.row).note_raw_bytes(place.first, index.raw_bytes());
+                    self.view.scanned(place.first, index.raw_bytes());
                     self.scanned = Some((place.key, index));
                 }
                 Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Stop::End),
@@ -156,7 +169,7 @@ impl Reader {
 
     fn damaged(&mut self, last: Sequence, reason: &str) -> Read {
         let first = self.position;
-        self.shared.note_damage(first, last, reason);
+        self.view.damaged(first, last, reason);
         self.position = last + 1;
         Read::Damaged { first, last }
     }

@@ -14,7 +14,7 @@ use std::path::Path;
 
 use super::error::OpenError;
 use super::generations::{self, Row};
-use super::scan::Index;
+use super::scan::{Index, Tail};
 use super::witness::Marks;
 use crate::record::Sequence;
 
@@ -27,6 +27,15 @@ pub struct Recovered {
     pub next: Sequence,
     /// Sequences of the newest generation that were committed and cannot be read.
     pub damaged: Vec<(Sequence, Sequence)>,
+}
+
+/// The first sequence behind what a generation that begins at `first` holds, if it is the newest.
+pub fn end_of(tail: Option<Tail>, first: Sequence, marks: Marks) -> Sequence {
+    match tail {
+        Some(tail) if tail.whole || tail.first <= marks.committed => tail.last + 1,
+        Some(tail) => tail.first,
+        None => first,
+    }
 }
 
 /// Finds where the log ends, by the newest generation that holds anything and the witness.
@@ -48,11 +57,7 @@ pub fn recover(folder: &Path, row: &mut Row, marks: Marks, name: &'static str) -
         };
         let (first, disk_bytes) = (newest.first, newest.disk_bytes);
         let tail = index.as_ref().and_then(Index::tail);
-        let end = match tail {
-            Some(tail) if tail.whole || tail.first <= marks.committed => tail.last + 1,
-            Some(tail) => tail.first,
-            None => first,
-        };
+        let end = end_of(tail, first, marks);
         next = next.max(end).max(first);
         if end.max(marks.committed + 1) == first {
             // Nothing in it was ever answered: a start or a rotation that came to nothing.

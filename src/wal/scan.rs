@@ -20,6 +20,8 @@ use crate::record::Sequence;
 
 /// How much is read at once.
 const WINDOW_BYTES: usize = 1024 * 1024;
+/// How many broken frames of a file are remembered: they only explain what is missing.
+const BROKEN_MAX: usize = 10_000;
 
 /// The frames of one file, in order of sequence and part.
 #[derive(Debug)]
@@ -27,6 +29,7 @@ pub struct Index {
     file: File,
     key: Key,
     frames: Vec<(Header, u64)>,
+    broken: Vec<(Sequence, Sequence)>,
 }
 
 /// What the last commit in a file is like.
@@ -50,6 +53,7 @@ impl Index {
         let magic = frame::magic(key);
         let finder = memmem::Finder::new(&magic);
         let mut frames: Vec<(Header, u64)> = Vec::new();
+        let mut broken = Vec::new();
         let mut buffer = Vec::with_capacity(WINDOW_BYTES + FRAME_BYTES_MAX);
         let mut base: u64 = 0;
         loop {
@@ -62,9 +66,12 @@ impl Index {
                     break; // it may go on in the next window
                 }
                 at = start + 1;
-                if let Some((header, _)) = buffer.get(start..).and_then(|bytes| frame::check(bytes, key)) {
+                let bytes = buffer.get(start..).unwrap_or_default();
+                if let Some((header, _)) = frame::check(bytes, key) {
                     frames.push((header, base + start as u64));
                     at = start + header.frame_bytes();
+                } else if let Some(header) = frame::peek(bytes, key).filter(|_| broken.len() < BROKEN_MAX) {
+                    broken.push((header.first, header.last()));
                 }
             }
             if end {
@@ -77,7 +84,12 @@ impl Index {
         }
         frames.sort_by_key(|(header, place)| (header.first, header.part, *place));
         frames.dedup_by_key(|(header, _)| (header.first, header.part));
-        Ok(Self { file, key, frames })
+        Ok(Self {
+            file,
+            key,
+            frames,
+            broken,
+        })
     }
 
     /// The last commit of which anything is here. Whatever lies before it was on disk before it was written.
@@ -127,6 +139,17 @@ impl Index {
             missing.push((expected, last));
         }
         missing
+    }
+
+    /// Whether a frame of any of these sequences is there and fails its checksum: damaged, not missing.
+    #[must_use]
+    pub fn has_broken(&self, first: Sequence, last: Sequence) -> bool {
+        self.broken.iter().any(|(from, to)| *from <= last && *to >= first)
+    }
+
+    /// The headers of the intact frames, in order of sequence and part.
+    pub fn headers(&self) -> impl Iterator<Item = &Header> {
+        self.frames.iter().map(|(header, _)| header)
     }
 
     /// Bytes of all entries, before compression.

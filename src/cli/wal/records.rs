@@ -1,0 +1,205 @@
+//! Which records, and from where: the flags that choose, and pages of them from a gateway or a folder.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use anyhow::{Context as _, Result};
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+
+use super::super::ask::Listener;
+use super::super::at::{At, Where, archive, in_use};
+use super::super::exit::Usage;
+use crate::config::Config;
+use crate::ops::{Limits, Page, Query, page};
+use crate::record::{Sequence, WalId};
+use crate::wal::{Archive, Part, Reader};
+
+/// What a folder gives at once: nobody else waits for it.
+const FOLDER: Limits = Limits {
+    records_max: 1000,
+    bytes_max: 4 << 20,
+    time_max: Duration::from_secs(1),
+};
+
+/// Which records.
+#[derive(Debug, Clone, Default, clap::Args)]
+pub(in crate::cli) struct Filter {
+    /// From this sequence on
+    #[arg(long, value_name = "N")]
+    pub(super) from_seq: Option<Sequence>,
+    /// Up to this sequence
+    #[arg(long, value_name = "N")]
+    pub(super) to_seq: Option<Sequence>,
+    /// Received at this time or later: 2026-11-24T03:00:00Z, or "2 h" ago
+    #[arg(long, value_name = "TIME", value_parser = moment)]
+    since: Option<i64>,
+    /// Received before this time
+    #[arg(long, value_name = "TIME", value_parser = moment)]
+    until: Option<i64>,
+    /// Of this topic
+    #[arg(long, value_name = "TOPIC")]
+    topic: Option<String>,
+    /// With exactly this key
+    #[arg(long, value_name = "KEY")]
+    key: Option<String>,
+    /// With this text in the value
+    #[arg(long, value_name = "TEXT")]
+    text: Option<String>,
+}
+
+impl Filter {
+    pub(in crate::cli) fn query(&self) -> Result<Query> {
+        if let (Some(from), Some(to)) = (self.from_seq, self.to_seq)
+            && from > to
+        {
+            return Err(Usage(format!(
+                "--from-seq {from} is behind --to-seq {to}: nothing lies between them"
+            ))
+            .into());
+        }
+        Ok(Query {
+            from_seq: self.from_seq,
+            to_seq: self.to_seq,
+            since_ms: self.since,
+            until_ms: self.until,
+            topic: self.topic.clone(),
+            key: self.key.clone(),
+            text: self.text.clone(),
+            limit: None,
+            only_count: false,
+        })
+    }
+}
+
+/// A time as people write it, in milliseconds since the epoch: a date, or how long ago.
+fn moment(text: &str) -> Result<i64, String> {
+    let time = match humantime::parse_rfc3339_weak(text) {
+        Ok(time) => Some(time),
+        Err(_) => humantime::parse_duration(text)
+            .ok()
+            .and_then(|ago| SystemTime::now().checked_sub(ago)),
+    };
+    let since = time.and_then(|time| time.duration_since(SystemTime::UNIX_EPOCH).ok());
+    since
+        .and_then(|since| i64::try_from(since.as_millis()).ok())
+        .ok_or_else(|| "write a UTC time such as 2026-11-24T03:00:00Z, or how long ago, such as \"2 h\"".to_owned())
+}
+
+/// Records of the main log, from a gateway or a folder. No `Debug`: a listener holds the token.
+pub(in crate::cli) enum Records {
+    Online(Listener),
+    Offline {
+        archive: Box<Archive>,
+        reader: Reader,
+        id: WalId,
+    },
+}
+
+impl Records {
+    /// Finds them.
+    pub(in crate::cli) fn open(at: &At, config: &Config) -> Result<Self> {
+        match at.find(config)? {
+            Where::Online(listener) => Ok(Self::Online(listener)),
+            Where::Offline(path) => Self::of(archive(&path)?),
+        }
+    }
+
+    /// Those of a folder.
+    pub(in crate::cli) fn of(archive: Archive) -> Result<Self> {
+        let id = archive.id()?;
+        let log = archive
+            .log(Part::Main)
+            .map(Arc::clone)
+            .context("a WAL has a main log")?;
+        // From the very first one that is there, acknowledged or not.
+        let reader = log.reader(log.watermarks().trimmed + 1);
+        Ok(Self::Offline {
+            archive: Box::new(archive),
+            reader,
+            id,
+        })
+    }
+
+    /// The next ones from `from` on.
+    pub(in crate::cli) fn page(&mut self, query: &Query, from: Sequence) -> Result<Page> {
+        match self {
+            Self::Online(listener) => Ok(listener.get(&url(query, from))?),
+            Self::Offline { archive, reader, id } => {
+                reader.seek(from.max(reader.position().min(from)));
+                let query = Query {
+                    from_seq: None,
+                    ..query.clone()
+                };
+                let page = page(reader, *id, &query, FOLDER)?;
+                if !page.damaged.is_empty() {
+                    // A gateway that has started meanwhile removes what is acknowledged: that is no damage.
+                    archive.check_unused().map_err(in_use)?;
+                }
+                Ok(page)
+            }
+        }
+    }
+
+    /// The last sequence that is on disk.
+    pub(in crate::cli) fn committed(&self) -> Result<Sequence> {
+        match self {
+            Self::Online(listener) => {
+                let status = listener.status()?.value;
+                let committed = status.pointer("/wal/committed").and_then(serde_json::Value::as_u64);
+                committed.context("the gateway's status has no wal.committed: it is of another version")
+            }
+            Self::Offline { archive, .. } => Ok(archive.log(Part::Main).map_or(0, |log| log.watermarks().committed)),
+        }
+    }
+
+    /// Whether a gateway is asked.
+    pub(in crate::cli) fn is_online(&self) -> bool {
+        matches!(self, Self::Online(_))
+    }
+}
+
+/// The path and query that ask a gateway for a page.
+fn url(query: &Query, from: Sequence) -> String {
+    let mut url = format!("/v1/wal/records?from_seq={from}");
+    let mut add = |name: &str, value: Option<String>| {
+        if let Some(value) = value {
+            let value = utf8_percent_encode(&value, NON_ALPHANUMERIC);
+            url.push_str(&format!("&{name}={value}"));
+        }
+    };
+    add("to_seq", query.to_seq.map(|to| to.to_string()));
+    add("since_ms", query.since_ms.map(|ms| ms.to_string()));
+    add("until_ms", query.until_ms.map(|ms| ms.to_string()));
+    add("topic", query.topic.clone());
+    add("key", query.key.clone());
+    add("text", query.text.clone());
+    add("limit", query.limit.map(|limit| limit.to_string()));
+    add("only_count", query.only_count.then(|| "true".to_owned()));
+    url
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_dates_or_how_long_ago() {
+        assert_eq!(moment("1970-01-01T00:00:01Z").unwrap(), 1000);
+        assert_eq!(moment("1970-01-01 00:00:01").unwrap(), 1000);
+        let now = crate::record::now_ms();
+        let ago = moment("2 h").unwrap();
+        assert!((now - 7_200_000 - ago).abs() < 5_000);
+        assert!(moment("yesterday").is_err());
+    }
+
+    #[test]
+    fn what_is_asked_for_is_escaped() {
+        let query = Query {
+            text: Some("a&b=ü".into()),
+            limit: Some(5),
+            ..Query::default()
+        };
+        assert_eq!(url(&query, 7), "/v1/wal/records?from_seq=7&text=a%26b%3D%C3%BC&limit=5");
+    }
+}
