@@ -308,7 +308,7 @@ impl Drain {
                     topic,
                     true,
                     seq,
-                    &flow::borrowed(&record),
+                    &record.borrowed(),
                     &self.identity,
                     now_ms(),
                 )

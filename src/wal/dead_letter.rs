@@ -187,6 +187,12 @@ impl Register {
         self.known.len() as u64
     }
 
+    /// Forgets what was requeued and is settled in the main log, whose watermark is `acked`.
+    pub fn settle(&mut self, acked: Sequence) {
+        self.known
+            .retain(|_, known| !matches!(known.state, LetterState::Requeued(sequence) if sequence <= acked));
+    }
+
     fn oldest(&self) -> Option<Sequence> {
         self.known.values().map(|known| known.at).min()
     }
