@@ -162,9 +162,18 @@ fn router(admin: Arc<Admin>) -> Router {
         .route("/v1/wal/records", get(records::list).post(records::import))
         .route("/v1/wal/rewind", post(ops::rewind).fallback(pages::post_only))
         .route("/v1/dead-letters", get(ops::letters).fallback(pages::get_only))
-        .route("/v1/dead-letters/{wal}/{seq}", get(ops::letter).fallback(pages::get_only))
-        .route("/v1/dead-letters/requeue", post(ops::requeue).fallback(pages::post_only))
-        .route("/v1/dead-letters/discard", post(ops::discard).fallback(pages::post_only))
+        .route(
+            "/v1/dead-letters/{wal}/{seq}",
+            get(ops::letter).fallback(pages::get_only),
+        )
+        .route(
+            "/v1/dead-letters/requeue",
+            post(ops::requeue).fallback(pages::post_only),
+        )
+        .route(
+            "/v1/dead-letters/discard",
+            post(ops::discard).fallback(pages::post_only),
+        )
         .route("/v1/held", get(ops::held).fallback(pages::get_only))
         .route("/v1/held/discard", post(ops::discard_held).fallback(pages::post_only))
         .route("/v1/held/redirect", post(ops::redirect_held).fallback(pages::post_only))

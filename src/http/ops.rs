@@ -86,7 +86,12 @@ pub(super) async fn letter(State(admin): State<Arc<Admin>>, Path((wal, seq)): Pa
     let read = async {
         let name = match seq.parse() {
             Ok(seq) => Name { wal: Some(wal), seq },
-            Err(_) => return Err(Problem::new(Reason::Malformed, "the path ends with /WAL/SEQ: a UUID and a number.")),
+            Err(_) => {
+                return Err(Problem::new(
+                    Reason::Malformed,
+                    "the path ends with /WAL/SEQ: a UUID and a number.",
+                ));
+            }
         };
         beside(&admin, move |wal| {
             let origin = (name.origin(wal.id())).map_err(|error| Problem::new(Reason::Malformed, format!("{error}.")))?;
@@ -197,7 +202,12 @@ pub(super) async fn held(State(admin): State<Arc<Admin>>, query: Result<Given<He
 
 fn operator(admin: &Admin) -> Result<forward::Handle, Problem> {
     let handle = admin.gateway.operator.get().cloned();
-    handle.ok_or_else(|| Problem::new(Reason::Busy, "this gateway has no forwarder that could do it. Nothing was done."))
+    handle.ok_or_else(|| {
+        Problem::new(
+            Reason::Busy,
+            "this gateway has no forwarder that could do it. Nothing was done.",
+        )
+    })
 }
 
 fn command_problem(error: CommandError) -> Problem {
@@ -225,11 +235,14 @@ pub(super) async fn discard_held(State(admin): State<Arc<Admin>>, body: Bytes) -
         let order: HeldOrder = parsed(&body, r#"{"topic":"NAME"}"#)?;
         topic(&order.topic, "topic")?;
         if order.to.is_some() {
-            let text = "a discard has no \"to\": send records to another topic with /v1/held/redirect. Nothing was done.";
+            let text =
+                "a discard has no \"to\": send records to another topic with /v1/held/redirect. Nothing was done.";
             return Err(Problem::new(Reason::Malformed, text));
         }
         let handle = operator(&admin)?;
-        let done = beside(&admin, move |_| handle.discard_held(&order.topic).map_err(command_problem));
+        let done = beside(&admin, move |_| {
+            handle.discard_held(&order.topic).map_err(command_problem)
+        });
         done.await.map(|discarded| Discarded { discarded })
     };
     answer(done.await)

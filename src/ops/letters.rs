@@ -433,7 +433,11 @@ mod tests {
         assert_eq!(which(r#"{"all":true}"#), Ok(Which::All));
         assert_eq!(which(r#"{"topic":"t"}"#), Ok(Which::Topic("t".into())));
         assert!(matches!(which(r#"{"letters":[{"seq":1}]}"#), Ok(Which::These(these)) if these.len() == 1));
-        for text in ["{}", r#"{"all":true,"topic":"t"}"#, r#"{"letters":[{"wal":"x","seq":1}]}"#] {
+        for text in [
+            "{}",
+            r#"{"all":true,"topic":"t"}"#,
+            r#"{"letters":[{"wal":"x","seq":1}]}"#,
+        ] {
             assert!(which(text).is_err(), "{text}");
         }
         assert!(serde_json::from_str::<Selection>(r#"{"al":true}"#).is_err());
@@ -462,7 +466,10 @@ mod tests {
         assert_eq!(serde_json::from_str::<WholeLetter>(&line).unwrap(), whole);
         let item = LetterItem::of(WalId::new_random(), letter, LetterState::Waiting);
         let line = serde_json::to_string(&item).unwrap();
-        assert!(line.contains(r#""state":"waiting""#) && line.contains("key_base64"), "{line}");
+        assert!(
+            line.contains(r#""state":"waiting""#) && line.contains("key_base64"),
+            "{line}"
+        );
         assert_eq!(serde_json::from_str::<LetterItem>(&line).unwrap(), item);
     }
 }

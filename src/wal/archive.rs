@@ -392,10 +392,6 @@ impl Archived {
     pub(super) fn aside(&self) -> &[Entry] {
         &self.aside
     }
-
-    pub(super) fn folder(&self) -> &Path {
-        &self.folder
-    }
 }
 
 impl View for Archived {

@@ -66,7 +66,8 @@ pub fn claim(folder: &Path) -> Result<(File, WalId), OpenError> {
     Ok((lock, id))
 }
 
-fn take_lock(folder: &Path) -> Result<File, OpenError> {
+/// Locks a folder for this process.
+pub fn take_lock(folder: &Path) -> Result<File, OpenError> {
     let path = folder.join(LOCK);
     let mut file = OpenOptions::new()
         .read(true)

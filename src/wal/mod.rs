@@ -42,10 +42,12 @@ mod quota;
 mod reader;
 mod recovery;
 mod rewind;
+mod salvage;
 mod scan;
 mod signal;
 #[cfg(test)]
 mod tests;
+mod verify;
 mod witness;
 mod writer;
 
@@ -65,7 +67,9 @@ pub use generations::Retain;
 pub use log::Log;
 pub use reader::{Chunk, Read, Reader};
 pub use rewind::{RewindError, Rewound};
+pub use salvage::{GUESSED, SalvageError, Salvaged, salvage};
 pub use signal::Signal;
+pub use verify::{Lost, Verified, verify_all};
 pub use witness::Marks;
 pub use writer::COMMIT_BYTES_MAX;
 

@@ -27,7 +27,7 @@ const FILE: &str = "rewound";
 const HEAD: &str = "tidegate-rewound 1\n";
 
 /// How the log stands after a rewind.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Rewound {
     /// Everything up to here is settled.
     pub acked: Sequence,

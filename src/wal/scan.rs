@@ -50,46 +50,35 @@ impl Index {
     /// The system's. A damaged file is no error: what is intact is found.
     pub fn scan(path: &Path, key: Key) -> io::Result<Self> {
         let file = File::open(path)?;
-        let magic = frame::magic(key);
-        let finder = memmem::Finder::new(&magic);
-        let mut frames: Vec<(Header, u64)> = Vec::new();
-        let mut broken = Vec::new();
-        let mut buffer = Vec::with_capacity(WINDOW_BYTES + FRAME_BYTES_MAX);
-        let mut base: u64 = 0;
-        loop {
-            let kept = buffer.len();
-            let end = read_more(&file, &mut buffer, base + kept as u64)?;
-            let mut at = 0;
-            while let Some(found) = buffer.get(at..).and_then(|rest| finder.find(rest)) {
-                let start = at + found;
-                if !end && buffer.len() - start < FRAME_BYTES_MAX {
-                    break; // it may go on in the next window
-                }
-                at = start + 1;
-                let bytes = buffer.get(start..).unwrap_or_default();
-                if let Some((header, _)) = frame::check(bytes, key) {
-                    frames.push((header, base + start as u64));
-                    at = start + header.frame_bytes();
-                } else if let Some(header) = frame::peek(bytes, key).filter(|_| broken.len() < BROKEN_MAX) {
-                    broken.push((header.first, header.last()));
-                }
-            }
-            if end {
-                break;
-            }
-            // Keep what may be the beginning of a frame.
-            let consumed = at.max(buffer.len().saturating_sub(FRAME_BYTES_MAX)).min(buffer.len());
-            base += consumed as u64;
-            buffer.drain(..consumed);
-        }
-        frames.sort_by_key(|(header, place)| (header.first, header.part, *place));
-        frames.dedup_by_key(|(header, _)| (header.first, header.part));
+        let mut read = |free: &mut [u8], offset| file.read_at(free, offset);
+        let (frames, broken) = search(&mut read, key)?;
         Ok(Self {
             file,
             key,
             frames,
             broken,
         })
+    }
+
+    /// As [`scan`](Self::scan), and where the disk does not give what is in the file, that counts as zeros; also tells how
+    /// many bytes those are.
+    ///
+    /// # Errors
+    /// The file cannot be opened.
+    pub fn scan_past_faults(path: &Path, key: Key) -> io::Result<(Self, u64)> {
+        let file = File::open(path)?;
+        let size = file.metadata()?.len();
+        let mut faulty = 0;
+        let mut read = past_faults(size, &mut faulty, |free, offset| file.read_at(free, offset));
+        let (frames, broken) = search(&mut read, key)?;
+        drop(read);
+        let index = Self {
+            file,
+            key,
+            frames,
+            broken,
+        };
+        Ok((index, faulty))
     }
 
     /// The last commit of which anything is here. Whatever lies before it was on disk before it was written.
@@ -147,11 +136,6 @@ impl Index {
         self.broken.iter().any(|(from, to)| *from <= last && *to >= first)
     }
 
-    /// The headers of the intact frames, in order of sequence and part.
-    pub fn headers(&self) -> impl Iterator<Item = &Header> {
-        self.frames.iter().map(|(header, _)| header)
-    }
-
     /// Bytes of all entries, before compression.
     #[must_use]
     pub fn raw_bytes(&self) -> u64 {
@@ -188,8 +172,87 @@ impl Index {
     }
 }
 
+/// Reads at an offset: some bytes, or none at the end.
+type ReadAt<'a> = dyn FnMut(&mut [u8], u64) -> io::Result<usize> + 'a;
+
+/// Intact frames with their places, and the sequences of broken ones.
+type Frames = (Vec<(Header, u64)>, Vec<(Sequence, Sequence)>);
+
+/// Finds the frames in what `read` gives.
+fn search(read: &mut ReadAt<'_>, key: Key) -> io::Result<Frames> {
+    let magic = frame::magic(key);
+    let finder = memmem::Finder::new(&magic);
+    let mut frames: Vec<(Header, u64)> = Vec::new();
+    let mut broken = Vec::new();
+    let mut buffer = Vec::with_capacity(WINDOW_BYTES + FRAME_BYTES_MAX);
+    let mut base: u64 = 0;
+    loop {
+        let kept = buffer.len();
+        let end = read_more(read, &mut buffer, base + kept as u64)?;
+        let mut at = 0;
+        while let Some(found) = buffer.get(at..).and_then(|rest| finder.find(rest)) {
+            let start = at + found;
+            if !end && buffer.len() - start < FRAME_BYTES_MAX {
+                break; // it may go on in the next window
+            }
+            at = start + 1;
+            let bytes = buffer.get(start..).unwrap_or_default();
+            if let Some((header, _)) = frame::check(bytes, key) {
+                frames.push((header, base + start as u64));
+                at = start + header.frame_bytes();
+            } else if let Some(header) = frame::peek(bytes, key).filter(|_| broken.len() < BROKEN_MAX) {
+                broken.push((header.first, header.last()));
+            }
+        }
+        if end {
+            break;
+        }
+        // Keep what may be the beginning of a frame.
+        let consumed = at.max(buffer.len().saturating_sub(FRAME_BYTES_MAX)).min(buffer.len());
+        base += consumed as u64;
+        buffer.drain(..consumed);
+    }
+    frames.sort_by_key(|(header, place)| (header.first, header.part, *place));
+    frames.dedup_by_key(|(header, _)| (header.first, header.part));
+    Ok((frames, broken))
+}
+
+/// What a disk's sector is at least: less is not asked for around a fault.
+const FAULT_BYTES: usize = 4096;
+
+/// Reads of a file of `size` bytes in which a fault of the disk costs [`FAULT_BYTES`], as zeros, and no more.
+fn past_faults(
+    size: u64,
+    faulty: &mut u64,
+    mut read: impl FnMut(&mut [u8], u64) -> io::Result<usize>,
+) -> impl FnMut(&mut [u8], u64) -> io::Result<usize> {
+    move |free, offset| {
+        match read(free, offset) {
+            Ok(n) => return Ok(n),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => return Err(error),
+            Err(_) => {}
+        }
+        // Up to the next boundary, so that what follows is asked for in whole sectors.
+        let to_boundary = FAULT_BYTES - usize::try_from(offset % FAULT_BYTES as u64).unwrap_or(0);
+        let left = usize::try_from(size.saturating_sub(offset)).unwrap_or(usize::MAX);
+        let length = to_boundary.min(left).min(free.len());
+        let Some(sector) = free.get_mut(..length).filter(|sector| !sector.is_empty()) else {
+            return Ok(0);
+        };
+        match read(sector, offset) {
+            Ok(n) => Ok(n),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => Err(error),
+            Err(_) => {
+                sector.fill(0);
+                *faulty += length as u64;
+                Ok(length)
+            }
+        }
+    }
+}
+
 /// Appends up to a window from `offset`; true at the end of the file.
-fn read_more(file: &File, buffer: &mut Vec<u8>, offset: u64) -> io::Result<bool> {
+fn read_more(read: &mut ReadAt<'_>, buffer: &mut Vec<u8>, offset: u64) -> io::Result<bool> {
     let kept = buffer.len();
     buffer.resize(kept + WINDOW_BYTES, 0);
     let mut filled = kept;
@@ -197,7 +260,7 @@ fn read_more(file: &File, buffer: &mut Vec<u8>, offset: u64) -> io::Result<bool>
         let Some(free) = buffer.get_mut(filled..).filter(|free| !free.is_empty()) else {
             break false;
         };
-        match file.read_at(free, offset + (filled - kept) as u64) {
+        match read(free, offset + (filled - kept) as u64) {
             Ok(0) => break true,
             Ok(n) => filled += n,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -247,6 +310,19 @@ impl Assembled {
     #[must_use]
     pub fn expected(&self) -> Sequence {
         self.first + self.ranges.len() as u64
+    }
+
+    /// The entries that are whole.
+    pub fn take(&self) -> impl Iterator<Item = (Sequence, &[u8])> {
+        let entries = self.ranges.iter();
+        (self.first..).zip(entries.map(|range| self.payload.get(range.clone()).unwrap_or_default()))
+    }
+
+    /// Lets go of the entries that are whole; a part of one stays.
+    pub fn forget(&mut self) {
+        self.first = self.expected();
+        self.payload.clear();
+        self.ranges.clear();
     }
 
     /// Adds a frame that passed [`frame::check`].
@@ -355,6 +431,30 @@ mod tests {
             let last = *commits.last().unwrap() as u64;
             prop_assert_eq!(index.tail(), Some(Tail { first: total - last + 1, last: total, whole: true }));
         }
+    }
+
+    #[test]
+    fn a_fault_of_the_disk_costs_its_sector_only() {
+        let bytes: Vec<u8> = (0..100_000_u32).map(|at| (at % 251) as u8).collect();
+        let bad = 40_960..45_000;
+        let mut faulty = 0;
+        let mut read = past_faults(bytes.len() as u64, &mut faulty, |free: &mut [u8], offset| {
+            let start = usize::try_from(offset).unwrap().min(bytes.len());
+            let end = (start + free.len()).min(bytes.len());
+            if start < bad.end && end > bad.start {
+                return Err(io::Error::from_raw_os_error(5));
+            }
+            free[..end - start].copy_from_slice(&bytes[start..end]);
+            Ok(end - start)
+        });
+        let mut buffer = vec![];
+        assert!(read_more(&mut read, &mut buffer, 0).unwrap());
+        drop(read);
+        assert_eq!(faulty, 8192);
+        assert_eq!(buffer.len(), bytes.len());
+        assert_eq!(buffer[..40_960], bytes[..40_960]);
+        assert_eq!(buffer[40_960..49_152], [0; 8192]);
+        assert_eq!(buffer[49_152..], bytes[49_152..]);
     }
 
     #[test]

@@ -4,11 +4,18 @@
 //! |---|---|
 //! | `records` | where records come from, and which are wanted: shared by all of them |
 //! | `look` | list, show, tail |
+//! | `check` | verify, salvage |
+//! | `rewind` | send again what was acknowledged |
+//! | `progress` | the bar that long ones show |
 //!
-//! Offline verbs never open the log: they read the folder (`wal::Archive`) and leave it as it is.
+//! Offline verbs never open the log: they read the folder (`wal::Archive`) and leave it as it is. Those that change it
+//! (rewind) open it as a start does.
 
-mod look;
+mod check;
+pub(super) mod look;
+mod progress;
 pub(super) mod records;
+mod rewind;
 
 use anyhow::Result;
 use clap::Subcommand;
@@ -23,6 +30,12 @@ pub(super) enum Command {
     Show(look::Show),
     /// Show the newest records, and those to come
     Tail(look::Tail),
+    /// Read everything and tell what is damaged or missing; changes nothing
+    Verify(check::Verify),
+    /// Make a whole log of what is left of a damaged one; the damaged one is only read
+    Salvage(check::Salvage),
+    /// Send everything from a sequence on again, with its identity: what was acknowledged too, as far as wal.retain kept it
+    Rewind(rewind::Rewind),
 }
 
 pub(super) fn run(command: Command, config: &Config) -> Result<()> {
@@ -30,5 +43,8 @@ pub(super) fn run(command: Command, config: &Config) -> Result<()> {
         Command::List(flags) => look::list(&flags, config),
         Command::Show(flags) => look::show(&flags, config),
         Command::Tail(flags) => look::tail(&flags, config),
+        Command::Verify(flags) => check::verify(&flags, config),
+        Command::Salvage(flags) => check::salvage(&flags, config),
+        Command::Rewind(flags) => rewind::rewind(&flags, config),
     }
 }

@@ -1,0 +1,336 @@
+//! Takes every intact record of a damaged folder into a fresh one that keeps identity and sequences.
+//!
+//! ```text
+//! <target>.salvaging/     written first, with the same layout; an interrupted salvage leaves it, the next one begins anew
+//! <target>/               the name it gets once everything in it is fsynced
+//! ```
+//! The source is only read. The new generations are plain files of frames: they are sealed, and what is sealed is never
+//! opened by a store. What could not be saved goes to the file `lost` (lost.rs).
+//!
+//! Where the witness says nothing, how far the log had come is not known: the new one goes on [`GUESSED`] sequences
+//! later, so that none is used twice.
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+
+use super::archive::{Archive, ArchiveError, Archived, Part, Witnessed};
+use super::error::OpenError;
+use super::frame::{Framer, Key};
+use super::generation::DATA_FILE;
+use super::verify::{self, Lost};
+use super::witness::{Marks, Witness};
+use super::{durable, generations, identity, lost};
+use crate::record::{Sequence, WalId};
+
+/// Sequences that are passed over when nobody knows how many were used.
+pub const GUESSED: Sequence = 1_000_000;
+/// A new generation is begun at this size.
+const GENERATION_BYTES: u64 = 64 << 20;
+/// Entries of about so many bytes become one commit.
+const COMMIT_BYTES: usize = 1 << 20;
+
+/// Why nothing was salvaged.
+#[derive(Debug, thiserror::Error)]
+pub enum SalvageError {
+    /// Something is there already.
+    #[error("{0} is there and not empty: name a folder that does not exist yet; nothing was changed")]
+    NotEmpty(PathBuf),
+    /// The copy would be in what is copied.
+    #[error(
+        "{0} lies in the folder that is salvaged, which is only read: name a folder elsewhere, best on another disk"
+    )]
+    Inside(PathBuf),
+    /// Another salvage writes there.
+    #[error("another salvage is writing {0}: wait for it, or stop it and start again")]
+    Busy(PathBuf),
+    /// The source cannot be read.
+    #[error(transparent)]
+    Source(#[from] ArchiveError),
+    /// The target cannot be written.
+    #[error("cannot {what} {path}: {source}. Nothing was put in place; start again once that is mended")]
+    Target {
+        /// What was tried.
+        what: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// The system's answer.
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl SalvageError {
+    fn target(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
+        move |source| Self::Target {
+            what,
+            path: path.to_path_buf(),
+            source,
+        }
+    }
+}
+
+/// What became of one log.
+#[derive(Debug, Clone)]
+pub struct Salvaged {
+    /// Which one.
+    pub part: Part,
+    /// Records saved.
+    pub records: u64,
+    /// What could not be saved, in order.
+    pub lost: Vec<Lost>,
+    /// Sequences of which nobody knows whether they were used: passed over.
+    pub unknown: Option<(Sequence, Sequence)>,
+    /// Everything up to here is settled.
+    pub acked: Sequence,
+    /// The sequence that the next record gets.
+    pub next: Sequence,
+}
+
+/// Copies what can be read of `source` to `target`, as the log `id`. `progress` is told of bytes that were read.
+///
+/// # Errors
+/// [`SalvageError`]; `target` is not there then.
+pub fn salvage(
+    source: &Archive,
+    id: WalId,
+    target: &Path,
+    progress: &dyn Fn(u64),
+) -> Result<Vec<Salvaged>, SalvageError> {
+    let work = prepare(source.folder(), target)?;
+    let guard = claim(&work, target)?;
+    clear(&work).map_err(SalvageError::target("clear", &work))?;
+    let mut salvaged = Vec::new();
+    for log in source.logs() {
+        salvaged.push(copy(log, &log.part().folder(&work), progress)?);
+    }
+    source.check_unused()?;
+    let path = work.join(identity::IDENTITY);
+    write(&path, &identity::text(id)).map_err(SalvageError::target("write", &path))?;
+    durable::sync_folder(&work).map_err(SalvageError::target("fsync", &work))?;
+    fs::rename(&work, target).map_err(SalvageError::target("put in place", target))?;
+    durable::sync_parent(target).map_err(SalvageError::target("fsync the parent of", target))?;
+    drop(guard);
+    Ok(salvaged)
+}
+
+/// The folder to work in.
+fn prepare(source: &Path, target: &Path) -> Result<PathBuf, SalvageError> {
+    match fs::read_dir(target) {
+        Ok(mut items) => {
+            if items.next().is_some() {
+                return Err(SalvageError::NotEmpty(target.to_path_buf()));
+            }
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(SalvageError::target("look into", target)(error)),
+    }
+    let name = target.file_name().unwrap_or_default().to_string_lossy();
+    let work = target.with_file_name(format!("{name}.salvaging"));
+    let parent = match target.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    fs::create_dir_all(parent).map_err(SalvageError::target("create", parent))?;
+    let real = |path: &Path| fs::canonicalize(path).map_err(SalvageError::target("find", path));
+    if real(parent)?.starts_with(real(source)?) {
+        return Err(SalvageError::Inside(target.to_path_buf()));
+    }
+    match DirBuilder::new().mode(0o700).create(&work) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+        made => made.map_err(SalvageError::target("create", &work))?,
+    }
+    Ok(work)
+}
+
+/// Keeps a second salvage away while this one writes.
+fn claim(work: &Path, target: &Path) -> Result<File, SalvageError> {
+    identity::take_lock(work).map_err(|error| match error {
+        OpenError::InUse { .. } => SalvageError::Busy(target.to_path_buf()),
+        OpenError::Io { what, path, source } => SalvageError::Target { what, path, source },
+        other => SalvageError::target("lock", work)(io::Error::other(other.to_string())),
+    })
+}
+
+/// Removes what an interrupted salvage wrote.
+fn clear(work: &Path) -> io::Result<()> {
+    for item in fs::read_dir(work)? {
+        let item = item?;
+        if item.file_name() == identity::LOCK {
+            continue;
+        }
+        match item.file_type()?.is_dir() {
+            true => fs::remove_dir_all(item.path())?,
+            false => fs::remove_file(item.path())?,
+        }
+    }
+    Ok(())
+}
+
+fn copy(log: &Archived, folder: &Path, progress: &dyn Fn(u64)) -> Result<Salvaged, SalvageError> {
+    if !folder.exists() {
+        let made = DirBuilder::new().mode(0o700).create(folder);
+        made.map_err(SalvageError::target("create", folder))?;
+    }
+    let mut sink = Sink::new(folder);
+    let mut lost: Vec<Lost> = verify::before(log).into_iter().collect();
+    let mut records = 0;
+    for (entry, end) in log.segments() {
+        let mut put = |sequence: Sequence, bytes: &[u8]| sink.put(sequence, bytes);
+        let found = verify::read(log.part(), entry, end, &mut put).map_err(|error| match sink.failed {
+            true => SalvageError::target("write", folder)(error),
+            false => ArchiveError::io("read", &entry.data_path())(error).into(),
+        })?;
+        records += found.records;
+        lost.extend(found.lost);
+        progress(entry.disk_bytes);
+    }
+    sink.end().map_err(SalvageError::target("write", folder))?;
+    let told = verify::joined(lost, log.lost());
+    let marks = log.watermarks();
+    let (acked, unknown) = match log.witnessed() {
+        Witnessed::Marks(marks) => (marks.acked, None),
+        // Everything that was saved is sent again, and nothing that may have been used is used again.
+        Witnessed::Missing | Witnessed::Damaged => {
+            let unknown = (marks.committed + 1, marks.committed + GUESSED);
+            (marks.trimmed, (log.part() == Part::Main).then_some(unknown))
+        }
+    };
+    let committed = unknown.map_or(marks.committed, |(_, last)| last);
+    let mut gone: Vec<(Sequence, Sequence)> = log.lost().to_vec();
+    gone.extend(told.iter().map(|range| (range.first, range.last)));
+    gone.extend(unknown);
+    gone.sort_unstable();
+    if !gone.is_empty() {
+        let path = folder.join(lost::FILE);
+        write(&path, &lost::text(&gone)).map_err(SalvageError::target("write", &path))?;
+    }
+    let (mut witness, _) = Witness::open(folder).map_err(SalvageError::target("write the witness in", folder))?;
+    witness
+        .write(Marks { committed, acked })
+        .and_then(|()| witness.sync())
+        .and_then(|()| durable::sync_folder(folder))
+        .map_err(SalvageError::target("write the witness in", folder))?;
+    Ok(Salvaged {
+        part: log.part(),
+        records,
+        lost: told,
+        unknown,
+        acked,
+        next: committed + 1,
+    })
+}
+
+fn write(path: &Path, text: &str) -> io::Result<()> {
+    let mut file = create(path)?;
+    file.write_all(text.as_bytes())?;
+    file.sync_all()
+}
+
+fn create(path: &Path) -> io::Result<File> {
+    OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)
+}
+
+/// Writes entries as generations of frames.
+struct Sink<'a> {
+    folder: &'a Path,
+    batch: Vec<u8>,
+    ends: Vec<usize>,
+    /// The sequence of the batch's first entry.
+    first: Sequence,
+    open: Option<Open>,
+    /// An error came from here.
+    failed: bool,
+}
+
+struct Open {
+    file: File,
+    folder: PathBuf,
+    framer: Framer,
+    bytes: u64,
+}
+
+impl<'a> Sink<'a> {
+    fn new(folder: &'a Path) -> Self {
+        Self {
+            folder,
+            batch: Vec::with_capacity(COMMIT_BYTES),
+            ends: Vec::new(),
+            first: 0,
+            open: None,
+            failed: false,
+        }
+    }
+
+    fn put(&mut self, sequence: Sequence, bytes: &[u8]) -> io::Result<()> {
+        let follows = self.first + self.ends.len() as u64 == sequence;
+        if !self.ends.is_empty() && (!follows || self.batch.len() >= COMMIT_BYTES) {
+            self.commit()?;
+        }
+        if self.ends.is_empty() {
+            self.first = sequence;
+        }
+        self.batch.extend_from_slice(bytes);
+        self.ends.push(self.batch.len());
+        Ok(())
+    }
+
+    fn commit(&mut self) -> io::Result<()> {
+        let written = self.write();
+        self.failed |= written.is_err();
+        self.batch.clear();
+        self.ends.clear();
+        written
+    }
+
+    fn write(&mut self) -> io::Result<()> {
+        if self.ends.is_empty() {
+            return Ok(());
+        }
+        if self.open.as_ref().is_some_and(|open| open.bytes >= GENERATION_BYTES) {
+            self.seal()?;
+        }
+        let open = match &mut self.open {
+            Some(open) => open,
+            None => self.open.insert(Open::begin(self.folder, self.first)?),
+        };
+        let starts = std::iter::once(0).chain(self.ends.iter().copied());
+        let entries = starts
+            .zip(&self.ends)
+            .map(|(start, end)| self.batch.get(start..*end).unwrap_or_default());
+        for frame in open.framer.frame(self.first, entries) {
+            open.file.write_all(&frame.bytes)?;
+            open.bytes += frame.bytes.len() as u64;
+        }
+        Ok(())
+    }
+
+    fn seal(&mut self) -> io::Result<()> {
+        if let Some(open) = self.open.take() {
+            open.file.sync_all()?;
+            durable::sync_folder(&open.folder)?;
+        }
+        Ok(())
+    }
+
+    fn end(&mut self) -> io::Result<()> {
+        self.commit()?;
+        self.seal()
+    }
+}
+
+impl Open {
+    fn begin(folder: &Path, first: Sequence) -> io::Result<Self> {
+        let mut key: Key = [0; 8];
+        getrandom::fill(&mut key).map_err(|error| io::Error::other(error.to_string()))?;
+        let folder = folder.join(generations::name(first, key));
+        DirBuilder::new().mode(0o700).create(&folder)?;
+        Ok(Self {
+            file: create(&folder.join(DATA_FILE))?,
+            folder,
+            framer: Framer::new(key, true),
+            bytes: 0,
+        })
+    }
+}

@@ -1,0 +1,318 @@
+//! Reads a folder's logs whole: every frame's checksum, what is in it, and that none is missing.
+//!
+//! Whatever should be there and cannot be read is told as a range of sequences; nothing is missing in silence. What a
+//! salvage has told before is not told again. One generation at a time is in memory, by its index (56 bytes a frame).
+//!
+//! Reads only. Places of the disk that cannot be read count as damaged, and reading goes on behind them.
+
+use std::io;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+
+use super::archive::{Archive, ArchiveError, Archived, Part, Witnessed};
+use super::frame;
+use super::generations::Entry;
+use super::log::lock;
+use super::scan::{Added, Assembled, Index};
+use super::{Letter, Watermarks, lost};
+use crate::record::{ENCODING, RecordRef, Sequence};
+
+/// How many generations are read at once.
+const READERS: usize = 2;
+
+/// Sequences that should be there and are not.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Lost {
+    /// The first one.
+    pub first: Sequence,
+    /// The last one.
+    pub last: Sequence,
+    /// Why, as far as that can be seen.
+    pub reason: String,
+}
+
+/// What one log is like.
+#[derive(Debug, Clone)]
+pub struct Verified {
+    /// Which one.
+    pub part: Part,
+    /// Its watermarks, as a start would find them.
+    pub watermarks: Watermarks,
+    /// How many generations it has.
+    pub generations: usize,
+    /// Bytes of their files.
+    pub disk_bytes: u64,
+    /// Entries that were read and are right.
+    pub records: u64,
+    /// What should be there and is not, in order.
+    pub lost: Vec<Lost>,
+    /// What is wrong without costing a record.
+    pub faults: Vec<String>,
+    /// What is worth knowing, and no damage.
+    pub notes: Vec<String>,
+}
+
+impl Verified {
+    /// How many sequences are lost.
+    #[must_use]
+    pub fn lost_records(&self) -> u64 {
+        self.lost.iter().map(|range| range.last - range.first + 1).sum()
+    }
+
+    /// Whether something is wrong.
+    #[must_use]
+    pub fn is_damaged(&self) -> bool {
+        !self.lost.is_empty() || !self.faults.is_empty()
+    }
+}
+
+/// Reads one log whole. `progress` is told of bytes of files that were read, from several threads.
+///
+/// # Errors
+/// A file that the system does not open.
+pub fn verify(log: &Archived, progress: &(dyn Fn(u64) + Sync)) -> Result<Verified, ArchiveError> {
+    let segments: Vec<(&Entry, Sequence)> = log.segments().collect();
+    let next = AtomicUsize::new(0);
+    let results: Mutex<Vec<(usize, Result<Found, ArchiveError>)>> = Mutex::default();
+    thread::scope(|scope| {
+        for _ in 0..READERS.min(segments.len()) {
+            scope.spawn(|| {
+                loop {
+                    let at = next.fetch_add(1, Ordering::Relaxed);
+                    let Some((entry, end)) = segments.get(at) else { return };
+                    let found = read(log.part(), entry, *end, &mut |_, _| Ok(()));
+                    lock(&results).push((at, found.map_err(ArchiveError::io("read", &entry.data_path()))));
+                    progress(entry.disk_bytes);
+                }
+            });
+        }
+    });
+    let mut results = std::mem::take(&mut *lock(&results));
+    results.sort_by_key(|(at, _)| *at);
+    let mut found = Found::default();
+    found.lost.extend(before(log));
+    for (_, result) in results {
+        let result = result?;
+        found.records += result.records;
+        found.unreadable_bytes += result.unreadable_bytes;
+        found.lost.extend(result.lost);
+    }
+    let mut verified = Verified {
+        part: log.part(),
+        watermarks: log.watermarks(),
+        generations: log.generations(),
+        disk_bytes: log.disk_bytes(),
+        records: found.records,
+        lost: joined(found.lost, log.lost()),
+        faults: Vec::new(),
+        notes: Vec::new(),
+    };
+    tell(log, found.unreadable_bytes, &mut verified)?;
+    Ok(verified)
+}
+
+/// What is wrong, or worth knowing, beside the records.
+fn tell(log: &Archived, unreadable_bytes: u64, verified: &mut Verified) -> Result<(), ArchiveError> {
+    if !log.is_empty() {
+        match log.witnessed() {
+            Witnessed::Marks(_) => {}
+            Witnessed::Missing => verified.faults.push(
+                "the witness is missing: how far the log was committed and acknowledged is not known, so what is lost at \
+                 its end cannot be told, and a start sends everything that is here again"
+                    .to_owned(),
+            ),
+            Witnessed::Damaged => verified.faults.push(
+                "the witness is damaged: how far the log was committed and acknowledged is not known, so what is lost at \
+                 its end cannot be told, and a start sends everything that is here again"
+                    .to_owned(),
+            ),
+        }
+    }
+    if unreadable_bytes > 0 {
+        verified.faults.push(format!(
+            "the disk does not give {unreadable_bytes} bytes of the files: it is failing, copy what is left (wal salvage) to another"
+        ));
+    }
+    if let Some((first, last)) = log.torn() {
+        verified.notes.push(format!(
+            "the last commit (sequences {first} to {last}) was cut off before anybody was answered OK: no damage, a start drops it"
+        ));
+    }
+    for (first, last) in log.lost() {
+        verified.notes.push(format!(
+            "sequences {first} to {last} were lost before a salvage, which has told so"
+        ));
+    }
+    for entry in log.aside() {
+        // Whatever it holds is acknowledged, or never was answered OK.
+        let name = entry
+            .folder
+            .file_name()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned();
+        verified.notes.push(format!(
+            "{name} was set aside in 'damaged' when something in it could not be read ({} bytes); remove it when it is no \
+             longer wanted",
+            entry.disk_bytes
+        ));
+    }
+    Ok(())
+}
+
+/// Reads every log of a folder.
+///
+/// # Errors
+/// As [`verify`], or a gateway has taken the folder meanwhile: what was found may be its doing.
+pub fn verify_all(archive: &Archive, progress: &(dyn Fn(u64) + Sync)) -> Result<Vec<Verified>, ArchiveError> {
+    let verified: Vec<Verified> = archive
+        .logs()
+        .map(|log| verify(log, progress))
+        .collect::<Result<_, _>>()?;
+    archive.check_unused()?;
+    Ok(verified)
+}
+
+/// What reading a generation found.
+#[derive(Debug, Default)]
+pub(super) struct Found {
+    pub(super) records: u64,
+    pub(super) lost: Vec<Lost>,
+    pub(super) unreadable_bytes: u64,
+}
+
+/// What is missing before the first generation.
+pub(super) fn before(log: &Archived) -> Option<Lost> {
+    let marks = log.watermarks();
+    let first = log.segments().next().map_or(marks.next, |(entry, _)| entry.first);
+    (marks.acked + 1 < first).then(|| Lost {
+        first: marks.acked + 1,
+        last: first - 1,
+        reason: "their generation is missing".to_owned(),
+    })
+}
+
+/// Reads one generation, which holds the sequences before `end`: each intact entry is given to `each`, in order.
+///
+/// # Errors
+/// The system's, or of `each`. What cannot be read is no error.
+pub(super) fn read(
+    part: Part,
+    entry: &Entry,
+    end: Sequence,
+    each: &mut dyn FnMut(Sequence, &[u8]) -> io::Result<()>,
+) -> io::Result<Found> {
+    let mut found = Found::default();
+    let index = match Index::scan_past_faults(&entry.data_path(), entry.key) {
+        Ok((index, unreadable_bytes)) => {
+            found.unreadable_bytes = unreadable_bytes;
+            index
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            if entry.first < end {
+                found.lost.push(Lost {
+                    first: entry.first,
+                    last: end - 1,
+                    reason: "their generation's file is missing".to_owned(),
+                });
+            }
+            return Ok(found);
+        }
+        Err(error) => return Err(error),
+    };
+    let reason = |first, last| match index.has_broken(first, last) {
+        true => "damaged: a checksum does not hold".to_owned(),
+        false => "missing: nothing of them is in the file".to_owned(),
+    };
+    let mut lose = |first: Sequence, last: Sequence, reason: String| found.lost.push(Lost { first, last, reason });
+    let mut chunk = Assembled::from(entry.first);
+    let mut bytes = Vec::new();
+    let mut at = 0;
+    let mut records = 0;
+    loop {
+        match index.read(at, &mut bytes) {
+            Ok(Some(())) => {}
+            Ok(None) => break,
+            // It was read a moment ago.
+            Err(_) => bytes.clear(),
+        }
+        at += 1;
+        let Some((header, payload)) = frame::check(&bytes, entry.key) else {
+            continue;
+        };
+        if header.first >= end {
+            break;
+        }
+        let mut added = chunk.add(&header, payload);
+        if added == Added::Gap && header.first > chunk.expected() {
+            lose(
+                chunk.expected(),
+                header.first - 1,
+                reason(chunk.expected(), header.first - 1),
+            );
+            chunk = Assembled::from(header.first);
+            added = chunk.add(&header, payload);
+        }
+        if let Added::Broken(reason) = added {
+            lose(chunk.expected(), header.last(), reason);
+            chunk = Assembled::from(header.last() + 1);
+        }
+        for (sequence, bytes) in chunk.take() {
+            if sequence >= end {
+                break;
+            }
+            match decodes(part, bytes) {
+                Ok(()) => {
+                    each(sequence, bytes)?;
+                    records += 1;
+                }
+                Err(reason) => lose(sequence, sequence, reason),
+            }
+        }
+        chunk.forget();
+    }
+    let expected = chunk.expected();
+    if expected < end {
+        lose(expected, end - 1, reason(expected, end - 1));
+    }
+    found.records = records;
+    Ok(found)
+}
+
+/// Whether an entry is what its log holds.
+fn decodes(part: Part, bytes: &[u8]) -> Result<(), String> {
+    let used = match part {
+        Part::Main | Part::Held => {
+            bincode::borrow_decode_from_slice::<RecordRef<'_>, _>(bytes, ENCODING).map(|(_, used)| used)
+        }
+        Part::DeadLetters => bincode::decode_from_slice::<Letter, _>(bytes, ENCODING).map(|(_, used)| used),
+    };
+    match used {
+        Ok(used) if used == bytes.len() => Ok(()),
+        Ok(used) => Err(format!(
+            "the record has {} bytes and makes sense for {used}",
+            bytes.len()
+        )),
+        Err(error) => Err(format!("the record does not decode: {error}")),
+    }
+}
+
+/// In order, what follows on joined, and without what is `known`.
+pub(super) fn joined(mut lost: Vec<Lost>, known: &[(Sequence, Sequence)]) -> Vec<Lost> {
+    lost.sort_by_key(|range| range.first);
+    let mut joined: Vec<Lost> = Vec::new();
+    for range in lost {
+        for (first, last) in lost::unknown(range.first, range.last, known) {
+            match joined.last_mut() {
+                Some(before) if before.last + 1 == first && before.reason == range.reason => before.last = last,
+                _ => joined.push(Lost {
+                    first,
+                    last,
+                    reason: range.reason.clone(),
+                }),
+            }
+        }
+    }
+    joined
+}
