@@ -162,6 +162,11 @@ impl Drain {
         // None: a shutdown ended the reading.
         let Some(mut chart) = chart else { return Ok(()) };
         self.healed_end = end;
+        tracing::warn!(
+            first,
+            last = marks.acked,
+            "Kafka may have lost records that it had acknowledged: those that the log still has are looked for in the topics"
+        );
         let outcome = self.look_for(&mut chart);
         self.surveyed_ms = None;
         let Some(cut) = outcome else { return Ok(()) };

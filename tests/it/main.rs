@@ -16,11 +16,13 @@ mod cli_status;
 mod crash;
 mod forward;
 mod harness;
+mod heal;
 mod http;
 mod land;
 mod land_faults;
 mod land_files;
 mod land_postgres;
+mod operator;
 mod sinks;
 
 use std::io::Write as _;
@@ -50,6 +52,8 @@ fn main() -> ExitCode {
         land_postgres::silence::CASES,
         cli::CASES,
         cli_status::CASES,
+        operator::CASES,
+        heal::CASES,
     ];
     let mut skipped = Vec::new();
     let mut trials = Vec::new();
