@@ -22,10 +22,10 @@ use super::words::{counted, one_line, size};
 use super::{print, print_while_read};
 use crate::config::Config;
 use crate::ops::{
-    Discarded, LetterItem, LetterPage, LetterQuery, Letters, Limits, Name, Requeued, Selection, WholeLetter,
+    Discarded, LetterItem, LetterPage, LetterQuery, Letters, Limits, Name, Requeued, Selection, State, WholeLetter,
 };
 use crate::record::{Sequence, WalId};
-use crate::wal::{Archive, Letter, LetterState, Wal};
+use crate::wal::{Archive, Letter, LetterState, LettersError, Wal, Which};
 
 const REQUEUE: &str = "/v1/dead-letters/requeue";
 const DISCARD: &str = "/v1/dead-letters/discard";
@@ -76,7 +76,7 @@ pub(super) struct Show {
 
 #[derive(Debug, clap::Args)]
 #[group(required = true, multiple = false)]
-struct Which {
+struct Chosen {
     /// These letters, as `list` names them
     #[arg(value_name = "WAL:SEQ")]
     letters: Vec<Name>,
@@ -91,7 +91,7 @@ struct Which {
 #[derive(Debug, clap::Args)]
 pub(super) struct Requeue {
     #[command(flatten)]
-    which: Which,
+    which: Chosen,
     /// The outcome as JSON
     #[arg(long)]
     json: bool,
@@ -102,7 +102,7 @@ pub(super) struct Requeue {
 #[derive(Debug, clap::Args)]
 pub(super) struct Discard {
     #[command(flatten)]
-    which: Which,
+    which: Chosen,
     /// Do it
     #[arg(long)]
     yes: bool,
@@ -322,7 +322,7 @@ fn show(flags: &Show, config: &Config) -> Result<()> {
     print(text.as_bytes())
 }
 
-impl Which {
+impl Chosen {
     fn selection(self, dry_run: bool) -> Selection {
         Selection {
             all: self.all,
@@ -337,12 +337,33 @@ impl Which {
 fn offline(
     selection: &Selection,
     config: &Config,
-    verb: impl FnOnce(&Wal, &crate::wal::Which) -> Result<u64, crate::wal::LettersError>,
+    verb: impl FnOnce(&Wal, &Which) -> Result<u64, LettersError>,
 ) -> Result<u64> {
     opened(config, |wal| {
         let which = selection.which(wal.id()).map_err(Usage)?;
         Ok(verb(wal, &which)?)
     })
+}
+
+/// How many letters of the folder wait and are meant: only read.
+fn waiting(selection: &Selection, at: &At, config: &Config) -> Result<u64> {
+    let own = archive(&config.wal.path)?.id()?;
+    let which = selection.which(own).map_err(Usage)?;
+    let query = LetterQuery {
+        topic: selection.topic.clone(),
+        ..LetterQuery::default()
+    };
+    let is_meant = |item: &LetterItem| match &which {
+        Which::These(these) => item.name().origin(own).is_ok_and(|origin| these.contains(&origin)),
+        Which::All | Which::Topic(_) => true,
+    };
+    let mut count = 0;
+    Source::open(at, config)?.each(query, LetterItem::of, |items| {
+        let waits = |item: &&LetterItem| item.failure.state == State::Waiting && is_meant(item);
+        count += items.iter().filter(waits).count() as u64;
+        Ok(true)
+    })?;
+    Ok(count)
 }
 
 fn requeue(flags: Requeue, config: &Config) -> Result<()> {
@@ -379,14 +400,8 @@ fn discard(flags: Discard, config: &Config) -> Result<()> {
     let selection = flags.which.selection(!flags.yes);
     let discarded = match flags.at.find(config)? {
         Where::Online(listener) => listener.post::<Discarded>(DISCARD, &selection)?.discarded,
-        Where::Offline(_) => offline(
-            &selection,
-            config,
-            match flags.yes {
-                true => Wal::discard_letters,
-                false => Wal::count_letters,
-            },
-        )?,
+        Where::Offline(_) if flags.yes => offline(&selection, config, Wal::discard_letters)?,
+        Where::Offline(_) => waiting(&selection, &flags.at, config)?,
     };
     if !flags.yes {
         let text = format!(

@@ -17,6 +17,7 @@
 //! | `command` | what an operator asks: send again, discard or redirect what is held |
 //! | `heal` | when Kafka has lost what it had acknowledged |
 //! | `flow`, `window`, `sift`, `topics`, `pace` | its parts; the last four are pure |
+//! | `sender` | a replay's records, beside no log |
 //! | `settings`, `producer`, `native`, `link`, `tail`, `verdict` | what knows librdkafka |
 //!
 //! Does not know HTTP, the configuration file, or how the log lies on disk.
@@ -30,6 +31,7 @@ mod lane;
 mod pace;
 mod producer;
 mod recover;
+mod sender;
 mod settings;
 mod sift;
 mod start;
@@ -47,6 +49,8 @@ use serde::Serialize;
 
 pub use command::CommandError;
 pub use embedded::EmbeddedBroker;
+pub use pace::Pace;
+pub use sender::{Refused, SendError, Sender};
 
 use crate::kafka::link::{Link, Words};
 use crate::kafka::settings::explain;

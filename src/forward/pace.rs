@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 /// The bucket. What is taken may exceed what is there: the debt is waited for before the next take.
 #[derive(Debug)]
-pub(super) struct Pace {
+pub struct Pace {
     /// Bytes per second; `None`: no limit.
     rate: Option<f64>,
     tokens: f64,
@@ -13,7 +13,7 @@ pub(super) struct Pace {
 
 impl Pace {
     /// A full bucket: a tenth of a second's worth.
-    pub(super) fn new(bytes_per_second_max: Option<u64>, now: Instant) -> Self {
+    pub fn new(bytes_per_second_max: Option<u64>, now: Instant) -> Self {
         let rate = bytes_per_second_max.map(|rate| rate.max(1) as f64);
         Self {
             rate,
@@ -23,7 +23,7 @@ impl Pace {
     }
 
     /// How long to wait before the next bytes may go.
-    pub(super) fn wait(&mut self, now: Instant) -> Duration {
+    pub fn wait(&mut self, now: Instant) -> Duration {
         let Some(rate) = self.rate else {
             return Duration::ZERO;
         };
@@ -38,14 +38,14 @@ impl Pace {
     }
 
     /// These bytes went.
-    pub(super) fn take(&mut self, bytes: usize) {
+    pub fn take(&mut self, bytes: usize) {
         if self.rate.is_some() {
             self.tokens -= bytes as f64;
         }
     }
 
     /// The most bytes to read at once, so that a chunk does not owe for long.
-    pub(super) fn chunk_bytes(&self, wanted: usize) -> usize {
+    pub fn chunk_bytes(&self, wanted: usize) -> usize {
         self.rate
             .map_or(wanted, |rate| wanted.min((rate / 10.0) as usize).max(1))
     }

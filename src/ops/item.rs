@@ -138,6 +138,25 @@ impl Item {
         }
     }
 
+    /// As [`of`](Self::of), of an owned record.
+    #[must_use]
+    pub fn of_record(own: WalId, sequence: Sequence, record: &Record) -> Self {
+        let headers = record.headers.iter();
+        Self::of(
+            own,
+            sequence,
+            &RecordRef {
+                topic: &record.topic,
+                key: record.key.as_deref(),
+                value: record.value.as_deref(),
+                headers: headers.map(|(name, value)| (name.as_str(), value.as_slice())).collect(),
+                received_ms: record.received_ms,
+                origin: record.origin,
+                idempotency: None,
+            },
+        )
+    }
+
     /// Its place in the log that it was read from.
     #[must_use]
     pub fn place(&self) -> Sequence {

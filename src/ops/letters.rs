@@ -389,6 +389,15 @@ impl WholeLetter {
 }
 
 impl LetterItem {
+    /// What verbs call it.
+    #[must_use]
+    pub fn name(&self) -> Name {
+        Name {
+            wal: Some(self.wal.clone()),
+            seq: self.seq,
+        }
+    }
+
     /// A letter of the log `own`.
     #[must_use]
     pub fn of(own: WalId, letter: Letter, state: LetterState) -> Self {

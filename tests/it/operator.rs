@@ -168,6 +168,11 @@ fn letters_are_listed_exported_and_discarded_online_and_on_the_folder() {
         gateway.run(&[&["dead-letters", "show", &first.to_string(), "--json"], &offline[..]].concat());
     assert_eq!((code, lines(&shown).remove(0)), (0, exported[0].clone()));
     let second = (first + 1).to_string();
+    let (code, _, errors) = gateway.run(&[&["dead-letters", "discard", &second], &offline[..]].concat());
+    assert!(
+        code == 2 && errors.contains("1 dead letter would be removed"),
+        "{code} {errors}"
+    );
     let (code, text, errors) =
         gateway.run(&[&["dead-letters", "discard", "--yes", "--json", &second], &offline[..]].concat());
     assert_eq!((code, text.trim()), (0, r#"{"discarded":1}"#), "{errors}");

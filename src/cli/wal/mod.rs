@@ -6,6 +6,8 @@
 //! | `look` | list, show, tail |
 //! | `check` | verify, salvage |
 //! | `rewind` | send again what was acknowledged |
+//! | `transfer` | export, import |
+//! | `replay` | replay |
 //! | `progress` | the bar that long ones show |
 //!
 //! Offline verbs never open the log: they read the folder (`wal::Archive`) and leave it as it is. Those that change it
@@ -15,7 +17,9 @@ mod check;
 pub(super) mod look;
 mod progress;
 pub(super) mod records;
+mod replay;
 mod rewind;
+mod transfer;
 
 use anyhow::Result;
 use clap::Subcommand;
@@ -36,6 +40,12 @@ pub(super) enum Command {
     Salvage(check::Salvage),
     /// Send everything from a sequence on again, with its identity: what was acknowledged too, as far as wal.retain kept it
     Rewind(rewind::Rewind),
+    /// Write records as JSON lines, with their identity
+    Export(transfer::Export),
+    /// Take records of an export into a log, with the identity that they have
+    Import(transfer::Import),
+    /// Send a folder's records to Kafka, or to a running gateway, with the identity that they have
+    Replay(replay::Replay),
 }
 
 pub(super) fn run(command: Command, config: &Config) -> Result<()> {
@@ -46,5 +56,8 @@ pub(super) fn run(command: Command, config: &Config) -> Result<()> {
         Command::Verify(flags) => check::verify(&flags, config),
         Command::Salvage(flags) => check::salvage(&flags, config),
         Command::Rewind(flags) => rewind::rewind(&flags, config),
+        Command::Export(flags) => transfer::export(&flags, config),
+        Command::Import(flags) => transfer::import(&flags, config),
+        Command::Replay(flags) => replay::replay(&flags, config),
     }
 }

@@ -1,0 +1,400 @@
+//! `wal replay`: a folder's records, sent to Kafka or to a running gateway, with the identity they have.
+//!
+//! The folder is only read. What Kafka has already it gets once more, under the same identity: a lander stores it once.
+//! By default what Kafka has not acknowledged is sent: the main log's backlog, then what is held.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result};
+use serde::{Deserialize, Serialize};
+use tokio::runtime::Runtime;
+use tokio_util::sync::CancellationToken;
+
+use super::super::ask::{AskError, Listener, Part as Asked, Place};
+use super::super::at::{archive, in_use};
+use super::super::exit::{Damage, Later, Usage};
+use super::super::words::{counted, size};
+use super::super::{options, print, signals};
+use super::progress;
+use super::records::Filter;
+use super::transfer::{BATCH_BYTES, BATCH_RECORDS, Target};
+use crate::config::{Broker, Config};
+use crate::forward::{Pace, Refused, SendError, Sender};
+use crate::ops::{Item, Query};
+use crate::record::{Origin, Record, Sequence, WalId};
+use crate::wal::{Archive, Part, Read};
+
+/// How long the other side may take nothing.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// Between two tries of a gateway.
+const RETRY: Duration = Duration::from_secs(1);
+/// The place to go on from is written at most this often.
+const SAVE_EVERY: Duration = Duration::from_secs(1);
+/// How many refused records are told one by one.
+const REFUSED_TOLD: usize = 20;
+
+/// `wal replay`
+#[derive(Debug, clap::Args)]
+pub(in crate::cli) struct Replay {
+    #[command(flatten)]
+    filter: Filter,
+    /// Also what Kafka has acknowledged and is still there [default: only what it has not, and what is held]
+    #[arg(long)]
+    all: bool,
+    /// To the running gateway whose admin listener is there [default: to Kafka, kafka.bootstrap_servers]
+    #[arg(long, value_name = "URL")]
+    admin: Option<Place>,
+    /// The most bytes of values a second, such as "2 MiB"
+    #[arg(long, value_name = "SIZE")]
+    rate: Option<bytesize::ByteSize>,
+    /// Tell what would be sent, by topic, and send nothing
+    #[arg(long)]
+    dry_run: bool,
+    /// Keep the place in this file, and go on from there if it is there
+    #[arg(long, value_name = "FILE")]
+    resume: Option<PathBuf>,
+    /// One JSON object at the end
+    #[arg(long)]
+    json: bool,
+}
+
+/// Where a replay is, in the file of --resume.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Progress {
+    wal: String,
+    query: Query,
+    all: bool,
+    /// The first sequence of the main log, and of the held lane, that was not sent.
+    main: Sequence,
+    held: Sequence,
+}
+
+/// What it came to.
+#[derive(Debug, Default, Serialize)]
+struct Sums {
+    records: u64,
+    bytes: u64,
+    refused: u64,
+    damaged: u64,
+    topics: BTreeMap<String, u64>,
+}
+
+pub(super) fn replay(flags: &Replay, config: &Config) -> Result<()> {
+    let path = &config.wal.path;
+    let source = archive(path)?;
+    let id = source.id()?;
+    let query = flags.filter.query()?;
+    let mut place = Progress {
+        wal: id.to_string(),
+        query: query.clone(),
+        all: flags.all,
+        main: begin(&source, Part::Main, flags.all || query.from_seq.is_some()),
+        held: begin(&source, Part::Held, flags.all),
+    };
+    if let Some(file) = &flags.resume {
+        place = resumed(file, place)?;
+    }
+    let mut way = match (&flags.admin, flags.dry_run) {
+        (_, true) => Way::Nowhere,
+        (Some(admin), false) => {
+            let listener = Listener::new(Asked::Gateway, Some(admin.clone()), config);
+            Way::Gateway(Target::Gateway(listener), id)
+        }
+        (None, false) => {
+            config.validate(Broker::Configured)?;
+            Way::Kafka(Box::new(
+                Sender::new(options::forward(config), id, PATIENCE).map_err(kafka)?,
+            ))
+        }
+    };
+    let runtime = Runtime::new().context("no threads could be started")?;
+    let stop = runtime
+        .block_on(async { signals::shutdown_token() })
+        .context("signals cannot be handled")?;
+    let mut run = Run {
+        source: &source,
+        id,
+        query,
+        pace: Pace::new(flags.rate.map(|rate| rate.as_u64()), Instant::now()),
+        stop,
+        sums: Sums::default(),
+        refused: Vec::new(),
+        file: flags.resume.as_deref(),
+        saved_at: Instant::now(),
+    };
+    let ended = run.all(&mut way, &mut place);
+    let saved = run.save(&place, true);
+    runtime.shutdown_background();
+    told(&run, flags)?;
+    saved?;
+    ended.map_err(|error| {
+        let on = match &flags.resume {
+            Some(file) => format!("the same command with --resume {} goes on there", file.display()),
+            None => format!(
+                "--from-seq {} goes on there (with --resume FILE it is remembered)",
+                place.main
+            ),
+        };
+        error.context(format!("not everything was sent: {on}"))
+    })?;
+    if run.sums.damaged > 0 {
+        let damaged = counted(run.sums.damaged, "record");
+        return Err(Damage(format!(
+            "{damaged} of the folder cannot be read; `tidegate wal verify` tells which"
+        ))
+        .into());
+    }
+    if run.sums.refused > 0 {
+        anyhow::bail!(
+            "{} were refused and are still in {}",
+            counted(run.sums.refused, "record"),
+            path.display()
+        );
+    }
+    Ok(())
+}
+
+/// The first sequence to be sent.
+fn begin(source: &Archive, part: Part, acked_too: bool) -> Sequence {
+    let marks = source.log(part).map(|log| log.watermarks()).unwrap_or_default();
+    match acked_too {
+        true => marks.trimmed + 1,
+        false => marks.acked + 1,
+    }
+}
+
+fn resumed(file: &Path, place: Progress) -> Result<Progress> {
+    let text = match fs::read(file) {
+        Ok(text) => text,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(place),
+        Err(error) => return Err(error).with_context(|| format!("cannot read {}", file.display())),
+    };
+    let before: Progress = serde_json::from_slice(&text).map_err(|error| {
+        Usage(format!(
+            "{} is no file of --resume ({error}): name another",
+            file.display()
+        ))
+    })?;
+    if (&before.wal, &before.query, before.all) != (&place.wal, &place.query, place.all) {
+        let text = format!(
+            "{} belongs to another replay (of log {}, or with other filters): name another file, or use the same flags",
+            file.display(),
+            before.wal
+        );
+        return Err(Usage(text).into());
+    }
+    Ok(before)
+}
+
+fn kafka(error: SendError) -> anyhow::Error {
+    match error {
+        SendError::Properties(_) => Usage(error.to_string()).into(),
+        SendError::Away { .. } | SendError::Stopped => Later(error.to_string()).into(),
+    }
+}
+
+fn told(run: &Run<'_>, flags: &Replay) -> Result<()> {
+    for refused in run.refused.iter().take(REFUSED_TOLD) {
+        eprintln!(
+            "refused: sequence {} of {}: {}",
+            refused.sequence, refused.topic, refused.reason
+        );
+    }
+    let sums = &run.sums;
+    if flags.json {
+        return print(format!("{}\n", serde_json::to_string(sums)?).as_bytes());
+    }
+    let what = if flags.dry_run { "would send" } else { "sent" };
+    let mut text = format!("{what} {}, {}\n", counted(sums.records, "record"), size(sums.bytes));
+    for (topic, records) in &sums.topics {
+        text.push_str(&format!("  {topic}: {records}\n"));
+    }
+    print(text.as_bytes())
+}
+
+/// Where records go. No `Debug`: a listener holds the token.
+enum Way {
+    Nowhere,
+    Gateway(Target, WalId),
+    Kafka(Box<Sender>),
+}
+
+impl Way {
+    /// All of them are there, or refused.
+    fn send(&mut self, batch: &[(Sequence, Record)], stop: &CancellationToken) -> Result<Vec<Refused>> {
+        match self {
+            Self::Nowhere => Ok(Vec::new()),
+            Self::Kafka(sender) => sender.send(batch, &|| stop.is_cancelled()).map_err(kafka),
+            Self::Gateway(target, id) => {
+                let deadline = Instant::now() + PATIENCE;
+                loop {
+                    let items = batch.iter().map(|(sequence, record)| {
+                        let mut item = Item::of_record(*id, *sequence, record);
+                        item.sequence = None;
+                        item
+                    });
+                    match target.take(items.collect()) {
+                        Ok(_) => return Ok(Vec::new()),
+                        Err(error) if !may_pass(&error) || Instant::now() >= deadline => return Err(error),
+                        Err(error) if stop.is_cancelled() => return Err(error),
+                        Err(_) => std::thread::sleep(RETRY),
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// The gateway is away or full now.
+fn may_pass(error: &anyhow::Error) -> bool {
+    matches!(
+        error.downcast_ref::<AskError>(),
+        Some(AskError::Away { .. } | AskError::Unwell { .. })
+    )
+}
+
+struct Run<'a> {
+    source: &'a Archive,
+    id: WalId,
+    query: Query,
+    pace: Pace,
+    stop: CancellationToken,
+    sums: Sums,
+    refused: Vec<Refused>,
+    file: Option<&'a Path>,
+    saved_at: Instant,
+}
+
+impl Run<'_> {
+    fn all(&mut self, way: &mut Way, place: &mut Progress) -> Result<()> {
+        self.part(Part::Main, way, place)?;
+        // Sequences of the held lane are places in another log: only the other filters choose there.
+        if self.query.from_seq.is_none() && self.query.to_seq.is_none() {
+            self.part(Part::Held, way, place)?;
+        }
+        Ok(())
+    }
+
+    fn part(&mut self, part: Part, way: &mut Way, place: &mut Progress) -> Result<()> {
+        let Some(log) = self.source.log(part).map(Arc::clone) else {
+            return Ok(());
+        };
+        let at = |place: &Progress| if part == Part::Main { place.main } else { place.held };
+        let first = at(place).max(self.query.from_seq.unwrap_or(1));
+        let last = self.query.to_seq.unwrap_or(Sequence::MAX);
+        let mut reader = log.reader(first);
+        let bar = progress::records(log.watermarks().committed.min(last), "sending");
+        let mut batch: Vec<(Sequence, Record)> = Vec::new();
+        let mut bytes = 0;
+        loop {
+            let read = reader.read(BATCH_BYTES)?;
+            let mut end = matches!(read, Read::Nothing);
+            match read {
+                Read::Nothing => {}
+                Read::Damaged { first, last: until } => {
+                    if first <= last {
+                        // A gateway that has started meanwhile removes what is acknowledged: that is no damage.
+                        self.source.check_unused().map_err(in_use)?;
+                        self.sums.damaged += until.min(last) - first + 1;
+                        eprintln!("records {first} to {until} were on disk and cannot be read; the rest goes on");
+                    }
+                }
+                Read::Records(chunk) => {
+                    for (sequence, record) in chunk.records() {
+                        if sequence > last {
+                            end = true;
+                            break;
+                        }
+                        let Ok(record) = record else {
+                            self.sums.damaged += 1;
+                            continue;
+                        };
+                        // An entry without a topic is a mark of the held lane.
+                        if record.topic.is_empty() || !self.query.matches(&record) {
+                            continue;
+                        }
+                        let mut record = record.to_record();
+                        record.idempotency = None;
+                        record.origin.get_or_insert(Origin {
+                            wal: *self.id.0.as_bytes(),
+                            seq: sequence,
+                        });
+                        bytes += record.payload_bytes();
+                        batch.push((sequence, record));
+                        if batch.len() >= BATCH_RECORDS || bytes >= self.pace.chunk_bytes(BATCH_BYTES) {
+                            self.batch(way, &mut batch, &mut bytes)?;
+                            self.at(part, place, sequence + 1)?;
+                            bar.set_position(sequence);
+                        }
+                    }
+                }
+            }
+            if end || reader.position() > last {
+                self.batch(way, &mut batch, &mut bytes)?;
+                self.at(part, place, reader.position())?;
+                bar.finish_and_clear();
+                return Ok(());
+            }
+        }
+    }
+
+    /// Sends what has gathered.
+    fn batch(&mut self, way: &mut Way, batch: &mut Vec<(Sequence, Record)>, bytes: &mut usize) -> Result<()> {
+        loop {
+            if self.stop.is_cancelled() {
+                return Err(Later("stopped by a signal".to_owned()).into());
+            }
+            let wait = self.pace.wait(Instant::now());
+            if wait.is_zero() {
+                break;
+            }
+            std::thread::sleep(wait.min(Duration::from_millis(200)));
+        }
+        if batch.is_empty() {
+            return Ok(());
+        }
+        let refused = way.send(batch, &self.stop)?;
+        self.pace.take(*bytes);
+        for (_, record) in batch.iter() {
+            *self.sums.topics.entry(record.topic.clone()).or_default() += 1;
+        }
+        for refused in &refused {
+            if let Some(count) = self.sums.topics.get_mut(&refused.topic) {
+                *count -= 1;
+            }
+        }
+        self.sums.records += (batch.len() - refused.len()) as u64;
+        self.sums.bytes += *bytes as u64;
+        self.sums.refused += refused.len() as u64;
+        let room = REFUSED_TOLD.saturating_sub(self.refused.len());
+        self.refused.extend(refused.into_iter().take(room));
+        batch.clear();
+        *bytes = 0;
+        Ok(())
+    }
+
+    fn at(&mut self, part: Part, place: &mut Progress, next: Sequence) -> Result<()> {
+        match part {
+            Part::Main => place.main = next,
+            _ => place.held = next,
+        }
+        self.save(place, false)
+    }
+
+    fn save(&mut self, place: &Progress, now: bool) -> Result<()> {
+        let Some(file) = self.file else { return Ok(()) };
+        if !now && self.saved_at.elapsed() < SAVE_EVERY {
+            return Ok(());
+        }
+        self.saved_at = Instant::now();
+        let new = PathBuf::from(format!("{}.new", file.display()));
+        fs::write(&new, serde_json::to_vec(place)?)
+            .and_then(|()| fs::File::open(&new)?.sync_all())
+            .and_then(|()| fs::rename(&new, file))
+            .with_context(|| format!("cannot write {}", file.display()))
+    }
+}

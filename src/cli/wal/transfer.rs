@@ -1,0 +1,276 @@
+//! `wal export` and `wal import`: records as lines of JSON, out of a log and into one, with their identity.
+//!
+//! An export is whole or not there: it gets its name once it is on disk. An import that was cut off can be made again:
+//! what is in the log twice carries one identity, and is landed once.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, BufRead, BufReader, BufWriter, Read, Write};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result, bail};
+
+use super::super::ask::Listener;
+use super::super::at::{At, Where};
+use super::super::exit::{Damage, LogError, Usage};
+use super::super::options;
+use super::super::words::{counted, size};
+use super::progress;
+use super::records::{Filter, Records};
+use crate::config::Config;
+use crate::ops::{self, Imported, Item, ItemError, Items};
+use crate::record::Sequence;
+use crate::wal::Wal;
+
+/// What is sent to a gateway, or committed, at once.
+pub(super) const BATCH_RECORDS: usize = 1000;
+pub(super) const BATCH_BYTES: usize = 1 << 20;
+/// The longest line that is read: a record of 32 MiB as base64.
+const LINE_BYTES_MAX: u64 = 48 << 20;
+
+/// `wal export`
+#[derive(Debug, clap::Args)]
+pub(in crate::cli) struct Export {
+    #[command(flatten)]
+    filter: Filter,
+    /// The file to write, compressed and with a checksum if its name ends in .zst [default: stdout]
+    #[arg(long, short, value_name = "FILE")]
+    output: Option<PathBuf>,
+    /// One JSON object a line, which is what an export always is
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    at: At,
+}
+
+/// `wal import`
+#[derive(Debug, clap::Args)]
+pub(in crate::cli) struct Import {
+    /// A file of `wal export`, compressed if its name ends in .zst; - is stdin
+    file: PathBuf,
+    /// Pass over so many records at the beginning: what an import that was cut off has told
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    skip: u64,
+    #[command(flatten)]
+    at: At,
+}
+
+pub(super) fn export(flags: &Export, config: &Config) -> Result<()> {
+    let mut records = Records::open(&flags.at, config)?;
+    let query = flags.filter.query()?;
+    let Some(path) = &flags.output else {
+        let written = write(&mut records, &query, &mut BufWriter::new(io::stdout().lock()));
+        return match written {
+            Err(error) if broken_pipe(&error) => Ok(()),
+            other => other?.told("stdout"),
+        };
+    };
+    if path.exists() {
+        return Err(Usage(format!(
+            "{} is there already: name another file; nothing was changed",
+            path.display()
+        ))
+        .into());
+    }
+    // Found there, it is what an export that was cut off has left.
+    let partial = PathBuf::from(format!("{}.partial", path.display()));
+    let file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(&partial)
+        .with_context(|| format!("cannot write {}", partial.display()))?;
+    let cannot = || format!("cannot write {}; start again once that is mended", partial.display());
+    let (written, file) = match is_zst(path) {
+        true => {
+            let mut encoder = zstd::Encoder::new(file, 3).with_context(cannot)?;
+            encoder.include_checksum(true).with_context(cannot)?;
+            let mut out = BufWriter::new(encoder);
+            let written = write(&mut records, &query, &mut out)?;
+            let encoder = out
+                .into_inner()
+                .map_err(io::IntoInnerError::into_error)
+                .with_context(cannot)?;
+            (written, encoder.finish().with_context(cannot)?)
+        }
+        false => {
+            let mut out = BufWriter::new(file);
+            let written = write(&mut records, &query, &mut out)?;
+            (
+                written,
+                out.into_inner()
+                    .map_err(io::IntoInnerError::into_error)
+                    .with_context(cannot)?,
+            )
+        }
+    };
+    file.sync_all().with_context(cannot)?;
+    fs::rename(&partial, path).with_context(cannot)?;
+    let parent = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    File::open(parent)
+        .and_then(|folder| folder.sync_all())
+        .with_context(cannot)?;
+    written.told(&path.display().to_string())
+}
+
+/// What an export came to.
+struct Written {
+    records: u64,
+    bytes: u64,
+    places: Option<(Sequence, Sequence)>,
+    damaged: u64,
+}
+
+impl Written {
+    fn told(self, to: &str) -> Result<()> {
+        let places = self
+            .places
+            .map_or(String::new(), |(first, last)| format!(" (sequences {first} to {last})"));
+        eprintln!(
+            "exported {}{places}, {} of JSON, to {to}",
+            counted(self.records, "record"),
+            size(self.bytes)
+        );
+        match self.damaged {
+            0 => Ok(()),
+            damaged => Err(Damage(format!(
+                "{} more cannot be read: `tidegate wal verify` tells which",
+                counted(damaged, "record")
+            ))
+            .into()),
+        }
+    }
+}
+
+fn write(records: &mut Records, query: &ops::Query, out: &mut dyn Write) -> Result<Written> {
+    let bar = progress::records(query.to_seq.unwrap_or(records.committed()?), "exporting");
+    let mut written = Written {
+        records: 0,
+        bytes: 0,
+        places: None,
+        damaged: 0,
+    };
+    let mut from = query.from_seq.unwrap_or(1);
+    loop {
+        let page = records.page(query, from)?;
+        for mut item in page.items {
+            let place = item.place();
+            written.places = Some((written.places.map_or(place, |(first, _)| first), place));
+            item.sequence = None;
+            let line = serde_json::to_vec(&item)?;
+            out.write_all(&line)?;
+            out.write_all(b"\n")?;
+            written.records += 1;
+            written.bytes += line.len() as u64 + 1;
+        }
+        written.damaged += page.damaged.iter().map(|(first, last)| last - first + 1).sum::<u64>();
+        from = page.next;
+        bar.set_position(from);
+        if page.end {
+            break;
+        }
+    }
+    out.flush()?;
+    bar.finish_and_clear();
+    Ok(written)
+}
+
+fn broken_pipe(error: &anyhow::Error) -> bool {
+    (error.downcast_ref::<io::Error>()).is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
+}
+
+fn is_zst(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension == "zst")
+}
+
+/// Where imported records go. No `Debug`: a listener holds the token.
+pub(super) enum Target {
+    Gateway(Listener),
+    Log(Wal),
+}
+
+impl Target {
+    /// Commits them, all or none.
+    pub(super) fn take(&self, items: Vec<Item>) -> Result<Imported> {
+        let items = Items { items };
+        match self {
+            Self::Gateway(listener) => Ok(listener.post("/v1/wal/records", &items)?),
+            Self::Log(wal) => Ok(ops::import(wal, &items.into_records()?)?),
+        }
+    }
+}
+
+pub(super) fn import(flags: &Import, config: &Config) -> Result<()> {
+    let target = match flags.at.find(config)? {
+        Where::Online(listener) => Target::Gateway(listener),
+        Where::Offline(_) => Target::Log(Wal::open(options::wal(config)).map_err(|source| LogError {
+            origin: config.origin("wal.path"),
+            source,
+        })?),
+    };
+    let result = import_file(flags, &target);
+    if let Target::Log(wal) = &target {
+        wal.close()?;
+    }
+    let taken = result?;
+    eprintln!("imported {} with the identity they had", counted(taken, "record"));
+    Ok(())
+}
+
+fn import_file(flags: &Import, target: &Target) -> Result<u64> {
+    let path = flags.file.display();
+    let file: Box<dyn Read> = match flags.file.as_os_str() == "-" {
+        true => Box::new(io::stdin()),
+        false => Box::new(File::open(&flags.file).with_context(|| format!("cannot read {path}"))?),
+    };
+    let mut lines: Box<dyn BufRead> = match is_zst(&flags.file) {
+        true => Box::new(BufReader::new(zstd::Decoder::new(file)?)),
+        false => Box::new(BufReader::new(file)),
+    };
+    let mut taken = 0;
+    let mut number: u64 = 0;
+    let mut batch = Vec::new();
+    let mut bytes = 0;
+    let mut line = Vec::new();
+    loop {
+        let cut_off = |what: String| {
+            let begin = flags.skip + taken;
+            format!("{path}: {what}. The first {begin} records are in the log; `--skip {begin}` goes on behind them")
+        };
+        line.clear();
+        let read = (&mut lines).take(LINE_BYTES_MAX).read_until(b'\n', &mut line);
+        let length = read.map_err(|error| anyhow::anyhow!(cut_off(format!("it cannot be read on ({error})"))))?;
+        if length as u64 == LINE_BYTES_MAX {
+            bail!(cut_off(format!("line {} is longer than a record can be", number + 1)));
+        }
+        let end = length == 0;
+        if !line.trim_ascii().is_empty() {
+            number += 1;
+            if number > flags.skip {
+                let item = serde_json::from_slice::<Item>(&line).map_err(ItemError::from);
+                // Whether it can be a record is known before any of its batch goes.
+                let item = item.and_then(|item| item.clone().into_record().map(|_| item));
+                let item = item.map_err(|error| anyhow::anyhow!(cut_off(format!("record {number}: {error}"))))?;
+                batch.push(item);
+                bytes += line.len();
+            }
+        }
+        if !batch.is_empty() && (end || batch.len() >= BATCH_RECORDS || bytes >= BATCH_BYTES) {
+            let count = batch.len() as u64;
+            let imported = target.take(std::mem::take(&mut batch));
+            imported.map_err(|error| {
+                let text = cut_off(error.to_string());
+                error.context(text)
+            })?;
+            taken += count;
+            bytes = 0;
+        }
+        if end {
+            return Ok(taken);
+        }
+    }
+}
