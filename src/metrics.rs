@@ -110,7 +110,7 @@ pub const REJECTED_REASONS: &[&str] = &[
 ];
 
 /// The values of `reason` on [`FORWARD_RETRIES_TOTAL`].
-pub const RETRY_REASONS: &[&str] = &["batch", "config", "fatal", "transient"];
+pub const RETRY_REASONS: &[&str] = &["batch", "config", "fatal", "transient", "healed"];
 
 /// The values of `reason` on [`DEAD_LETTERS_TOTAL`]: Kafka's error codes that can be a record's own fault.
 pub const DEAD_LETTER_REASONS: &[&str] = &[

@@ -199,6 +199,24 @@ impl Record {
     }
 }
 
+impl Record {
+    /// The borrowed form.
+    #[must_use]
+    pub fn borrowed(&self) -> RecordRef<'_> {
+        RecordRef {
+            topic: &self.topic,
+            key: self.key.as_deref(),
+            value: self.value.as_deref(),
+            headers: (self.headers.iter())
+                .map(|(name, value)| (name.as_str(), value.as_slice()))
+                .collect(),
+            received_ms: self.received_ms,
+            origin: self.origin,
+            idempotency: self.idempotency.clone(),
+        }
+    }
+}
+
 impl RecordRef<'_> {
     /// See [`Record::payload_bytes`].
     #[must_use]

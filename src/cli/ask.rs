@@ -263,6 +263,7 @@ impl Listener {
                 _ if code.is_server_error() => self.unwell(why),
                 StatusCode::FORBIDDEN
                 | StatusCode::BAD_REQUEST
+                | StatusCode::NOT_FOUND
                 | StatusCode::CONFLICT
                 | StatusCode::PAYLOAD_TOO_LARGE
                 | StatusCode::UNPROCESSABLE_ENTITY

@@ -8,9 +8,10 @@ use std::path::PathBuf;
 use anyhow::Result;
 
 use super::ask::{Listener, Part, Place};
-use super::exit::InUse;
+use super::exit::{InUse, LogError};
+use super::options;
 use crate::config::{Config, Origin};
-use crate::wal::{self, Archive, ArchiveError};
+use crate::wal::{self, Archive, ArchiveError, Wal};
 
 /// Whom to ask.
 #[derive(Debug, Clone, clap::Args)]
@@ -53,6 +54,19 @@ impl At {
 /// Opens a folder for reading.
 pub(super) fn archive(path: &std::path::Path) -> Result<Archive> {
     Archive::open(path).map_err(in_use)
+}
+
+/// Opens a folder to change it, as a start does, and closes it again.
+pub(super) fn opened<T>(config: &Config, verb: impl FnOnce(&Wal) -> Result<T>) -> Result<T> {
+    // Nothing is made where nothing was.
+    archive(&config.wal.path)?;
+    let wal = Wal::open(options::wal(config)).map_err(|source| LogError {
+        origin: config.origin("wal.path"),
+        source,
+    })?;
+    let done = verb(&wal);
+    wal.close()?;
+    done
 }
 
 /// What to do when a gateway has the folder.

@@ -76,7 +76,7 @@ async fn start(plan: Plan<'_>) -> Result<()> {
     let wal = open_log(config).await?;
     let forwarder = Forwarder::start(wal.clone(), plan.forward)?;
 
-    let handle = forwarder.handle();
+    let (handle, operator) = (forwarder.handle(), forwarder.handle());
     let landing = match plan.land {
         Some(options) => Some(Landing::start(config, options, scrape.clone()).await?),
         None => None,
@@ -88,6 +88,7 @@ async fn start(plan: Plan<'_>) -> Result<()> {
         scrape,
         Arc::new(record::now_ms),
     )?;
+    http.operate(operator);
     let running = Running {
         wal,
         forwarder,

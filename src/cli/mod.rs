@@ -9,7 +9,9 @@ mod config;
 mod dev;
 mod exit;
 mod gateway;
+mod held;
 mod land;
+mod letters;
 mod listen;
 mod options;
 mod serve;
@@ -82,6 +84,12 @@ enum Command {
     /// See, prove, repair and replay the log
     #[command(subcommand)]
     Wal(wal::Command),
+    /// Records that Kafka can never take: see them, send them once more, discard them
+    #[command(subcommand)]
+    DeadLetters(letters::Command),
+    /// Records whose topic does not work: see them, discard them, send them to another topic
+    #[command(subcommand)]
+    Held(held::Command),
     /// Show or check the configuration
     #[command(subcommand)]
     Config(config::Command),
@@ -114,6 +122,8 @@ fn run(arguments: Arguments) -> Result<()> {
         Command::Dev => dev::run(&settings.load()?),
         Command::Status(flags) => status::run(flags, &settings.load()?),
         Command::Wal(command) => wal::run(command, &settings.load()?),
+        Command::DeadLetters(command) => letters::run(command, &settings.load()?),
+        Command::Held(command) => held::run(command, &settings.load()?),
         Command::Config(command) => config::run(command, &settings.load()?),
         Command::Completions { shell } => {
             let mut script = Vec::new();

@@ -24,7 +24,7 @@ use crate::record::{Sequence, now_ms};
 use crate::wal::{AckError, AppendError, Wal};
 
 /// The most payload bytes that one walk looks at.
-const CHUNK_BYTES: usize = 256 * 1024;
+pub(super) const CHUNK_BYTES: usize = 256 * 1024;
 /// Between two walks while records come in.
 const GATHER: Duration = Duration::from_millis(2);
 /// How long Kafka may take to tell of a topic.
@@ -97,6 +97,8 @@ pub(super) struct Drain {
     at_end: Option<Sequence>,
     /// When a walk last sent something.
     walked_at: Instant,
+    /// Where the records end that were looked for when Kafka had lost some.
+    pub(super) healed_end: Sequence,
     /// While an earlier run's records are looked for: when the oldest was received.
     pub(super) surveyed_ms: Option<i64>,
     reports: Vec<Report>,
@@ -142,6 +144,7 @@ impl Drain {
             at_end: None,
             walked_at: now,
             surveyed_ms: None,
+            healed_end: 0,
             reports: Vec::new(),
             reported_at: now,
             throttled: Duration::ZERO,
@@ -161,6 +164,9 @@ impl Drain {
                 self.recover()?;
                 continue;
             }
+            if self.command()? {
+                continue;
+            }
             self.sift()?;
             self.letters_step()?;
             let lane = self.lane_step()?;
@@ -171,6 +177,13 @@ impl Drain {
             }
         }
         self.finish()
+    }
+
+    /// A new walk over the main log, from its watermark on: nothing is known of its records any more.
+    pub(super) fn begin_anew(&mut self) {
+        self.main = Flow::new(self.main.log.clone(), false);
+        self.letters.retain(|(lane, _), _| *lane);
+        self.at_end = None;
     }
 
     /// A shutdown was asked for, and everything is sent or its time is over.
@@ -429,8 +442,9 @@ impl Drain {
         for (seq, record, code) in walk.letters {
             self.dead_letter(lane, seq, record, Refusal { code, local: true })?;
         }
-        if !walk.held.is_empty() {
-            self.hold(lane, walk.held)?;
+        let held = if lane { self.purge(walk.held)? } else { walk.held };
+        if !held.is_empty() {
+            self.hold(lane, held)?;
         }
         if let Some(refused) = walk.refused {
             self.refused = Some(refused);

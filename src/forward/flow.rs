@@ -412,21 +412,6 @@ pub(super) fn send(
     )
 }
 
-/// The borrowed form of an owned record.
-pub(super) fn borrowed(record: &Record) -> RecordRef<'_> {
-    RecordRef {
-        topic: &record.topic,
-        key: record.key.as_deref(),
-        value: record.value.as_deref(),
-        headers: (record.headers.iter())
-            .map(|(name, value)| (name.as_str(), value.as_slice()))
-            .collect(),
-        received_ms: record.received_ms,
-        origin: record.origin,
-        idempotency: None,
-    }
-}
-
 /// A number as text, on the stack.
 struct Decimal([u8; 20]);
 

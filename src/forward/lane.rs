@@ -17,7 +17,8 @@
 
 use std::time::{Duration, Instant};
 
-use super::drain::{Drain, LOOKUP_MAX, RETRY, Step};
+use super::command::{Command, CommandError, Done};
+use super::drain::{CHUNK_BYTES, Drain, LOOKUP_MAX, RETRY, Step};
 use super::flow::{self, Flow, Out};
 use super::producer::{Lookup, Producer};
 use super::settings::Kind;
@@ -40,6 +41,18 @@ pub(super) struct Lane {
     /// The last sequence of the running pass: its marker.
     pub(super) pass: Option<Sequence>,
     probe: Option<Probe>,
+    /// What the running pass takes out.
+    purge: Option<Purge>,
+}
+
+/// An operator's command: the pass takes the records of a topic out of the lane.
+struct Purge {
+    topic: String,
+    /// They go to the main log under this one; `None`: nowhere.
+    to: Option<String>,
+    /// How many are done.
+    done: u64,
+    command: Command,
 }
 
 /// One record on its way, alone, to see whether its topic works.
@@ -56,6 +69,7 @@ impl Lane {
             flow,
             pass: None,
             probe: None,
+            purge: None,
         }
     }
 
@@ -128,7 +142,11 @@ impl Drain {
             self.end_pass();
             return Ok(true);
         }
-        let bytes = self.allowance(true);
+        // A pass that an operator asked for sends nothing: it does not wait for Kafka.
+        let bytes = match &lane.purge {
+            Some(_) if !lane.flow.is_full() => CHUNK_BYTES,
+            _ => self.allowance(true),
+        };
         let Some(lane) = &mut self.lane else { return Ok(false) };
         if bytes == 0 || lane.flow.next > end {
             return Ok(false);
@@ -290,7 +308,7 @@ impl Drain {
                     topic,
                     true,
                     seq,
-                    &flow::borrowed(&record),
+                    &record.borrowed(),
                     &self.identity,
                     now_ms(),
                 )
@@ -413,11 +431,97 @@ impl Drain {
         Ok(())
     }
 
+    /// A pass may begin.
+    pub(super) fn lane_is_free(&self) -> bool {
+        let busy = self.main.sift.is_active() || self.lane_blocked.is_some();
+        !busy && self.lane.as_ref().is_none_or(|lane| !lane.is_waiting())
+    }
+
+    /// Begins a pass that takes the records of `topic` out of the lane.
+    pub(super) fn begin_purge(&mut self, topic: String, to: Option<String>, command: Command) {
+        let known = self.topics.find(&topic).and_then(|id| self.topics.get(id));
+        if self.lane.is_none() || known.is_none_or(|topic| topic.hold.is_none()) {
+            return command.answer(Ok(Done::Purged(0)));
+        }
+        if let Err(source) = self.begin_pass() {
+            return command.answer(Err(CommandError::Append { done: 0, source }));
+        }
+        if let Some(lane) = &mut self.lane {
+            lane.purge = Some(Purge {
+                topic,
+                to,
+                done: 0,
+                command,
+            });
+        }
+    }
+
+    /// Takes out of a pass's records those that an operator wants to be out of the lane; returns the others. If the
+    /// main log does not take them they are held as before.
+    pub(super) fn purge(&mut self, held: Vec<(Sequence, u32, Record)>) -> Step<Vec<(Sequence, u32, Record)>> {
+        let Some(lane) = &mut self.lane else { return Ok(held) };
+        let Some(purge) = &mut lane.purge else { return Ok(held) };
+        let (mut taken, mut left): (Vec<_>, Vec<_>) =
+            (held.into_iter()).partition(|(_, _, record)| record.topic == purge.topic);
+        if let (Some(to), false) = (&purge.to, taken.is_empty()) {
+            let mut batch = Batch::new();
+            for (_, _, record) in &mut taken {
+                record.topic.clone_from(to);
+                batch.push(record);
+            }
+            match self.wal.log().append(batch).and_then(crate::wal::Commit::wait) {
+                Ok(_) => {}
+                Err(error @ (AppendError::Poisoned { .. } | AppendError::Closed)) => return Err(error.into()),
+                Err(source) => {
+                    taken
+                        .iter_mut()
+                        .for_each(|(_, _, record)| record.topic.clone_from(&purge.topic));
+                    left.append(&mut taken);
+                    // In the order of the lane.
+                    left.sort_unstable_by_key(|(seq, ..)| *seq);
+                    let done = purge.done;
+                    if let Some(purge) = lane.purge.take() {
+                        purge.command.answer(Err(CommandError::Append { done, source }));
+                    }
+                    return Ok(left);
+                }
+            }
+        }
+        purge.done += taken.len() as u64;
+        for (seq, topic, _) in taken {
+            lane.flow.window.set(seq, State::Done);
+            self.topics.left_lane(topic);
+        }
+        Ok(left)
+    }
+
+    /// The pass that an operator asked for is through.
+    fn end_purge(&mut self) {
+        let Some(purge) = self.lane.as_mut().and_then(|lane| lane.purge.take()) else {
+            return;
+        };
+        tracing::warn!(
+            topic = purge.topic,
+            to = purge.to,
+            records = purge.done,
+            "held records of the topic were {} on an operator's command",
+            if purge.to.is_some() { "redirected" } else { "discarded" }
+        );
+        if let Some(id) = self.topics.find(&purge.topic) {
+            let hold = self.topics.get(id).and_then(|topic| topic.hold.as_ref());
+            if hold.is_some_and(|hold| hold.records == 0) {
+                self.topics.forget(id);
+            }
+        }
+        purge.command.answer(Ok(Done::Purged(purge.done)));
+    }
+
     /// Everything up to the pass's end is sent, or is at the lane's end again.
     fn end_pass(&mut self) {
         if let Some(lane) = &mut self.lane {
             lane.pass = None;
         }
+        self.end_purge();
         let released: Vec<u32> = self.topics.with_state(TopicState::Releasing).collect();
         for topic in released {
             tracing::info!(

@@ -14,15 +14,19 @@
 //! | `recover` | after a failure: judge, replace the producer, sift suspects, dead letters |
 //! | `lane` | topics that do not work: hold, probe, release |
 //! | `start` | what an earlier run left open |
+//! | `command` | what an operator asks: send again, discard or redirect what is held |
+//! | `heal` | when Kafka has lost what it had acknowledged |
 //! | `flow`, `window`, `sift`, `topics`, `pace` | its parts; the last four are pure |
 //! | `sender` | a replay's records, beside no log |
 //! | `settings`, `producer`, `native`, `link`, `tail`, `verdict` | what knows librdkafka |
 //!
 //! Does not know HTTP, the configuration file, or how the log lies on disk.
 
+mod command;
 mod drain;
 mod embedded;
 mod flow;
+mod heal;
 mod lane;
 mod pace;
 mod producer;
@@ -43,6 +47,7 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
+pub use command::CommandError;
 pub use embedded::EmbeddedBroker;
 pub use pace::Pace;
 pub use sender::{Refused, SendError, Sender};
@@ -147,6 +152,7 @@ struct Shared {
     /// Set by a shutdown: when to stop at the latest.
     stop_at: Mutex<Option<Instant>>,
     signal: Arc<Signal>,
+    commands: command::Commands,
 }
 
 impl Shared {
@@ -191,6 +197,7 @@ impl Forwarder {
             status: Mutex::default(),
             stop_at: Mutex::default(),
             signal: Arc::clone(&signal),
+            commands: command::Commands::default(),
         });
         let link = Arc::new(Link::new(WORDS));
         let on_delivery = options.on_delivery.take().map(Arc::new);
@@ -212,6 +219,7 @@ impl Forwarder {
                     tracing::error!("the forwarder has stopped: {reason}");
                 }
                 guard.0.status().stopped = stopped;
+                guard.0.commands.refuse_all();
             })?;
         Ok(Self {
             shared,

@@ -65,7 +65,9 @@ impl Drain {
                 self.trouble(format!("records were not taken ({code}); they are sent again"));
             }
         }
-        if uncertain {
+        if fatal.is_some_and(|(code, _)| verdict::is_loss(code)) {
+            self.heal()?;
+        } else if uncertain {
             self.read_back_windows()?;
         }
         self.main.rewind();
@@ -76,7 +78,7 @@ impl Drain {
     }
 
     /// Waits until nothing is with the producer; whether something had to be given up for that.
-    fn collect(&mut self) -> Step<bool> {
+    pub(super) fn collect(&mut self) -> Step<bool> {
         let until = Instant::now() + ANSWER_MAX;
         let mut deadline = self.shared.stop_at().map_or(until, |at| until.min(at));
         let mut purged = false;

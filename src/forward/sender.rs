@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use rdkafka::error::RDKafkaErrorCode;
 
-use super::flow::{Identity, borrowed, send};
+use super::flow::{Identity, send};
 use super::producer::{Lookup, Producer};
 use super::settings::Kind;
 use super::verdict::{self, Verdict};
@@ -224,7 +224,7 @@ impl Sender {
             let topic = self.topics.get(&record.topic).map_or(0, |(index, _)| *index);
             // The place is told back as the index in the batch; who it is stands in the record.
             let place = *at as Sequence + 1;
-            let mut record = borrowed(record);
+            let mut record = record.borrowed();
             let who = self.identity.of(*sequence, record.origin);
             record.origin = Some(who);
             if let Err(code) = send(&self.producer, topic, false, place, &record, &self.identity, now) {

@@ -15,10 +15,10 @@ use crate::record::{Origin, Sequence};
 use crate::wal::{Read, ReadError};
 
 /// Bytes read at once.
-const CHUNK_BYTES: usize = 1 << 20;
+pub(super) const CHUNK_BYTES: usize = 1 << 20;
 /// Between two tries while Kafka is away, at first and at most.
-const AWAY_MIN: Duration = Duration::from_millis(500);
-const AWAY_MAX: Duration = Duration::from_secs(5);
+pub(super) const AWAY_MIN: Duration = Duration::from_millis(500);
+pub(super) const AWAY_MAX: Duration = Duration::from_secs(5);
 
 /// The un-acknowledged records that may have been on their way.
 #[derive(Debug, Default)]
@@ -139,13 +139,14 @@ impl Drain {
     /// Before anything is sent.
     pub(super) fn start(&mut self) -> Step<()> {
         let mut in_lane = HashSet::new();
+        // Nothing beyond was ever on its way.
+        let in_window = self.main.window.acked().saturating_add(SLOTS_MAX as Sequence);
+        let resend = self.main.log.resend();
         if let Some(log) = self.wal.held() {
             let mut flow = Flow::new(log, true);
             let scan = self.patiently(|drain| {
                 let mut window = HashSet::new();
-                Survey::make(&drain.main, &drain.identity, Sequence::MAX, |_, _, who| {
-                    window.insert(who)
-                })?;
+                Survey::make(&drain.main, &drain.identity, in_window, |_, _, who| window.insert(who))?;
                 Scan::make(&mut flow, &mut drain.topics, &drain.identity, &window)
             })?;
             in_lane = scan.in_lane;
@@ -159,13 +160,13 @@ impl Drain {
         }
         let survey = self.patiently(|drain| {
             let mut settled = HashSet::new();
-            let survey = Survey::make(&drain.main, &drain.identity, Sequence::MAX, |seq, _, who| {
+            let survey = Survey::make(&drain.main, &drain.identity, in_window, |seq, _, who| {
                 // In the lane already: the crash came between the lane's commit and the log's watermark.
                 let held = in_lane.contains(&who);
                 if held {
                     settled.insert(seq);
                 }
-                !held
+                !held && seq > resend
             })?;
             drain.main.settled = settled;
             Ok(survey)
@@ -179,7 +180,7 @@ impl Drain {
     }
 
     /// Repeats what reads the log until it can be read.
-    fn patiently<T: Default>(&mut self, mut read: impl FnMut(&mut Self) -> Result<T, ReadError>) -> Step<T> {
+    pub(super) fn patiently<T: Default>(&mut self, mut read: impl FnMut(&mut Self) -> Result<T, ReadError>) -> Step<T> {
         loop {
             match read(self) {
                 Ok(result) => return Ok(result),
@@ -197,21 +198,27 @@ impl Drain {
 
     /// After a producer's end: what of both windows is in Kafka?
     pub(super) fn read_back_windows(&mut self) -> Step<()> {
-        for lane in [true, false] {
-            let survey = self.patiently(|drain| {
-                let (flow, identity) = match (&drain.lane, lane) {
-                    (Some(lane), true) => (&lane.flow, &drain.identity),
-                    (None, true) => return Ok(None),
-                    (_, false) => (&drain.main, &drain.identity),
-                };
-                if flow.window.is_empty() {
-                    return Ok(None);
-                }
-                Survey::make(flow, identity, flow.window.end() - 1, |_, _, _| true).map(Some)
-            })?;
-            if let Some(survey) = survey {
-                self.read_back(lane, &survey);
+        self.read_back_window(true)?;
+        self.read_back_window(false)
+    }
+
+    /// After a producer's end: what of one window is in Kafka?
+    pub(super) fn read_back_window(&mut self, lane: bool) -> Step<()> {
+        let survey = self.patiently(|drain| {
+            let (flow, identity) = match (&drain.lane, lane) {
+                (Some(lane), true) => (&lane.flow, &drain.identity),
+                (None, true) => return Ok(None),
+                (_, false) => (&drain.main, &drain.identity),
+            };
+            if flow.window.is_empty() {
+                return Ok(None);
             }
+            // What an operator wants to be sent again is, whatever Kafka has.
+            let resend = if lane { 0 } else { flow.log.resend() };
+            Survey::make(flow, identity, flow.window.end() - 1, |seq, _, _| seq > resend).map(Some)
+        })?;
+        if let Some(survey) = survey {
+            self.read_back(lane, &survey);
         }
         Ok(())
     }

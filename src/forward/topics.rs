@@ -121,6 +121,19 @@ impl Topics {
         id
     }
 
+    /// The index of `name`, if it is known.
+    pub(super) fn find(&self, name: &str) -> Option<u32> {
+        self.by_name.get(name).or_else(|| self.by_name.get(OTHERS)).copied()
+    }
+
+    /// Nothing of the topic is held any more, and nothing was sent to show that it works: Kafka is asked again.
+    pub(super) fn forget(&mut self, id: u32) {
+        if let Some(topic) = self.get_mut(id).filter(|topic| topic.name != OTHERS) {
+            topic.state = State::New;
+            topic.hold = None;
+        }
+    }
+
     pub(super) fn get(&self, id: u32) -> Option<&Topic> {
         self.list.get(id as usize)
     }

@@ -68,6 +68,11 @@ pub(super) fn is_missing(code: Code) -> bool {
     )
 }
 
+/// Kafka no longer knows what it acknowledged to this producer: it may have lost records.
+pub(super) fn is_loss(code: Code) -> bool {
+    matches!(code, Code::OutOfOrderSequenceNumber | Code::UnknownProducerId)
+}
+
 /// A limit on sizes, which may be the batch's fault alone.
 pub(super) fn is_size(code: Code) -> bool {
     matches!(

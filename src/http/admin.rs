@@ -13,7 +13,7 @@ use axum::Router;
 use axum::extract::{DefaultBodyLimit, State};
 use axum::http::{HeaderMap, Request, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{get, post};
 use hyper::body::Incoming;
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::sync::Semaphore;
@@ -21,7 +21,7 @@ use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::error::{Problem, Reason};
-use super::{Gateway, health, limits, pages, records, server};
+use super::{Gateway, health, limits, ops, pages, records, server};
 use crate::metrics as names;
 use crate::{forward, wal};
 
@@ -160,6 +160,23 @@ fn router(admin: Arc<Admin>) -> Router {
         .route("/metrics", get(metrics_text).fallback(pages::get_only))
         .route("/v1/status", get(status).fallback(pages::get_only))
         .route("/v1/wal/records", get(records::list).post(records::import))
+        .route("/v1/wal/rewind", post(ops::rewind).fallback(pages::post_only))
+        .route("/v1/dead-letters", get(ops::letters).fallback(pages::get_only))
+        .route(
+            "/v1/dead-letters/{wal}/{seq}",
+            get(ops::letter).fallback(pages::get_only),
+        )
+        .route(
+            "/v1/dead-letters/requeue",
+            post(ops::requeue).fallback(pages::post_only),
+        )
+        .route(
+            "/v1/dead-letters/discard",
+            post(ops::discard).fallback(pages::post_only),
+        )
+        .route("/v1/held", get(ops::held).fallback(pages::get_only))
+        .route("/v1/held/discard", post(ops::discard_held).fallback(pages::post_only))
+        .route("/v1/held/redirect", post(ops::redirect_held).fallback(pages::post_only))
         .fallback(unknown_path)
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
         .with_state(admin)

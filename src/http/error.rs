@@ -112,6 +112,12 @@ impl Problem {
         }
     }
 
+    /// Says it in other words: an operator is told more than a client.
+    pub(super) fn saying(mut self, detail: String) -> Self {
+        self.detail = detail;
+        self
+    }
+
     pub(super) fn with(mut self, name: header::HeaderName, value: &'static str) -> Self {
         self.header = Some((name, HeaderValue::from_static(value)));
         self

@@ -16,6 +16,7 @@ mod error;
 mod health;
 mod lander;
 mod limits;
+mod ops;
 mod pages;
 mod produce;
 mod records;
@@ -28,7 +29,7 @@ use std::collections::HashMap;
 use std::io;
 use std::net::TcpListener;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use axum::Router;
@@ -108,6 +109,8 @@ pub struct Gateway {
     options: Options,
     wal: Wal,
     forward: ForwardStatus,
+    /// What operators' verbs have the forwarder do.
+    operator: OnceLock<crate::forward::Handle>,
     clock: Clock,
     scrape: PrometheusHandle,
     sources: HashMap<String, SourceState>,
@@ -168,9 +171,17 @@ impl Gateway {
             options,
             wal,
             forward,
+            operator: OnceLock::new(),
             clock,
             scrape,
         }))
+    }
+
+    /// Lets operators' verbs reach the forwarder. Without it they are refused.
+    pub fn operate(&self, forwarder: crate::forward::Handle) {
+        if self.operator.set(forwarder).is_err() {
+            tracing::debug!("the gateway has a forwarder already");
+        }
     }
 
     fn is_shutting_down(&self) -> bool {

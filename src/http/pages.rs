@@ -40,6 +40,11 @@ pub(super) async fn get_only(method: Method) -> Response {
     only(&method, ALLOW)
 }
 
+/// Every method but POST.
+pub(super) async fn post_only(method: Method) -> Response {
+    only(&method, "POST")
+}
+
 /// OPTIONS is told what the path takes; any other method is wrong.
 pub(super) fn only(method: &Method, allow: &'static str) -> Response {
     if method == Method::OPTIONS {

@@ -6,10 +6,16 @@
 //! Every look has limits in records, bytes and time, and says where to go on. Knows nothing of HTTP, flags or
 //! Kafka.
 
+mod held;
 mod import;
 mod item;
+mod letters;
 mod page;
 
+pub use held::{HeldOrder, HeldTopic, HeldTopics, Redirected, RewindOrder, held_topics};
 pub use import::{Imported, Items, ItemsError, import};
 pub use item::{Header, Item, ItemError};
+pub use letters::{
+    Discarded, Failure, LetterItem, LetterPage, LetterQuery, Letters, Name, Requeued, Selection, State, WholeLetter,
+};
 pub use page::{Limits, Page, Query, page};

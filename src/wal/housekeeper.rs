@@ -135,7 +135,12 @@ pub fn retire(shared: &Shared) -> io::Result<()> {
         };
         loop {
             let pressed = pressed();
-            let retired = lock(&shared.row).retire(&options.folder, acked, options.retain, pressed)?;
+            let retired = {
+                let mut row = lock(&shared.row);
+                // Under the row's lock: a rewind may have moved it back since.
+                let acked = acked.min(shared.acked_sequence());
+                row.retire(&options.folder, acked, options.retain, pressed)?
+            };
             match retired {
                 None => break,
                 Some(Retired::Gone(folder, bytes)) => {

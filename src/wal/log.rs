@@ -25,7 +25,7 @@ use super::reader::{Reader, View};
 use super::signal::Signal;
 use super::witness::{Marks, Witness};
 use super::writer::Queue;
-use super::{Batch, Commit, Watermarks, durable, generations, housekeeper, recovery, writer};
+use super::{Batch, Commit, Watermarks, durable, generations, housekeeper, recovery, rewind, writer};
 use crate::record::Sequence;
 
 /// How one log is opened.
@@ -58,7 +58,9 @@ pub struct Shared {
     pub(super) chores: Chores,
     pub(super) next: AtomicU64,
     committed: AtomicU64,
-    acked: AtomicU64,
+    pub(super) acked: AtomicU64,
+    /// See [`Log::resend`].
+    pub(super) resend: AtomicU64,
     /// When the commit under way began, by [`clock_ms`](Self::clock_ms); 0: none is.
     pub(super) commit_began_ms: AtomicU64,
     /// Bytes of the live generation's file after the last commit.
@@ -114,6 +116,7 @@ impl Log {
         let newest =
             Row::put_to_use(&folder, prepared, next).map_err(OpenError::io("begin a generation in", &folder))?;
         row.push(newest);
+        let resend = rewind::read_mark(&folder).map_err(OpenError::io("read the mark of a rewind in", &folder))?;
         let aside_bytes = generations::folder_bytes(&folder.join(generations::DAMAGED));
         let shared = Arc::new(Shared {
             options,
@@ -126,6 +129,7 @@ impl Log {
             next: AtomicU64::new(next),
             committed: AtomicU64::new(next - 1),
             acked: AtomicU64::new(acked.min(next - 1)),
+            resend: AtomicU64::new(resend),
             commit_began_ms: AtomicU64::new(0),
             live_bytes: AtomicU64::new(0),
             aside_bytes: AtomicU64::new(aside_bytes),
@@ -151,6 +155,7 @@ impl Log {
             shared,
             threads: Arc::default(),
         };
+        log.forget_mark(log.shared.acked_sequence());
         match log.start_threads() {
             Ok(()) => Ok(log),
             Err(source) => {
@@ -247,6 +252,7 @@ impl Log {
             // Not poison: nothing is lost by it, a restart sends some records again.
             tracing::warn!(%error, "the witness cannot be written; after a restart some records may be sent again");
         }
+        self.forget_mark(watermark);
         if lock(&shared.row).may_retire(watermark, shared.options.retain, false) {
             shared.chores.wake();
         }

@@ -41,6 +41,7 @@ mod poison;
 mod quota;
 mod reader;
 mod recovery;
+mod rewind;
 mod salvage;
 mod scan;
 mod signal;
@@ -60,11 +61,12 @@ use bincode::Encode;
 use tokio::sync::oneshot;
 
 pub use archive::{Archive, ArchiveError, Archived, Part, Witnessed, check_unused};
-pub use dead_letter::Letter;
+pub use dead_letter::{Letter, LetterState, LettersCause, LettersError, Register, Which};
 pub use error::{AckError, AppendError, OpenError, ReadError};
 pub use generations::Retain;
 pub use log::Log;
 pub use reader::{Chunk, Read, Reader};
+pub use rewind::{RewindError, Rewound};
 pub use salvage::{GUESSED, SalvageError, Salvaged, salvage};
 pub use signal::Signal;
 pub use verify::{Lost, Verified, verify_all};
@@ -366,8 +368,9 @@ impl Wal {
         Ok(self.inner.held.get_or_init(|| held).clone())
     }
 
-    /// Blocks until the letters are on disk. One that is there already (by its origin) is not added again.
-    /// Returns how many were new.
+    /// Blocks until the letters are on disk. One that waits there already (by its origin) is not added again; one
+    /// that was requeued and failed again waits again, with the time of its first failure.
+    /// Returns how many were written.
     ///
     /// # Errors
     /// None of them was added then.
@@ -419,6 +422,7 @@ impl Wal {
     /// Counts, sizes and limits, computed now.
     #[must_use]
     pub fn status(&self) -> Status {
+        self.settle_letters();
         let inner = &self.inner;
         let watermarks = inner.main.watermarks();
         let held = self.held().map(|held| held.watermarks()).unwrap_or_default();
@@ -471,6 +475,7 @@ impl Wal {
                     ));
                     return;
                 }
+                wal.settle_letters();
                 drop(wal);
                 std::thread::sleep(Duration::from_secs(1));
             }

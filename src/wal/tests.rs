@@ -12,7 +12,7 @@ use super::generation::DATA_FILE;
 use super::*;
 use crate::record::{Origin, now_ms};
 
-fn options(path: &Path) -> Options {
+pub(super) fn options(path: &Path) -> Options {
     Options {
         path: path.to_path_buf(),
         bytes_max: 1 << 40,
@@ -24,7 +24,7 @@ fn options(path: &Path) -> Options {
     }
 }
 
-fn record(value: Vec<u8>) -> Record {
+pub(super) fn record(value: Vec<u8>) -> Record {
     Record {
         topic: "t".into(),
         key: None,
@@ -44,14 +44,14 @@ fn batch(values: &[Vec<u8>]) -> Batch {
     batch
 }
 
-fn append(wal: &Wal, values: &[Vec<u8>]) -> Receipt {
+pub(super) fn append(wal: &Wal, values: &[Vec<u8>]) -> Receipt {
     wal.log().append(batch(values)).unwrap().wait().unwrap()
 }
 
-type Found = BTreeMap<Sequence, Vec<u8>>;
+pub(super) type Found = BTreeMap<Sequence, Vec<u8>>;
 
 /// Everything readable from `from`, and the damaged ranges on the way.
-fn read_all(log: &Log, from: Sequence) -> (Found, Vec<(Sequence, Sequence)>) {
+pub(super) fn read_all(log: &Log, from: Sequence) -> (Found, Vec<(Sequence, Sequence)>) {
     let mut reader = log.reader(from);
     let (mut found, mut damaged) = (BTreeMap::new(), Vec::new());
     loop {
@@ -81,7 +81,7 @@ fn generations(path: &Path) -> Vec<PathBuf> {
     folders
 }
 
-fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
+pub(super) fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
     let limit = Instant::now() + Duration::from_secs(20);
     while !condition() {
         assert!(Instant::now() < limit, "not within 20 s: {what}");

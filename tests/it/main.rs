@@ -16,11 +16,13 @@ mod cli_status;
 mod crash;
 mod forward;
 mod harness;
+mod heal;
 mod http;
 mod land;
 mod land_faults;
 mod land_files;
 mod land_postgres;
+mod operator;
 mod sinks;
 mod wal_verbs;
 
@@ -52,6 +54,8 @@ fn main() -> ExitCode {
         cli::CASES,
         cli_status::CASES,
         wal_verbs::CASES,
+        operator::CASES,
+        heal::CASES,
     ];
     let mut skipped = Vec::new();
     let mut trials = Vec::new();

@@ -161,14 +161,14 @@ pub(super) fn tail(flags: &Tail, config: &Config) -> Result<()> {
 }
 
 /// A table that begins with the first record, or lines of JSON.
-struct Listing {
+pub(in crate::cli) struct Listing {
     json: bool,
     began: bool,
     damaged: u64,
 }
 
 impl Listing {
-    fn new(json: bool) -> Self {
+    pub(in crate::cli) fn new(json: bool) -> Self {
         Self {
             json,
             began: false,
@@ -177,7 +177,7 @@ impl Listing {
     }
 
     /// Whether anybody still reads.
-    fn print(&mut self, items: &[Item]) -> Result<bool> {
+    pub(in crate::cli) fn print(&mut self, items: &[Item]) -> Result<bool> {
         let mut text = String::new();
         for item in items {
             if self.json {
@@ -201,14 +201,14 @@ impl Listing {
         Ok(print_while_read(text.as_bytes())?)
     }
 
-    fn damaged(&mut self, ranges: &[(Sequence, Sequence)]) {
+    pub(in crate::cli) fn damaged(&mut self, ranges: &[(Sequence, Sequence)]) {
         for (first, last) in ranges {
             self.damaged += last - first + 1;
             eprintln!("records {first} to {last} were on disk and cannot be read: `tidegate wal verify` tells more");
         }
     }
 
-    fn end(self) -> Result<()> {
+    pub(in crate::cli) fn end(self) -> Result<()> {
         match self.damaged {
             0 => Ok(()),
             damaged => Err(Damage(format!("{} could not be read", counted(damaged, "record"))).into()),
@@ -222,7 +222,7 @@ fn row(cells: [&str; 6]) -> String {
     format!("{}\n", line.trim_end())
 }
 
-fn time(ms: i64) -> String {
+pub(in crate::cli) fn time(ms: i64) -> String {
     let since = Duration::from_millis(u64::try_from(ms).unwrap_or(0));
     match SystemTime::UNIX_EPOCH.checked_add(since) {
         // humantime ends at the year 9999.
@@ -231,7 +231,7 @@ fn time(ms: i64) -> String {
     }
 }
 
-fn key(item: &Item) -> String {
+pub(in crate::cli) fn key(item: &Item) -> String {
     match (&item.key, &item.key_base64) {
         (Some(key), _) => one_line(key.as_bytes(), KEY_CHARACTERS),
         (None, Some(base64)) => format!("base64:{}", one_line(base64.as_bytes(), KEY_CHARACTERS)),
@@ -261,7 +261,7 @@ fn bytes(item: &Item) -> usize {
 }
 
 /// One record, with everything that it has.
-fn whole(item: &Item) -> String {
+pub(in crate::cli) fn whole(item: &Item) -> String {
     let mut text = String::new();
     let mut line = |name: &str, value: &str| text.push_str(&format!("{name:<14}{value}\n"));
     line("sequence", &item.place().to_string());

@@ -5,17 +5,20 @@
 //! | `records` | where records come from, and which are wanted: shared by all of them |
 //! | `look` | list, show, tail |
 //! | `check` | verify, salvage |
+//! | `rewind` | send again what was acknowledged |
 //! | `transfer` | export, import |
 //! | `replay` | replay |
 //! | `progress` | the bar that long ones show |
 //!
-//! Offline verbs never open the log: they read the folder (`wal::Archive`) and leave it as it is.
+//! Offline verbs never open the log: they read the folder (`wal::Archive`) and leave it as it is. Those that change it
+//! (rewind) open it as a start does.
 
 mod check;
-mod look;
+pub(super) mod look;
 mod progress;
 pub(super) mod records;
 mod replay;
+mod rewind;
 mod transfer;
 
 use anyhow::Result;
@@ -35,6 +38,8 @@ pub(super) enum Command {
     Verify(check::Verify),
     /// Make a whole log of what is left of a damaged one; the damaged one is only read
     Salvage(check::Salvage),
+    /// Send everything from a sequence on again, with its identity: what was acknowledged too, as far as wal.retain kept it
+    Rewind(rewind::Rewind),
     /// Write records as JSON lines, with their identity
     Export(transfer::Export),
     /// Take records of an export into a log, with the identity that they have
@@ -50,6 +55,7 @@ pub(super) fn run(command: Command, config: &Config) -> Result<()> {
         Command::Tail(flags) => look::tail(&flags, config),
         Command::Verify(flags) => check::verify(&flags, config),
         Command::Salvage(flags) => check::salvage(&flags, config),
+        Command::Rewind(flags) => rewind::rewind(&flags, config),
         Command::Export(flags) => transfer::export(&flags, config),
         Command::Import(flags) => transfer::import(&flags, config),
         Command::Replay(flags) => replay::replay(&flags, config),

@@ -25,6 +25,7 @@ pub(in crate::forward) fn drain(folder: &tempfile::TempDir) -> Drain {
         status: Mutex::default(),
         stop_at: Mutex::default(),
         signal: Arc::new(Signal::default()),
+        commands: super::super::command::Commands::default(),
     });
     let (options, link) = (options(&[]), Arc::new(Link::new(WORDS)));
     let kind = Kind::Gapless { batch_bytes: None };

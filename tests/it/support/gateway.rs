@@ -184,6 +184,31 @@ impl Gateway {
         self.folder.path().join("wal")
     }
 
+    /// The log lines of the process that runs, or ran last.
+    pub fn log(&self) -> String {
+        fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    /// Runs a verb of the command line with this gateway's configuration: exit code, stdout, stderr.
+    pub fn run(&self, arguments: &[&str]) -> (i32, String, String) {
+        let output = command()
+            .arg("--config")
+            .arg(self.folder.path().join("config.toml"))
+            .args(arguments)
+            .current_dir(self.folder.path())
+            .output()
+            .expect("the binary runs");
+        let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("UTF-8");
+        let code = output.status.code().expect("it ends by itself");
+        (code, text(output.stdout), text(output.stderr))
+    }
+
+    /// [`Self::run`] that asks the gateway while it runs.
+    pub fn ask(&self, arguments: &[&str]) -> (i32, String, String) {
+        let admin = format!("http://{}", self.admin);
+        self.run(&[arguments, &["--admin", &admin]].concat())
+    }
+
     pub fn pid(&self) -> u32 {
         self.child.id()
     }

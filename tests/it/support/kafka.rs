@@ -154,6 +154,15 @@ impl Kafka {
         super::topics::wait_for_broker(&self.bootstrap, START_LIMIT);
     }
 
+    /// Where it keeps a partition.
+    pub fn partition_folder(&self, topic: &str, partition: i32) -> PathBuf {
+        self.own()
+            .folder
+            .path()
+            .join("data")
+            .join(format!("{topic}-{partition}"))
+    }
+
     /// Stops it the orderly way (SIGTERM) and waits until it is gone.
     pub fn stop(&self) {
         self.own().end("-TERM", true);

@@ -1,0 +1,299 @@
+//! `tidegate held`: records whose topic does not work.
+//!
+//! A list works on a folder too. What changes the lane is the running gateway's: its forwarder works on it all the
+//! time; Kafka need not be there.
+
+use anyhow::Result;
+use clap::Subcommand;
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+
+use super::ask::Listener;
+use super::at::{At, Where, archive, in_use};
+use super::exit::{Damage, Usage};
+use super::wal::look::{Listing, time};
+use super::words::{counted, one_line};
+use super::{print, print_while_read};
+use crate::config::Config;
+use crate::ops::{Discarded, HeldOrder, HeldTopics, Limits, Page, Query, Redirected, held_topics, page};
+use crate::record::{Sequence, Topic, WalId};
+use crate::wal::{Archive, Part, Reader};
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// List the topics whose records are held, or the records
+    List(List),
+    /// Remove the held records of a topic for good
+    Discard(Discard),
+    /// Send the held records of a topic to another one, with the identity they had
+    Redirect(Redirect),
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct List {
+    /// The records of this topic
+    #[arg(long, value_name = "TOPIC")]
+    topic: Option<String>,
+    /// The records of all topics
+    #[arg(long)]
+    records: bool,
+    /// Records: go on where a list ended
+    #[arg(long, value_name = "N")]
+    from: Option<Sequence>,
+    /// Records: the most of them; 0: all
+    #[arg(long, value_name = "N", default_value_t = 100)]
+    limit: u64,
+    /// One JSON object a line
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    at: At,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Discard {
+    /// The topic
+    #[arg(long, value_name = "TOPIC", value_parser = topic_name)]
+    topic: String,
+    /// Do it
+    #[arg(long)]
+    yes: bool,
+    /// The outcome as JSON
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    at: At,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Redirect {
+    /// The topic
+    #[arg(long, value_name = "TOPIC", value_parser = topic_name)]
+    topic: String,
+    /// Where its records go
+    #[arg(long, value_name = "TOPIC", value_parser = topic_name)]
+    to: String,
+    /// Do it
+    #[arg(long)]
+    yes: bool,
+    /// The outcome as JSON
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    at: At,
+}
+
+fn topic_name(text: &str) -> Result<String, String> {
+    let topic = Topic::parse(text).map_err(|error| error.to_string())?;
+    Ok(topic.as_str().to_owned())
+}
+
+pub(super) fn run(command: Command, config: &Config) -> Result<()> {
+    match command {
+        Command::List(flags) if flags.records || flags.topic.is_some() => records(&flags, config),
+        Command::List(flags) => topics(&flags, config),
+        Command::Discard(flags) => discard(flags, config),
+        Command::Redirect(flags) => redirect(flags, config),
+    }
+}
+
+fn topics(flags: &List, config: &Config) -> Result<()> {
+    let held: HeldTopics = match flags.at.find(config)? {
+        Where::Online(listener) => listener.get("/v1/held")?,
+        Where::Offline(path) => {
+            let archive = archive(&path)?;
+            let held = match lane(&archive) {
+                Some(mut reader) => held_topics(&mut reader)?,
+                None => HeldTopics::default(),
+            };
+            if !held.damaged.is_empty() {
+                archive.check_unused().map_err(in_use)?;
+            }
+            held
+        }
+    };
+    let mut text = String::new();
+    if !flags.json && !held.topics.is_empty() {
+        text.push_str(&row(["RECORDS", "SINCE (UTC)", "TOPIC", "REASON"]));
+    }
+    for topic in &held.topics {
+        if flags.json {
+            text.push_str(&serde_json::to_string(topic)?);
+            text.push('\n');
+            continue;
+        }
+        text.push_str(&row([
+            &topic.records.to_string(),
+            &time(topic.since_ms),
+            &one_line(topic.topic.as_bytes(), 60),
+            &one_line(topic.reason.as_deref().unwrap_or("-").as_bytes(), 200),
+        ]));
+    }
+    print(text.as_bytes())?;
+    if held.count > held.topics.len() as u64 {
+        eprintln!("these are {} of {} held topics", held.topics.len(), held.count);
+    } else if held.topics.is_empty() && !flags.json {
+        eprintln!("nothing is held");
+    }
+    let damaged: u64 = held.damaged.iter().map(|(first, last)| last - first + 1).sum();
+    match damaged {
+        0 => Ok(()),
+        damaged => Err(Damage(format!(
+            "{} of the held lane could not be read",
+            counted(damaged, "record")
+        ))
+        .into()),
+    }
+}
+
+fn row(cells: [&str; 4]) -> String {
+    let [records, since, topic, reason] = cells;
+    format!("{records:>10}  {since:<23}  {topic:<30}  {reason}\n")
+}
+
+/// What a lane holds.
+fn lane(archive: &Archive) -> Option<Reader> {
+    let log = archive.log(Part::Held)?;
+    Some(log.reader(log.watermarks().acked + 1))
+}
+
+/// Where held records are read from. No `Debug`: a listener holds the token.
+enum Source {
+    Online(Listener),
+    Offline(Box<(Archive, Option<Reader>, WalId)>),
+}
+
+impl Source {
+    fn page(&mut self, flags: &List, from: Option<Sequence>, limit: usize) -> Result<Page> {
+        match self {
+            Self::Online(listener) => {
+                let mut url = format!("/v1/held?limit={limit}");
+                if let Some(from) = from {
+                    url.push_str(&format!("&from={from}"));
+                }
+                if let Some(topic) = &flags.topic {
+                    url.push_str(&format!("&topic={}", utf8_percent_encode(topic, NON_ALPHANUMERIC)));
+                }
+                Ok(listener.get(&url)?)
+            }
+            Self::Offline(folder) => {
+                let (archive, reader, id) = folder.as_mut();
+                let Some(reader) = reader else {
+                    return Ok(Page {
+                        end: true,
+                        ..Page::default()
+                    });
+                };
+                let query = Query {
+                    from_seq: from,
+                    topic: flags.topic.clone(),
+                    limit: Some(limit),
+                    ..Query::default()
+                };
+                let page = page(reader, *id, &query, Limits::ANSWER)?;
+                if !page.damaged.is_empty() {
+                    archive.check_unused().map_err(in_use)?;
+                }
+                Ok(page)
+            }
+        }
+    }
+}
+
+fn records(flags: &List, config: &Config) -> Result<()> {
+    let mut source = match flags.at.find(config)? {
+        Where::Online(listener) => Source::Online(listener),
+        Where::Offline(path) => {
+            let archive = archive(&path)?;
+            let (reader, id) = (lane(&archive), archive.id()?);
+            Source::Offline(Box::new((archive, reader, id)))
+        }
+    };
+    let mut listing = Listing::new(flags.json);
+    let mut left = if flags.limit == 0 { u64::MAX } else { flags.limit };
+    let mut from = flags.from;
+    loop {
+        let page = source.page(flags, from, usize::try_from(left).unwrap_or(usize::MAX))?;
+        left -= (page.items.len() as u64).min(left);
+        if !listing.print(&page.items)? {
+            return Ok(());
+        }
+        listing.damaged(&page.damaged);
+        from = Some(page.next);
+        if page.end {
+            return listing.end();
+        }
+        if left == 0 {
+            eprintln!(
+                "there may be more: --from {} goes on, --limit 0 lists everything",
+                page.next
+            );
+            return listing.end();
+        }
+    }
+}
+
+/// The gateway that runs; without `--yes`, only what it would do.
+fn gateway(at: &At, config: &Config, topic: &str, doing: &str, yes: bool) -> Result<Listener> {
+    let listener = match at.find(config)? {
+        Where::Online(listener) => listener,
+        Where::Offline(_) => {
+            let text = format!(
+                "held records can be {doing} by a running gateway only: start it with `tidegate serve` (Kafka need not \
+                 be there), or name its admin listener with --admin URL"
+            );
+            return Err(Usage(text).into());
+        }
+    };
+    if yes {
+        return Ok(listener);
+    }
+    let held: HeldTopics = listener.get("/v1/held")?;
+    let records = (held.topics.iter().find(|held| held.topic == topic)).map_or(0, |held| held.records);
+    let text = format!(
+        "{} of {topic} would be {doing}. Nothing was changed: add --yes to do it",
+        counted(records, "held record")
+    );
+    Err(Usage(text).into())
+}
+
+fn discard(flags: Discard, config: &Config) -> Result<()> {
+    let listener = gateway(&flags.at, config, &flags.topic, "discarded for good", flags.yes)?;
+    let order = HeldOrder {
+        topic: flags.topic,
+        to: None,
+    };
+    let done: Discarded = listener.post("/v1/held/discard", &order)?;
+    let text = match flags.json {
+        true => format!("{}\n", serde_json::to_string(&done)?),
+        false => format!(
+            "{} of {} discarded\n",
+            counted(done.discarded, "held record"),
+            order.topic
+        ),
+    };
+    print_while_read(text.as_bytes())?;
+    Ok(())
+}
+
+fn redirect(flags: Redirect, config: &Config) -> Result<()> {
+    if flags.to == flags.topic {
+        return Err(Usage("--to must name another topic than --topic".to_owned()).into());
+    }
+    let doing = format!("redirected to {}", flags.to);
+    let listener = gateway(&flags.at, config, &flags.topic, &doing, flags.yes)?;
+    let order = HeldOrder {
+        topic: flags.topic,
+        to: Some(flags.to),
+    };
+    let done: Redirected = listener.post("/v1/held/redirect", &order)?;
+    let text = match flags.json {
+        true => format!("{}\n", serde_json::to_string(&done)?),
+        false => format!(
+            "{} of {} {doing}\n",
+            counted(done.redirected, "held record"),
+            order.topic
+        ),
+    };
+    print_while_read(text.as_bytes())?;
+    Ok(())
+}

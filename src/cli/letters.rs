@@ -1,0 +1,471 @@
+//! `tidegate dead-letters`: what Kafka can never take.
+//!
+//! Asks a running gateway, or works on the folder: then a list only reads it, and what changes it opens it as a start
+//! does.
+
+use std::fs::File;
+use std::io::{BufWriter, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::PathBuf;
+
+use anyhow::{Context as _, Result};
+use clap::Subcommand;
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::ask::Listener;
+use super::at::{At, Where, archive, in_use, opened};
+use super::exit::{Damage, Usage};
+use super::wal::look::{time, whole};
+use super::words::{counted, one_line, size};
+use super::{print, print_while_read};
+use crate::config::Config;
+use crate::ops::{
+    Discarded, LetterItem, LetterPage, LetterQuery, Letters, Limits, Name, Requeued, Selection, State, WholeLetter,
+};
+use crate::record::{Sequence, WalId};
+use crate::wal::{Archive, Letter, LetterState, LettersError, Wal, Which};
+
+const REQUEUE: &str = "/v1/dead-letters/requeue";
+const DISCARD: &str = "/v1/dead-letters/discard";
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// List the dead letters, oldest first
+    List(List),
+    /// Show one, whole
+    Show(Show),
+    /// Send letters once more, with the identity they had; each is removed when Kafka has it
+    Requeue(Requeue),
+    /// Remove letters for good
+    Discard(Discard),
+    /// Write letters as lines of JSON
+    Export(Export),
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct List {
+    /// Only of this topic
+    #[arg(long, value_name = "TOPIC")]
+    topic: Option<String>,
+    /// Go on where a list ended
+    #[arg(long, value_name = "N")]
+    from: Option<Sequence>,
+    /// The most letters; 0: all
+    #[arg(long, value_name = "N", default_value_t = 100)]
+    limit: usize,
+    /// One JSON object a line
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    at: At,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Show {
+    /// As `list` names it; the sequence alone is one of this log
+    #[arg(value_name = "WAL:SEQ")]
+    letter: Name,
+    /// As JSON
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    at: At,
+}
+
+#[derive(Debug, clap::Args)]
+#[group(required = true, multiple = false)]
+struct Chosen {
+    /// These letters, as `list` names them
+    #[arg(value_name = "WAL:SEQ")]
+    letters: Vec<Name>,
+    /// All letters
+    #[arg(long)]
+    all: bool,
+    /// The letters of a topic
+    #[arg(long, value_name = "TOPIC")]
+    topic: Option<String>,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Requeue {
+    #[command(flatten)]
+    which: Chosen,
+    /// The outcome as JSON
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    at: At,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Discard {
+    #[command(flatten)]
+    which: Chosen,
+    /// Do it
+    #[arg(long)]
+    yes: bool,
+    /// The outcome as JSON
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    at: At,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Export {
+    /// Only of this topic
+    #[arg(long, value_name = "TOPIC")]
+    topic: Option<String>,
+    /// A new file [default: stdout]
+    #[arg(short, long, value_name = "FILE")]
+    output: Option<PathBuf>,
+    #[command(flatten)]
+    at: At,
+}
+
+pub(super) fn run(command: Command, config: &Config) -> Result<()> {
+    match command {
+        Command::List(flags) => list(&flags, config),
+        Command::Show(flags) => show(&flags, config),
+        Command::Requeue(flags) => requeue(flags, config),
+        Command::Discard(flags) => discard(flags, config),
+        Command::Export(flags) => export(&flags, config),
+    }
+}
+
+/// Where letters are read from. No `Debug`: a listener holds the token.
+enum Source {
+    Online(Listener),
+    Offline(Box<(Archive, Letters)>),
+}
+
+impl Source {
+    fn open(at: &At, config: &Config) -> Result<Self> {
+        Ok(match at.find(config)? {
+            Where::Online(listener) => Self::Online(listener),
+            Where::Offline(path) => {
+                let archive = archive(&path)?;
+                let letters = Letters::folder(&archive, archive.id()?)?;
+                Self::Offline(Box::new((archive, letters)))
+            }
+        })
+    }
+
+    fn page<T: DeserializeOwned>(
+        &mut self,
+        query: &LetterQuery,
+        make: fn(WalId, Letter, LetterState) -> T,
+    ) -> Result<LetterPage<T>> {
+        match self {
+            Self::Online(listener) => Ok(listener.get(&url(query))?),
+            Self::Offline(folder) => {
+                let (archive, letters) = folder.as_mut();
+                let page = letters.page(query, Limits::ANSWER, make)?;
+                if !page.damaged.is_empty() {
+                    archive.check_unused().map_err(in_use)?;
+                }
+                Ok(page)
+            }
+        }
+    }
+
+    /// Gives all letters to `take`, page by page, until it has enough.
+    fn each<T: DeserializeOwned>(
+        &mut self,
+        mut query: LetterQuery,
+        make: fn(WalId, Letter, LetterState) -> T,
+        mut take: impl FnMut(Vec<T>) -> Result<bool>,
+    ) -> Result<Option<Sequence>> {
+        let mut left = query.limit.filter(|limit| *limit > 0).unwrap_or(usize::MAX);
+        let mut damaged = 0;
+        loop {
+            query.limit = Some(left);
+            let page = self.page(&query, make)?;
+            left = left.saturating_sub(page.items.len());
+            for (first, last) in &page.damaged {
+                damaged += last - first + 1;
+                eprintln!("entries {first} to {last} of the dead letters were on disk and cannot be read");
+            }
+            let wanted = take(page.items)?;
+            query.from = page.next;
+            if !wanted || page.next.is_none() || left == 0 {
+                break;
+            }
+        }
+        match damaged {
+            0 => Ok(query.from),
+            damaged => Err(Damage(format!("{damaged} entries of the dead letters could not be read")).into()),
+        }
+    }
+}
+
+fn url(query: &LetterQuery) -> String {
+    let mut url = format!("/v1/dead-letters?whole={}", query.whole);
+    let mut add = |name: &str, value: Option<String>| {
+        if let Some(value) = value {
+            url.push_str(&format!("&{name}={}", utf8_percent_encode(&value, NON_ALPHANUMERIC)));
+        }
+    };
+    add("from", query.from.map(|from| from.to_string()));
+    add("limit", query.limit.map(|limit| limit.to_string()));
+    add("topic", query.topic.clone());
+    url
+}
+
+fn json_lines(items: &[impl Serialize]) -> Result<String> {
+    let mut text = String::new();
+    for item in items {
+        text.push_str(&serde_json::to_string(item)?);
+        text.push('\n');
+    }
+    Ok(text)
+}
+
+fn list(flags: &List, config: &Config) -> Result<()> {
+    let mut source = Source::open(&flags.at, config)?;
+    let query = LetterQuery {
+        from: flags.from,
+        limit: Some(flags.limit),
+        topic: flags.topic.clone(),
+        whole: false,
+    };
+    let mut began = false;
+    let next = source.each(query, LetterItem::of, |items| {
+        let text = match flags.json {
+            true => json_lines(&items)?,
+            false => {
+                let head = !items.is_empty() && !std::mem::replace(&mut began, true);
+                head.then(head_row)
+                    .into_iter()
+                    .chain(items.iter().map(item_row))
+                    .collect()
+            }
+        };
+        Ok(print_while_read(text.as_bytes())?)
+    })?;
+    if let Some(next) = next {
+        eprintln!("there are more: --from {next} goes on, --limit 0 lists everything");
+    } else if !began && !flags.json {
+        eprintln!("there are no dead letters");
+    }
+    Ok(())
+}
+
+fn head_row() -> String {
+    row([
+        "FIRST FAILED (UTC)",
+        "LAST FAILED (UTC)",
+        "STATE",
+        "TOPIC",
+        "BYTES",
+        "CODE",
+        "LETTER",
+    ])
+}
+
+fn item_row(item: &LetterItem) -> String {
+    row([
+        &time(item.failure.first_failed_ms),
+        &time(item.failure.last_failed_ms),
+        item.failure.state.name(),
+        &one_line(item.topic.as_bytes(), 40),
+        &item.bytes.to_string(),
+        &one_line(item.failure.code.as_bytes(), 40),
+        &format!("{}:{}", item.wal, item.seq),
+    ])
+}
+
+fn row(cells: [&str; 7]) -> String {
+    let [first, last, state, topic, bytes, code, letter] = cells;
+    format!("{first:<23}  {last:<23}  {state:<8}  {topic:<20}  {bytes:>8}  {code:<20}  {letter}\n")
+}
+
+fn show(flags: &Show, config: &Config) -> Result<()> {
+    let missing = "there is no such dead letter: it was never one, was discarded, or was delivered after a requeue";
+    let letter: WholeLetter = match Source::open(&flags.at, config)? {
+        Source::Online(listener) => {
+            let wal = match &flags.letter.wal {
+                Some(wal) => wal.clone(),
+                None => {
+                    let status = listener.status()?.value;
+                    let wal = status.pointer("/wal/id").and_then(serde_json::Value::as_str);
+                    wal.context("the gateway's status has no wal.id: it is of another version")?
+                        .to_owned()
+                }
+            };
+            listener.get(&format!("/v1/dead-letters/{wal}/{}", flags.letter.seq))?
+        }
+        Source::Offline(folder) => {
+            let (archive, mut letters) = *folder;
+            let origin = flags.letter.origin(archive.id()?).map_err(Usage)?;
+            letters.one(&origin)?.context(missing)?
+        }
+    };
+    let text = match flags.json {
+        true => json_lines(std::slice::from_ref(&letter))?,
+        false => {
+            let failure = &letter.failure;
+            let fact = |name: &str, value: &str| format!("{name:<14}{value}\n");
+            [
+                fact("state", failure.state.name()),
+                fact("code", &one_line(failure.code.as_bytes(), 200)),
+                fact("reason", &one_line(failure.reason.as_bytes(), 1000)),
+                fact("first failed", &format!("{} UTC", time(failure.first_failed_ms))),
+                fact("last failed", &format!("{} UTC", time(failure.last_failed_ms))),
+                whole(&letter.record),
+            ]
+            .concat()
+        }
+    };
+    print(text.as_bytes())
+}
+
+impl Chosen {
+    fn selection(self, dry_run: bool) -> Selection {
+        Selection {
+            all: self.all,
+            letters: (!self.letters.is_empty()).then_some(self.letters),
+            topic: self.topic,
+            dry_run,
+        }
+    }
+}
+
+/// Does it on the folder.
+fn offline(
+    selection: &Selection,
+    config: &Config,
+    verb: impl FnOnce(&Wal, &Which) -> Result<u64, LettersError>,
+) -> Result<u64> {
+    opened(config, |wal| {
+        let which = selection.which(wal.id()).map_err(Usage)?;
+        Ok(verb(wal, &which)?)
+    })
+}
+
+/// How many letters of the folder wait and are meant: only read.
+fn waiting(selection: &Selection, at: &At, config: &Config) -> Result<u64> {
+    let own = archive(&config.wal.path)?.id()?;
+    let which = selection.which(own).map_err(Usage)?;
+    let query = LetterQuery {
+        topic: selection.topic.clone(),
+        ..LetterQuery::default()
+    };
+    let is_meant = |item: &LetterItem| match &which {
+        Which::These(these) => item.name().origin(own).is_ok_and(|origin| these.contains(&origin)),
+        Which::All | Which::Topic(_) => true,
+    };
+    let mut count = 0;
+    Source::open(at, config)?.each(query, LetterItem::of, |items| {
+        let waits = |item: &&LetterItem| item.failure.state == State::Waiting && is_meant(item);
+        count += items.iter().filter(waits).count() as u64;
+        Ok(true)
+    })?;
+    Ok(count)
+}
+
+fn requeue(flags: Requeue, config: &Config) -> Result<()> {
+    let selection = flags.which.selection(false);
+    let (requeued, when) = match flags.at.find(config)? {
+        Where::Online(listener) => {
+            let Requeued { requeued } = listener.post(REQUEUE, &selection)?;
+            (requeued, "now")
+        }
+        Where::Offline(_) => {
+            let requeued = offline(&selection, config, Wal::requeue_letters)?;
+            (requeued, "after the next start of the gateway")
+        }
+    };
+    let text = match flags.json {
+        true => json_lines(&[Requeued { requeued }])?,
+        false => format!(
+            "{} sent once more {when}: each is removed when Kafka has it, or waits again if it fails again\n",
+            are(requeued)
+        ),
+    };
+    print(text.as_bytes())
+}
+
+fn are(count: u64) -> String {
+    format!(
+        "{} {}",
+        counted(count, "dead letter"),
+        if count == 1 { "is" } else { "are" }
+    )
+}
+
+fn discard(flags: Discard, config: &Config) -> Result<()> {
+    let selection = flags.which.selection(!flags.yes);
+    let discarded = match flags.at.find(config)? {
+        Where::Online(listener) => listener.post::<Discarded>(DISCARD, &selection)?.discarded,
+        Where::Offline(_) if flags.yes => offline(&selection, config, Wal::discard_letters)?,
+        Where::Offline(_) => waiting(&selection, &flags.at, config)?,
+    };
+    if !flags.yes {
+        let text = format!(
+            "{} would be removed for good. Nothing was changed: add --yes to do it (`dead-letters export` keeps a copy)",
+            counted(discarded, "dead letter")
+        );
+        return Err(Usage(text).into());
+    }
+    let text = match flags.json {
+        true => json_lines(&[Discarded { discarded }])?,
+        false => format!("{} removed\n", are(discarded)),
+    };
+    print(text.as_bytes())
+}
+
+fn export(flags: &Export, config: &Config) -> Result<()> {
+    let mut source = Source::open(&flags.at, config)?;
+    let query = LetterQuery {
+        topic: flags.topic.clone(),
+        whole: true,
+        ..LetterQuery::default()
+    };
+    let Some(path) = &flags.output else {
+        let printed = source.each(query, WholeLetter::of, |items| {
+            Ok(print_while_read(json_lines(&items)?.as_bytes())?)
+        });
+        return printed.map(drop);
+    };
+    let told = || format!("cannot write {}", path.display());
+    let file = File::options().write(true).create_new(true).mode(0o600).open(path);
+    let file = file.with_context(told)?;
+    let mut writer = BufWriter::new(file);
+    let (mut count, mut bytes) = (0, 0);
+    let exported = source.each(query, WholeLetter::of, |items| {
+        let text = json_lines(&items)?;
+        count += items.len() as u64;
+        bytes += text.len() as u64;
+        writer.write_all(text.as_bytes()).with_context(told)?;
+        Ok(true)
+    });
+    writer.flush().with_context(told)?;
+    writer.get_ref().sync_all().with_context(told)?;
+    exported?;
+    eprintln!(
+        "{} exported to {} ({})",
+        counted(count, "dead letter"),
+        path.display(),
+        size(bytes)
+    );
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_asked_for_is_escaped() {
+        let query = LetterQuery {
+            from: Some(3),
+            limit: Some(5),
+            topic: Some("a&b".into()),
+            whole: true,
+        };
+        assert_eq!(url(&query), "/v1/dead-letters?whole=true&from=3&limit=5&topic=a%26b");
+    }
+}

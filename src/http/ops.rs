@@ -1,0 +1,282 @@
+//! Operators' verbs on dead letters, on the held lane, and on the watermark: `/v1/dead-letters`, `/v1/held`,
+//! `/v1/wal/rewind`.
+//!
+//! What blocks runs beside the runtime, with a limit of time. What a verb does is the log's and the forwarder's; here
+//! are its JSON and its refusals.
+
+use std::sync::Arc;
+
+use axum::body::Bytes;
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Path, Query as Given, State};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+
+use super::admin::{self, Admin};
+use super::error::{Problem, Reason};
+use crate::forward::{self, CommandError};
+use crate::ops::{
+    self, Discarded, HeldOrder, HeldTopic, HeldTopics, LetterItem, LetterQuery, Letters, Limits, Name, Page, Query,
+    Redirected, Requeued, RewindOrder, Selection, WholeLetter,
+};
+use crate::record::Topic;
+use crate::wal::{LettersCause, LettersError, ReadError, RewindError, Wal};
+
+type Answer = Result<Response, Problem>;
+
+fn given<T>(query: Result<Given<T>, QueryRejection>, known: &str) -> Result<T, Problem> {
+    query
+        .map(|Given(query)| query)
+        .map_err(|error| Problem::new(Reason::Malformed, format!("{}; known are {known}.", error.body_text())))
+}
+
+fn parsed<T: DeserializeOwned>(body: &Bytes, shape: &str) -> Result<T, Problem> {
+    serde_json::from_slice(body)
+        .map_err(|error| Problem::new(Reason::Malformed, format!("{error}; send {shape}. Nothing was done.")))
+}
+
+fn unreadable(error: &ReadError) -> Problem {
+    tracing::error!("an operator's question cannot be answered: {error}");
+    Problem::new(Reason::Busy, "the log cannot be read now; the gateway's log says why.")
+}
+
+/// Runs a verb beside the runtime.
+async fn beside<T: Send + 'static>(
+    admin: &Admin,
+    verb: impl FnOnce(&Wal) -> Result<T, Problem> + Send + 'static,
+) -> Result<T, Problem> {
+    let wal = admin.gateway.wal.clone();
+    let done = admin.ask(move || verb(&wal)).await;
+    done.unwrap_or_else(|no_answer| Err(Problem::new(Reason::Busy, format!("{no_answer}."))))
+}
+
+fn answer(answer: Result<impl serde::Serialize, Problem>) -> Response {
+    match answer {
+        Ok(body) => admin::json(StatusCode::OK, &body),
+        Err(problem) => problem.into_response(),
+    }
+}
+
+/// `GET /v1/dead-letters`.
+pub(super) async fn letters(
+    State(admin): State<Arc<Admin>>,
+    query: Result<Given<LetterQuery>, QueryRejection>,
+) -> Response {
+    let read = async {
+        let query = given(query, "from, limit, topic and whole")?;
+        beside(&admin, move |wal| {
+            let mut letters = Letters::open(wal);
+            let limits = Limits::ANSWER;
+            let page = match query.whole {
+                true => (letters.page(&query, limits, WholeLetter::of)).map(|page| admin::json(StatusCode::OK, &page)),
+                false => (letters.page(&query, limits, LetterItem::of)).map(|page| admin::json(StatusCode::OK, &page)),
+            };
+            page.map_err(|error| unreadable(&error))
+        })
+        .await
+    };
+    let read: Answer = read.await;
+    read.unwrap_or_else(IntoResponse::into_response)
+}
+
+/// `GET /v1/dead-letters/{wal}/{seq}`.
+pub(super) async fn letter(State(admin): State<Arc<Admin>>, Path((wal, seq)): Path<(String, String)>) -> Response {
+    let read = async {
+        let name = match seq.parse() {
+            Ok(seq) => Name { wal: Some(wal), seq },
+            Err(_) => {
+                return Err(Problem::new(
+                    Reason::Malformed,
+                    "the path ends with /WAL/SEQ: a UUID and a number.",
+                ));
+            }
+        };
+        beside(&admin, move |wal| {
+            let origin = (name.origin(wal.id())).map_err(|error| Problem::new(Reason::Malformed, format!("{error}.")))?;
+            let letter = Letters::open(wal).one(&origin).map_err(|error| unreadable(&error))?;
+            letter.ok_or_else(|| {
+                Problem::new(
+                    Reason::NotFound,
+                    "there is no such dead letter: it was never one, or it was discarded, or delivered after a requeue.",
+                )
+            })
+        })
+        .await
+    };
+    answer(read.await)
+}
+
+const SELECTION: &str = r#"{"all":true}, {"topic":"NAME"} or {"letters":[{"wal":"UUID","seq":1}]}"#;
+
+async fn selected<T: Send + 'static>(
+    admin: &Admin,
+    body: &Bytes,
+    done: impl FnOnce(u64) -> T + Send + 'static,
+    verb: impl FnOnce(&Wal, &crate::wal::Which) -> Result<u64, LettersError> + Send + 'static,
+) -> Result<T, Problem> {
+    let selection: Selection = parsed(body, SELECTION)?;
+    beside(admin, move |wal| {
+        let which = (selection.which(wal.id()))
+            .map_err(|error| Problem::new(Reason::Malformed, format!("{error}. Nothing was done.")))?;
+        let count = match selection.dry_run {
+            true => wal.count_letters(&which),
+            false => verb(wal, &which),
+        };
+        count.map(done).map_err(letters_problem)
+    })
+    .await
+}
+
+fn letters_problem(error: LettersError) -> Problem {
+    let text = format!("{error}.");
+    match error.source {
+        LettersCause::Append(append) => Problem::from(append).saying(text),
+        LettersCause::Read(error) => unreadable(&error),
+    }
+}
+
+/// `POST /v1/dead-letters/requeue`.
+pub(super) async fn requeue(State(admin): State<Arc<Admin>>, body: Bytes) -> Response {
+    let done = |requeued| Requeued { requeued };
+    answer(selected(&admin, &body, done, Wal::requeue_letters).await)
+}
+
+/// `POST /v1/dead-letters/discard`.
+pub(super) async fn discard(State(admin): State<Arc<Admin>>, body: Bytes) -> Response {
+    let done = |discarded| Discarded { discarded };
+    answer(selected(&admin, &body, done, Wal::discard_letters).await)
+}
+
+/// What `GET /v1/held` is asked for; with anything of it, records instead of topics.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct HeldQuery {
+    topic: Option<String>,
+    from: Option<u64>,
+    limit: Option<usize>,
+}
+
+/// `GET /v1/held`: the topics; `GET /v1/held?topic=&from=&limit=`: the records.
+pub(super) async fn held(State(admin): State<Arc<Admin>>, query: Result<Given<HeldQuery>, QueryRejection>) -> Response {
+    let query = match given(query, "topic, from and limit") {
+        Ok(query) => query,
+        Err(problem) => return problem.into_response(),
+    };
+    if query.topic.is_none() && query.from.is_none() && query.limit.is_none() {
+        let status = (admin.gateway.forward)();
+        let topics = status.held_topics.into_iter().map(|held| HeldTopic {
+            topic: held.topic,
+            records: held.records,
+            since_ms: held.since_ms,
+            reason: Some(held.reason),
+        });
+        return admin::json(
+            StatusCode::OK,
+            &HeldTopics {
+                topics: topics.collect(),
+                count: status.held_topics_count,
+                damaged: Vec::new(),
+            },
+        );
+    }
+    let page = beside(&admin, move |wal| {
+        let Some(log) = wal.held() else {
+            return Ok(Page {
+                end: true,
+                ..Page::default()
+            });
+        };
+        let first = log.watermarks().acked + 1;
+        let mut reader = log.reader(query.from.unwrap_or(first).max(first));
+        let query = Query {
+            topic: query.topic,
+            limit: query.limit,
+            ..Query::default()
+        };
+        ops::page(&mut reader, wal.id(), &query, Limits::ANSWER).map_err(|error| unreadable(&error))
+    });
+    answer(page.await)
+}
+
+fn operator(admin: &Admin) -> Result<forward::Handle, Problem> {
+    let handle = admin.gateway.operator.get().cloned();
+    handle.ok_or_else(|| {
+        Problem::new(
+            Reason::Busy,
+            "this gateway has no forwarder that could do it. Nothing was done.",
+        )
+    })
+}
+
+fn command_problem(error: CommandError) -> Problem {
+    let text = format!("{error}.");
+    match error {
+        CommandError::Rewind(RewindError::Gone { .. }) => Problem::new(Reason::NotFound, text),
+        CommandError::Rewind(RewindError::Ahead { .. }) => Problem::new(Reason::Malformed, text),
+        CommandError::Rewind(RewindError::Stopped(error)) => error.into(),
+        CommandError::Append { source, .. } => Problem::from(source).saying(text),
+        CommandError::Stopped => Problem::new(Reason::ShuttingDown, text),
+        CommandError::Rewind(RewindError::Io { .. }) | CommandError::Busy | CommandError::Slow => {
+            Problem::new(Reason::Busy, text)
+        }
+    }
+}
+
+fn topic(name: &str, member: &str) -> Result<(), Problem> {
+    let checked = Topic::parse(name).map(drop);
+    checked.map_err(|error| Problem::new(Reason::Malformed, format!("\"{member}\": {error}. Nothing was done.")))
+}
+
+/// `POST /v1/held/discard`.
+pub(super) async fn discard_held(State(admin): State<Arc<Admin>>, body: Bytes) -> Response {
+    let done = async {
+        let order: HeldOrder = parsed(&body, r#"{"topic":"NAME"}"#)?;
+        topic(&order.topic, "topic")?;
+        if order.to.is_some() {
+            let text =
+                "a discard has no \"to\": send records to another topic with /v1/held/redirect. Nothing was done.";
+            return Err(Problem::new(Reason::Malformed, text));
+        }
+        let handle = operator(&admin)?;
+        let done = beside(&admin, move |_| {
+            handle.discard_held(&order.topic).map_err(command_problem)
+        });
+        done.await.map(|discarded| Discarded { discarded })
+    };
+    answer(done.await)
+}
+
+/// `POST /v1/held/redirect`.
+pub(super) async fn redirect_held(State(admin): State<Arc<Admin>>, body: Bytes) -> Response {
+    let done = async {
+        let shape = r#"{"topic":"NAME","to":"OTHER"}"#;
+        let order: HeldOrder = parsed(&body, shape)?;
+        topic(&order.topic, "topic")?;
+        let to = match order.to {
+            Some(to) if to != order.topic => to,
+            _ => {
+                let text = format!("\"to\" must name another topic: send {shape}. Nothing was done.");
+                return Err(Problem::new(Reason::Malformed, text));
+            }
+        };
+        topic(&to, "to")?;
+        let handle = operator(&admin)?;
+        let done = beside(&admin, move |_| {
+            handle.redirect_held(&order.topic, &to).map_err(command_problem)
+        });
+        done.await.map(|redirected| Redirected { redirected })
+    };
+    answer(done.await)
+}
+
+/// `POST /v1/wal/rewind`.
+pub(super) async fn rewind(State(admin): State<Arc<Admin>>, body: Bytes) -> Response {
+    let done = async {
+        let order: RewindOrder = parsed(&body, r#"{"from_seq":1}"#)?;
+        let handle = operator(&admin)?;
+        beside(&admin, move |_| handle.rewind(order.from_seq).map_err(command_problem)).await
+    };
+    answer(done.await)
+}

@@ -1,0 +1,484 @@
+//! Dead letters for operators: a list, one of them whole, which are meant by a verb.
+//!
+//! The same for a log that is open and for a folder that only lies there: both have a reader over the entries, and a
+//! register that says which of them are letters still.
+
+use std::collections::HashSet;
+use std::time::Instant;
+
+use serde::{Deserialize, Serialize};
+
+use super::Limits;
+use super::item::Item;
+use crate::record::{Origin, Sequence, WalId};
+use crate::wal::{Archive, Letter, LetterState, Part, Read, ReadError, Reader, Register, Wal, Which};
+
+/// How much is read at once.
+const CHUNK_BYTES: usize = 1 << 20;
+
+/// A letter in a list.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LetterItem {
+    /// The identity of the WAL that first took the record.
+    pub wal: String,
+    /// Its sequence there.
+    pub seq: Sequence,
+    /// Where it was to go.
+    pub topic: String,
+    /// Its key, as text.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub key: Option<String>,
+    /// Its key, where that is no text.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub key_base64: Option<String>,
+    /// Bytes of topic, key, value and headers.
+    pub bytes: usize,
+    /// When the gateway received it, milliseconds since the epoch.
+    pub received_ms: i64,
+    /// See [`Failure`].
+    #[serde(flatten)]
+    pub failure: Failure,
+}
+
+/// Why a record is a dead letter, and what is to become of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failure {
+    /// Kafka's name for the error.
+    pub code: String,
+    /// The error in words.
+    pub reason: String,
+    /// When it first failed.
+    pub first_failed_ms: i64,
+    /// When it last failed.
+    pub last_failed_ms: i64,
+    /// What is to become of it.
+    pub state: State,
+}
+
+/// What is to become of a letter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum State {
+    /// An operator has to decide.
+    Waiting,
+    /// It is on its way to Kafka again, and removed once it is there.
+    Requeued,
+}
+
+impl State {
+    /// As in JSON.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Waiting => "waiting",
+            Self::Requeued => "requeued",
+        }
+    }
+}
+
+/// A letter, whole: a line of `dead-letters export`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WholeLetter {
+    /// The record.
+    #[serde(flatten)]
+    pub record: Item,
+    /// Why it is here.
+    #[serde(flatten)]
+    pub failure: Failure,
+}
+
+/// Which letters a list shows.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct LetterQuery {
+    /// From this place in the letters' log on: `next` of the page before.
+    pub from: Option<Sequence>,
+    /// The most of them.
+    pub limit: Option<usize>,
+    /// Of this topic.
+    pub topic: Option<String>,
+    /// With headers and value.
+    pub whole: bool,
+}
+
+/// A piece of the list.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LetterPage<T> {
+    /// The letters, in the order in which they came.
+    pub items: Vec<T>,
+    /// Where to go on; none: that was all.
+    pub next: Option<Sequence>,
+    /// Letters that cannot be read.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub damaged: Vec<(Sequence, Sequence)>,
+}
+
+/// One letter's name.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Name {
+    /// The identity of the WAL that first took it; none: this one.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub wal: Option<String>,
+    /// Its sequence there.
+    pub seq: Sequence,
+}
+
+/// Which letters a verb is for: exactly one of the members.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Selection {
+    /// All of them.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub all: bool,
+    /// These.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub letters: Option<Vec<Name>>,
+    /// Those of a topic.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub topic: Option<String>,
+    /// Only count them.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub dry_run: bool,
+}
+
+/// How many letters were requeued.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Requeued {
+    /// How many.
+    pub requeued: u64,
+}
+
+/// How many letters, or held records, were discarded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Discarded {
+    /// How many.
+    pub discarded: u64,
+}
+
+impl Name {
+    /// The identity that it means, in the log `own`.
+    ///
+    /// # Errors
+    /// In words, what is wrong with it.
+    pub fn origin(&self, own: WalId) -> Result<Origin, String> {
+        let wal = match &self.wal {
+            None => own,
+            Some(wal) => (wal.parse::<WalId>()).map_err(|error| format!("\"wal\": {wal:?} is no UUID ({error})"))?,
+        };
+        Ok(Origin {
+            wal: *wal.0.as_bytes(),
+            seq: self.seq,
+        })
+    }
+}
+
+impl std::str::FromStr for Name {
+    type Err = String;
+
+    /// `WAL:SEQ`, or `SEQ` of this log.
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = || format!("{text:?} is no letter: write WAL:SEQ as `dead-letters list` shows it, or SEQ alone");
+        let (wal, seq) = match text.rsplit_once(':') {
+            Some((wal, seq)) => (Some(wal.parse::<WalId>().map_err(|_| wrong())?.to_string()), seq),
+            None => (None, text),
+        };
+        let seq = seq.parse().map_err(|_| wrong())?;
+        Ok(Self { wal, seq })
+    }
+}
+
+impl Selection {
+    /// What it means in the log `own`.
+    ///
+    /// # Errors
+    /// In words, what to write.
+    pub fn which(&self, own: WalId) -> Result<Which, String> {
+        match (self.all, &self.letters, &self.topic) {
+            (true, None, None) => Ok(Which::All),
+            (false, None, Some(topic)) => Ok(Which::Topic(topic.clone())),
+            (false, Some(letters), None) => {
+                let origins: Result<HashSet<Origin>, String> = letters.iter().map(|name| name.origin(own)).collect();
+                origins.map(Which::These)
+            }
+            _ => Err(
+                "say which letters: exactly one of {\"all\":true}, {\"topic\":\"NAME\"} and {\"letters\":[{\"wal\":\"UUID\",\
+                 \"seq\":1}]}"
+                    .to_owned(),
+            ),
+        }
+    }
+}
+
+/// The letters of a log.
+pub struct Letters {
+    own: WalId,
+    register: Known,
+    /// `None`: there never were any.
+    reader: Option<Reader>,
+    first: Sequence,
+}
+
+enum Known {
+    Open(Wal),
+    Folder(Register),
+}
+
+impl Letters {
+    /// Of an open log.
+    #[must_use]
+    pub fn open(wal: &Wal) -> Self {
+        let log = wal.letters_log();
+        let first = log.as_ref().map_or(1, |log| log.watermarks().acked + 1);
+        Self {
+            own: wal.id(),
+            reader: log.map(|log| log.reader(first)),
+            register: Known::Open(wal.clone()),
+            first,
+        }
+    }
+
+    /// Of a folder: reads all of the letters' log once.
+    ///
+    /// # Errors
+    /// The system could not read it.
+    pub fn folder(archive: &Archive, own: WalId) -> Result<Self, ReadError> {
+        let mut register = Register::default();
+        let log = archive.log(Part::DeadLetters);
+        let first = log.map_or(1, |log| log.watermarks().acked + 1);
+        let mut reader = log.map(|log| log.reader(first));
+        while let Some(reader) = &mut reader {
+            match reader.read(CHUNK_BYTES)? {
+                Read::Nothing => break,
+                Read::Damaged { .. } => {}
+                Read::Records(chunk) => register.take_chunk(&chunk),
+            }
+        }
+        register.settle(archive.log(Part::Main).map_or(0, |main| main.watermarks().acked));
+        Ok(Self {
+            own,
+            register: Known::Folder(register),
+            reader,
+            first,
+        })
+    }
+
+    fn get(&self, origin: &Origin) -> Option<(Sequence, LetterState)> {
+        match &self.register {
+            Known::Open(wal) => wal.letter(origin),
+            Known::Folder(register) => register.get(origin),
+        }
+    }
+
+    /// The next letters that match, made by `make`.
+    ///
+    /// # Errors
+    /// The system could not read the log.
+    pub fn page<T>(
+        &mut self,
+        query: &LetterQuery,
+        limits: Limits,
+        make: impl Fn(WalId, Letter, LetterState) -> T,
+    ) -> Result<LetterPage<T>, ReadError> {
+        let deadline = Instant::now() + limits.time_max;
+        let records_max = query.limit.unwrap_or(limits.records_max).min(limits.records_max);
+        let mut page = LetterPage {
+            items: Vec::new(),
+            next: None,
+            damaged: Vec::new(),
+        };
+        let Some(mut reader) = self.reader.take() else {
+            return Ok(page);
+        };
+        reader.seek(query.from.unwrap_or(self.first).max(self.first));
+        let read = self.fill(&mut reader, query, limits, records_max, deadline, &mut page, make);
+        self.reader = Some(reader);
+        read.map(|()| page)
+    }
+
+    #[allow(clippy::too_many_arguments)] // one loop of `page`, which lends it the reader
+    fn fill<T>(
+        &self,
+        reader: &mut Reader,
+        query: &LetterQuery,
+        limits: Limits,
+        records_max: usize,
+        deadline: Instant,
+        page: &mut LetterPage<T>,
+        make: impl Fn(WalId, Letter, LetterState) -> T,
+    ) -> Result<(), ReadError> {
+        let mut bytes = 0;
+        loop {
+            if Instant::now() >= deadline {
+                page.next = Some(reader.position());
+                return Ok(());
+            }
+            let chunk = match reader.read(CHUNK_BYTES)? {
+                Read::Nothing => return Ok(()),
+                Read::Damaged { first, last } => {
+                    page.damaged.push((first, last));
+                    continue;
+                }
+                Read::Records(chunk) => chunk,
+            };
+            for (at, entry) in chunk.entries() {
+                let Ok(letter) = Letter::decode(entry) else {
+                    page.damaged.push((at, at));
+                    continue;
+                };
+                let wanted = query.topic.as_ref().is_none_or(|topic| letter.record.topic == *topic);
+                let state = match self.get(&letter.origin) {
+                    Some((place, state)) if place == at && wanted && !letter.record.topic.is_empty() => state,
+                    _ => continue,
+                };
+                if page.items.len() >= records_max || bytes >= limits.bytes_max {
+                    page.next = Some(at);
+                    return Ok(());
+                }
+                bytes += letter.record.payload_bytes();
+                page.items.push(make(self.own, letter, state));
+            }
+        }
+    }
+
+    /// One letter.
+    ///
+    /// # Errors
+    /// The system could not read the log.
+    pub fn one(&mut self, origin: &Origin) -> Result<Option<WholeLetter>, ReadError> {
+        let (Some((at, state)), Some(reader)) = (self.get(origin), &mut self.reader) else {
+            return Ok(None);
+        };
+        reader.seek(at);
+        let Read::Records(chunk) = reader.read(1)? else {
+            return Ok(None);
+        };
+        let entry = chunk.entries().find(|(place, _)| *place == at);
+        let letter = entry.and_then(|(_, bytes)| Letter::decode(bytes).ok());
+        Ok(letter.map(|letter| WholeLetter::of(self.own, letter, state)))
+    }
+}
+
+impl Failure {
+    fn of(letter: &Letter, state: LetterState) -> Self {
+        Self {
+            code: letter.code.clone(),
+            reason: letter.reason.clone(),
+            first_failed_ms: letter.first_failed_ms,
+            last_failed_ms: letter.last_failed_ms,
+            state: match state {
+                LetterState::Waiting => State::Waiting,
+                LetterState::Requeued(_) => State::Requeued,
+            },
+        }
+    }
+}
+
+impl WholeLetter {
+    /// A letter of the log `own`.
+    #[must_use]
+    pub fn of(own: WalId, letter: Letter, state: LetterState) -> Self {
+        let failure = Failure::of(&letter, state);
+        let mut record = letter.record;
+        record.origin = Some(letter.origin);
+        // It has no place in the main log any more: its identity is all that it is known by.
+        let mut record = Item::of(own, letter.origin.seq, &record.borrowed());
+        record.sequence = None;
+        Self { record, failure }
+    }
+}
+
+impl LetterItem {
+    /// What verbs call it.
+    #[must_use]
+    pub fn name(&self) -> Name {
+        Name {
+            wal: Some(self.wal.clone()),
+            seq: self.seq,
+        }
+    }
+
+    /// A letter of the log `own`.
+    #[must_use]
+    pub fn of(own: WalId, letter: Letter, state: LetterState) -> Self {
+        let bytes = letter.record.payload_bytes();
+        let WholeLetter { record, failure } = WholeLetter::of(own, letter, state);
+        Self {
+            wal: record.wal,
+            seq: record.seq,
+            topic: record.topic,
+            key: record.key,
+            key_base64: record.key_base64,
+            bytes,
+            received_ms: record.received_ms,
+            failure,
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_letter_is_named_by_its_wal_and_sequence() {
+        let own = WalId::new_random();
+        let name: Name = "42".parse().unwrap();
+        assert_eq!(name.origin(own).unwrap().wal, *own.0.as_bytes());
+        let other = WalId::new_random();
+        let name: Name = format!("{other}:42").parse().unwrap();
+        let origin = name.origin(own).unwrap();
+        assert_eq!((origin.wal, origin.seq), (*other.0.as_bytes(), 42));
+        for text in ["", "x", "x:1", ":1", "1:2", "-1"] {
+            assert!(text.parse::<Name>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn exactly_one_way_to_say_which() {
+        let own = WalId::new_random();
+        let which = |text: &str| serde_json::from_str::<Selection>(text).unwrap().which(own);
+        assert_eq!(which(r#"{"all":true}"#), Ok(Which::All));
+        assert_eq!(which(r#"{"topic":"t"}"#), Ok(Which::Topic("t".into())));
+        assert!(matches!(which(r#"{"letters":[{"seq":1}]}"#), Ok(Which::These(these)) if these.len() == 1));
+        for text in [
+            "{}",
+            r#"{"all":true,"topic":"t"}"#,
+            r#"{"letters":[{"wal":"x","seq":1}]}"#,
+        ] {
+            assert!(which(text).is_err(), "{text}");
+        }
+        assert!(serde_json::from_str::<Selection>(r#"{"al":true}"#).is_err());
+    }
+
+    #[test]
+    fn a_whole_letter_is_read_from_its_line() {
+        let letter = Letter {
+            origin: Origin { wal: [7; 16], seq: 9 },
+            record: crate::record::Record {
+                topic: "t".into(),
+                key: Some(vec![0xff]),
+                value: None,
+                headers: vec![("h".into(), b"v".to_vec())],
+                received_ms: 1,
+                origin: None,
+                idempotency: None,
+            },
+            code: "MessageSizeTooLarge".into(),
+            reason: "too large".into(),
+            first_failed_ms: 2,
+            last_failed_ms: 3,
+        };
+        let whole = WholeLetter::of(WalId::new_random(), letter.clone(), LetterState::Requeued(5));
+        let line = serde_json::to_string(&whole).unwrap();
+        assert_eq!(serde_json::from_str::<WholeLetter>(&line).unwrap(), whole);
+        let item = LetterItem::of(WalId::new_random(), letter, LetterState::Waiting);
+        let line = serde_json::to_string(&item).unwrap();
+        assert!(
+            line.contains(r#""state":"waiting""#) && line.contains("key_base64"),
+            "{line}"
+        );
+        assert_eq!(serde_json::from_str::<LetterItem>(&line).unwrap(), item);
+    }
+}
