@@ -80,6 +80,9 @@ pub(super) enum AskError {
     /// It is there and does not tell.
     #[error("the {} on {address} does not tell its state: {why}", .part.name())]
     Unwell { part: Part, address: String, why: String },
+    /// Nobody is there, and what the log's folder says cannot be shown either.
+    #[error("{why}")]
+    Folder { why: String, is_misdirected: bool },
     /// It understood, and will not.
     #[error("the {} on {address} refused: {why}", .part.name())]
     Refused { part: Part, address: String, why: String },
@@ -93,7 +96,11 @@ impl AskError {
 
     /// The configuration, or a flag, is what must change.
     pub(super) fn is_misdirected(&self) -> bool {
-        matches!(self, Self::Denied { .. } | Self::Stranger { .. })
+        match self {
+            Self::Denied { .. } | Self::Stranger { .. } => true,
+            Self::Folder { is_misdirected, .. } => *is_misdirected,
+            _ => false,
+        }
     }
 }
 
@@ -303,7 +310,7 @@ impl Listener {
         }
     }
 
-    fn away(&self, why: String) -> AskError {
+    pub(super) fn away(&self, why: String) -> AskError {
         AskError::Away {
             part: self.part,
             address: self.place.0.clone(),

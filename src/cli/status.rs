@@ -1,9 +1,10 @@
 //! `tidegate status`: what a running gateway and a running lander say of themselves, once or again and again.
 //!
 //! Shows what was answered and computes nothing of its own but ages and shares. A value that is missing, or of another
-//! kind than expected (another version answered), is a question mark. Deliberately does not know the log: it asks those who
-//! have it open.
+//! kind than expected (another version answered), is a question mark. The log itself is looked at only where nobody has it
+//! open ([`folder`]).
 
+mod folder;
 mod text;
 
 use std::io::{self, IsTerminal as _};
@@ -15,9 +16,11 @@ use tokio::task::spawn_blocking;
 use tokio::time::sleep;
 
 use super::ask::{Answer, AskError, Listener, Part, Place};
+use super::at::in_use;
 use super::exit::NoStatus;
 use super::{print_while_read, signals};
-use crate::config::Config;
+use crate::config::{Config, Origin};
+use crate::wal;
 
 /// Between two looks.
 const PAUSE: Duration = Duration::from_secs(2);
@@ -27,7 +30,7 @@ const ROWS: u16 = 24;
 /// Whom to ask, and how to show it.
 #[derive(Debug, Clone, clap::Args)]
 pub(super) struct Flags {
-    /// One line: {"gateway": its /v1/status or null, "lander": its /v1/status or null}
+    /// One line: {"gateway": its /v1/status (of its folder, with "running": false, while it does not run) or null, "lander": its /v1/status or null}
     #[arg(long)]
     json: bool,
     /// Look again every 2 seconds, until a signal
@@ -42,7 +45,14 @@ pub(super) struct Flags {
 }
 
 pub(super) fn run(flags: Flags, config: &Config) -> Result<()> {
+    let path = &config.wal.path;
+    let only_folder = flags.admin.is_none() && matches!(config.origin("wal.path"), Origin::Flag(_));
+    if only_folder {
+        wal::check_unused(path).map_err(in_use)?;
+    }
     let watched = Watched {
+        only_folder,
+        folder: flags.admin.is_none().then(|| config.clone()),
         gateway: Listener::new(Part::Gateway, flags.admin, config),
         lander: Listener::new(Part::Lander, flags.lander, config),
     };
@@ -112,6 +122,10 @@ async fn watch(watched: Watched, json: bool) -> Result<()> {
 /// Who is looked at. No `Debug`: it holds the token.
 #[derive(Clone)]
 struct Watched {
+    /// A folder was named: whoever listens somewhere has another one.
+    only_folder: bool,
+    /// Whose folder is looked at when no gateway answers.
+    folder: Option<Config>,
     gateway: Listener,
     lander: Listener,
 }
@@ -121,12 +135,34 @@ impl Watched {
     fn look(&self) -> Seen {
         std::thread::scope(|scope| {
             let lander = scope.spawn(|| self.lander.status());
-            let gateway = self.gateway.status();
+            let gateway = match self.only_folder {
+                true => Err(self.gateway.away(String::new())),
+                false => self.gateway.status(),
+            };
+            let gateway = match (gateway, &self.folder) {
+                (Err(error), Some(config)) if error.is_away() => self.folder_status(config, error),
+                (gateway, _) => gateway,
+            };
             Seen {
                 gateway,
                 lander: lander.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
             }
         })
+    }
+}
+
+impl Watched {
+    /// What the folder says, where there is a log that nobody has open.
+    fn folder_status(&self, config: &Config, away: AskError) -> Result<Answer, AskError> {
+        let path = &config.wal.path;
+        match folder::status(path, config) {
+            Ok(answer) => Ok(answer),
+            Err(_) if !self.only_folder && !path.exists() => Err(away),
+            Err(error) => Err(AskError::Folder {
+                why: error.to_string(),
+                is_misdirected: error.is_misdirected(),
+            }),
+        }
     }
 }
 
@@ -185,6 +221,7 @@ impl Seen {
     /// What each says, or a line why it says nothing, if that is `told` here.
     fn text(&self, watched: &Watched, told: fn(&AskError) -> bool) -> String {
         let gateway = match &self.gateway {
+            Ok(answer) if answer.value.get("running") == Some(&false.into()) => Some(text::folder(&answer.value)),
             Ok(answer) => Some(text::gateway(watched.gateway.address(), &answer.value)),
             Err(error) => told(error).then(|| format!("{error}\n")),
         };

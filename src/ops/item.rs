@@ -262,7 +262,7 @@ mod tests {
                 "topic",
             ),
             (
-                format!(r#"{{"wal":"x","seq":1,"topic":"t","received_ms":1,"value":"v"}}"#),
+                r#"{"wal":"x","seq":1,"topic":"t","received_ms":1,"value":"v"}"#.to_owned(),
                 "wal",
             ),
             (

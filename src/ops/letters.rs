@@ -263,6 +263,15 @@ impl Letters {
         })
     }
 
+    /// How many there are.
+    #[must_use]
+    pub fn count(&self) -> u64 {
+        match &self.register {
+            Known::Open(wal) => wal.status().dead_letters,
+            Known::Folder(register) => register.count(),
+        }
+    }
+
     fn get(&self, origin: &Origin) -> Option<(Sequence, LetterState)> {
         match &self.register {
             Known::Open(wal) => wal.letter(origin),

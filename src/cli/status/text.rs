@@ -20,16 +20,7 @@ pub(super) fn gateway(address: &str, status: &Value) -> String {
     rows.add("state", gateway_state(status));
     rows.add("kafka", gateway_kafka(status));
     rows.add("backlog", backlog(status));
-    rows.add(
-        "watermarks",
-        format!(
-            "trimmed {}, acknowledged {}, committed {}, next {}",
-            plain(status, "/wal/trimmed"),
-            plain(status, "/wal/acked"),
-            plain(status, "/wal/committed"),
-            plain(status, "/wal/next")
-        ),
-    );
+    rows.add("watermarks", watermarks(status));
     rows.add("disk", disk(status));
     if let Some(damaged) = number(status, "/wal/corruption_records").filter(|damaged| *damaged > 0) {
         let damaged = counted(damaged, "record");
@@ -54,6 +45,42 @@ pub(super) fn gateway(address: &str, status: &Value) -> String {
     }
     rows.add("log", text(status, "/wal/id").unwrap_or_else(|| UNKNOWN.to_owned()));
     rows.0
+}
+
+/// What a log's folder says while no gateway runs on it.
+pub(super) fn folder(status: &Value) -> String {
+    let path = known(text(status, "/folder"));
+    let mut rows = Rows(format!("log in {path}, no gateway runs on it\n"));
+    let waits = match number(status, "/wal/backlog_records") {
+        Some(0) => "nothing waits in the log for Kafka",
+        _ => "what waits is on disk, and sent once a gateway runs here: `tidegate serve`",
+    };
+    rows.add("state", waits);
+    rows.add("backlog", folder_backlog(status));
+    rows.add("watermarks", watermarks(status));
+    rows.add("disk", disk(status));
+    rows.add("dead letters", records(status, "/dead_letters"));
+    rows.add("held", records(status, "/held_records"));
+    rows.add("log", text(status, "/wal/id").unwrap_or_else(|| UNKNOWN.to_owned()));
+    rows.0
+}
+
+fn folder_backlog(status: &Value) -> String {
+    let waiting = records(status, "/wal/backlog_records");
+    match age(status.pointer("/forward/oldest_received_ms"), number(status, "/now_ms")) {
+        Some(age) => format!("{waiting}, the oldest {age} old"),
+        None => waiting,
+    }
+}
+
+fn watermarks(status: &Value) -> String {
+    format!(
+        "trimmed {}, acknowledged {}, committed {}, next {}",
+        plain(status, "/wal/trimmed"),
+        plain(status, "/wal/acked"),
+        plain(status, "/wal/committed"),
+        plain(status, "/wal/next")
+    )
 }
 
 fn gateway_state(status: &Value) -> String {

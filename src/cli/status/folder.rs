@@ -1,0 +1,89 @@
+//! The status of a log whose gateway does not run, from its folder: in the shape that a gateway gives.
+//!
+//! What only a running gateway knows (Kafka, requests) is not in it. Nothing is opened or changed.
+
+use std::path::Path;
+
+use serde_json::json;
+
+use super::super::ask::Answer;
+use crate::config::Config;
+use crate::ops;
+use crate::record::{WalId, now_ms};
+use crate::wal::{Archive, ArchiveError, Part, ReadError};
+
+/// Why there is nothing to show.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum FolderError {
+    #[error(transparent)]
+    Archive(#[from] ArchiveError),
+    #[error(transparent)]
+    Read(#[from] ReadError),
+}
+
+impl FolderError {
+    /// Another folder must be named.
+    pub(super) fn is_misdirected(&self) -> bool {
+        matches!(
+            self,
+            Self::Archive(ArchiveError::NotAWal { .. } | ArchiveError::Format { .. } | ArchiveError::Io { .. })
+        )
+    }
+}
+
+/// As `/v1/status`, with `"running": false`.
+pub(super) fn status(path: &Path, config: &Config) -> Result<Answer, FolderError> {
+    let archive = Archive::open(path)?;
+    let marks = |part| archive.log(part).map(|log| log.watermarks()).unwrap_or_default();
+    let (main, held) = (marks(Part::Main), marks(Part::Held));
+    // Whose records they are changes nothing about their number.
+    let own = archive.id().unwrap_or(WalId(uuid::Uuid::nil()));
+    let letters = ops::Letters::folder(&archive, own)?.count();
+    let oldest_received_ms = oldest(&archive)?;
+    let free = rustix::fs::statvfs(path).map(|stat| stat.f_bavail.saturating_mul(stat.f_frsize));
+    let value = json!({
+        "gateway": null,
+        "running": false,
+        "folder": path,
+        "now_ms": now_ms(),
+        "wal": {
+            "id": archive.id().ok().map(|id| id.to_string()),
+            "trimmed": main.trimmed,
+            "acked": main.acked,
+            "committed": main.committed,
+            "next": main.next,
+            "backlog_records": main.committed - main.acked,
+            "backlog_bytes": null,
+            "disk_bytes": archive.logs().map(|log| log.disk_bytes()).sum::<u64>(),
+            "capacity_bytes": config.wal.bytes_max,
+            "free_bytes": free.ok(),
+            "generations": archive.log(Part::Main).map(|log| log.generations()),
+        },
+        "held_records": held.committed - held.acked,
+        "dead_letters": letters,
+        "forward": { "oldest_received_ms": oldest_received_ms },
+    });
+    archive.check_unused()?;
+    let json = value.to_string();
+    Ok(Answer { value, json })
+}
+
+/// When the oldest record that waits for Kafka was received.
+fn oldest(archive: &Archive) -> Result<Option<i64>, ReadError> {
+    let Some(log) = archive.log(Part::Main) else {
+        return Ok(None);
+    };
+    let mut reader = log.reader(log.watermarks().acked + 1);
+    loop {
+        match reader.read(1)? {
+            crate::wal::Read::Nothing => return Ok(None),
+            crate::wal::Read::Damaged { .. } => {}
+            crate::wal::Read::Records(chunk) => {
+                let first = chunk.records().find_map(|(_, record)| record.ok());
+                if let Some(record) = first {
+                    return Ok(Some(record.received_ms));
+                }
+            }
+        }
+    }
+}
