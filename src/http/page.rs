@@ -303,8 +303,8 @@ fn in_words(state: &State) -> (&'static str, &'static str, String) {
         return ("bad", "Refuses records", reason);
     }
     if !state.forward.broker_up {
-        let detail = "Kafka is away; records are safe on disk and go out when it returns.";
-        return ("busy", "Takes records", detail.to_owned());
+        let detail = "They are safe on disk and go out when it returns.";
+        return ("busy", "Takes records; Kafka is away", detail.to_owned());
     }
     let backlog = wal.is_some_and(|wal| wal.backlog_records > 0);
     let detail = if backlog {

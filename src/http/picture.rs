@@ -125,6 +125,9 @@ impl Chart {
             close(&mut away, &mut since_away, x);
         }
         let text = match (samples.hour().last(), highest) {
+            (Some(now), Some(highest)) if now.backlog_records > 0 && now == highest => {
+                format!("Now {}, the most of the last hour.", grouped(now.backlog_records))
+            }
             (Some(now), Some(highest)) if highest.backlog_records > 0 => {
                 let ago = u64::try_from(now_ms.saturating_sub(highest.time_ms)).unwrap_or(0);
                 format!(
@@ -209,6 +212,18 @@ mod tests {
         assert_eq!(chart.area, "M0.0 160V160.0L1.0 0.0V160ZM719.0 160V120.0V160Z");
         assert_eq!(chart.away, "");
         assert_eq!(chart.text, "Now 5; the most in the last hour was 20, 59m 50s ago.");
+    }
+
+    #[test]
+    fn the_highest_is_told_with_its_age_or_as_the_newest() {
+        assert_eq!(
+            chart(&[(0, 3, true), (5, 1234, true)], 9).text,
+            "Now 1,234, the most of the last hour."
+        );
+        assert_eq!(
+            chart(&[(0, 0, true), (5, 0, true)], 9).text,
+            "Nothing has waited in the last hour."
+        );
     }
 
     #[test]

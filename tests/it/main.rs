@@ -22,6 +22,7 @@ mod land_faults;
 mod land_files;
 mod land_postgres;
 mod sinks;
+mod status_page;
 
 use std::io::Write as _;
 use std::process::ExitCode;
@@ -50,6 +51,7 @@ fn main() -> ExitCode {
         land_postgres::silence::CASES,
         cli::CASES,
         cli_status::CASES,
+        status_page::CASES,
     ];
     let mut skipped = Vec::new();
     let mut trials = Vec::new();

@@ -145,8 +145,8 @@ fn the_state_is_told_in_words() {
     let on_its_way = "Kafka is up; the backlog is on its way.";
     assert_eq!(told(&state), words("Takes records", on_its_way, "good"));
     state.forward.broker_up = false;
-    let away = "Kafka is away; records are safe on disk and go out when it returns.";
-    assert_eq!(told(&state), words("Takes records", away, "busy"));
+    let away = "They are safe on disk and go out when it returns.";
+    assert_eq!(told(&state), words("Takes records; Kafka is away", away, "busy"));
     assert_eq!(text(&state, "gate.data-gate"), "shut");
     assert_eq!(text(&state, "kafka-error"), "not reached (yet)");
     state.wal.as_mut().unwrap().refusing = Some("the log is full".into());
