@@ -75,10 +75,13 @@ fn check_body(method: &Method, headers: &HeaderMap) -> Result<(), Problem> {
     }
     let media = headers.get(header::CONTENT_TYPE).map(HeaderValue::as_bytes);
     let media = media.and_then(|media| media.split(|byte| *byte == b';').next());
-    if !media.is_some_and(|media| media.trim_ascii().eq_ignore_ascii_case(b"application/json")) {
+    let media = media.unwrap_or_default().trim_ascii().to_ascii_lowercase();
+    // Neither is what a form, or a page of another address, can send without being asked first.
+    if media != b"application/json" && media != b"application/x-ndjson" {
         return Err(Problem::new(
             Reason::MediaType,
-            "what changes something here is asked for in JSON: send content-type application/json. Nothing was done.",
+            "what changes something here is asked for in JSON: send content-type application/json (or \
+             application/x-ndjson). Nothing was done.",
         ));
     }
     let announced = headers
@@ -230,6 +233,7 @@ mod tests {
         let post = |headers: &[(&str, &str)]| asked("POST", "/v1/x", None, headers);
         assert_eq!(post(&[]), 415);
         assert_eq!(post(&[("content-type", "text/plain")]), 415);
+        assert_eq!(post(&[("content-type", "application/x-ndjson")]), 200);
         let json = ("content-type", "Application/JSON");
         assert_eq!(post(&[json, ("content-length", "16777216")]), 200);
         assert_eq!(post(&[json, ("content-length", "16777217")]), 413);
