@@ -9,7 +9,7 @@ use crate::support::browser::{Browser, Window};
 use crate::support::client::{agent, answer};
 use crate::support::gateway::{Config, Gateway, NOWHERE};
 use crate::support::kafka::Kafka;
-use crate::support::{FORM, JSON, SEED_BODY, free_port, poll, seconds, wait_until};
+use crate::support::{FORM, JSON, Random, SEED_BODY, free_port, poll, seconds, unique, wait_until};
 
 cases!["status_page":
     shows_an_outage_and_its_end_without_a_reload [OwnKafka, Chromium],
@@ -17,6 +17,7 @@ cases!["status_page":
     fits_a_phone_by_day_and_by_night [Chromium],
     what_clients_wrote_is_text [Chromium],
     letters_are_listed_and_their_buttons_ask_for_them [Chromium],
+    a_letter_is_requeued_from_the_page [Kafka, Chromium],
     without_a_token_nothing_can_be_requeued_from_the_page [Chromium],
     needs_the_token_and_takes_it_as_a_password [Chromium],
     changes_need_a_token_and_our_own_page [],
@@ -267,6 +268,35 @@ fn letters_are_listed_and_their_buttons_ask_for_them() {
     assert_eq!(last_body(), json!({"letters": [letter]}));
     browser.click("#requeue-all");
     wait_until("all are asked for", seconds(10), || last_body() == json!({"all": true}));
+    assert_quiet(&browser);
+}
+
+fn a_letter_is_requeued_from_the_page() {
+    let kafka = Kafka::shared();
+    let topic = unique("requeued");
+    kafka.create_topic(&topic, 1, &[("max.message.bytes", "20000")]);
+    let mut config = Config::with(kafka);
+    config.set("admin.token", TOKEN);
+    let gateway = Gateway::start(&config);
+    let browser = Browser::start(&Window::default());
+    browser.open(&format!("http://me:{TOKEN}@{}/", gateway.admin));
+    let value = json!({"x": Random::new().text(60_000)}).to_string();
+    let path = format!("/v1/topics/{topic}");
+    let answer = gateway.client().post(&path, JSON, value.as_bytes()).unwrap();
+    assert_eq!(answer.status, 202, "{answer:?}");
+    wait_for_text(&browser, "letters-count", "1");
+    let rows = "document.getElementById('letters-rows').innerText";
+    wait_until("its row", seconds(10), || {
+        browser.eval(rows).as_str().is_some_and(|rows| rows.contains(&topic))
+    });
+    assert_eq!(kafka.read_topic(&topic, true).len(), 0);
+
+    kafka.alter_topic(&topic, "max.message.bytes", "1000000");
+    browser.click("#letters-rows button");
+    wait_for_text(&browser, "letters-count", "0");
+    let messages = kafka.read_topic(&topic, true);
+    assert_eq!(messages.len(), 1);
+    assert_eq!((messages[0].value.as_slice(), messages[0].seq()), (value.as_bytes(), 1));
     assert_quiet(&browser);
 }
 
