@@ -11,6 +11,7 @@
 //! |---|---|---|
 //! | [`record`] | a record, its topic, its sequence, the identity of a WAL | anybody |
 //! | [`metrics`] | every metric name, once | anybody |
+//! | `words` | how values are written for people | anybody |
 //! | `kafka` | what every client of Kafka shares: settings, the connection's state, raw calls | the log, tables, HTTP, configuration |
 //! | [`wal`] | the log on disk: append, commit, read, ack | tokio's runtime, HTTP, Kafka, configuration |
 //! | [`ingest`] | bytes from a client -> records | axum, the log, the clock |
@@ -34,3 +35,4 @@ pub mod ops;
 pub mod record;
 pub mod telemetry;
 pub mod wal;
+mod words;

@@ -52,15 +52,15 @@ pub(super) struct Addresses {
 
 /// Runs a gateway until a signal (Ok) or until it cannot go on.
 pub(super) fn run(plan: Plan<'_>) -> Result<()> {
-    telemetry::init(plan.config.log, telemetry::colour())?;
+    let recent = telemetry::init(plan.config.log, telemetry::colour())?;
     let runtime = Runtime::new().context("no threads could be started")?;
-    let result = runtime.block_on(start(plan));
+    let result = runtime.block_on(start(plan, recent));
     // A thread that hangs on a dead disk must not keep the process.
     runtime.shutdown_background();
     result
 }
 
-async fn start(plan: Plan<'_>) -> Result<()> {
+async fn start(plan: Plan<'_>, recent: telemetry::Recent) -> Result<()> {
     let config = plan.config;
     let stop = signals::shutdown_token().context("signals cannot be handled")?;
     let connections_max = listen::connections_allowed(config.http.connections_max);
@@ -87,6 +87,7 @@ async fn start(plan: Plan<'_>) -> Result<()> {
         Arc::new(move || handle.status()),
         scrape,
         Arc::new(record::now_ms),
+        Arc::new(move || recent.lines().into_iter().map(log_line).collect()),
     )?;
     http.operate(operator);
     let running = Running {
@@ -235,6 +236,14 @@ impl Running {
             tracing::debug!("an answer of the admin listener was cut off");
         }
         Ok(())
+    }
+}
+
+fn log_line(line: telemetry::Line) -> http::LogLine {
+    http::LogLine {
+        time_ms: line.time_ms,
+        level: line.level,
+        message: line.message,
     }
 }
 

@@ -43,7 +43,8 @@ pub(super) fn run(flags: &Flags, config: &Config) -> Result<()> {
         (false, true) => Mode::Once,
         (false, false) => Mode::Forever,
     };
-    telemetry::init(config.log, telemetry::colour())?;
+    // Its listener shows no log lines.
+    drop(telemetry::init(config.log, telemetry::colour())?);
     let runtime = Runtime::new().context("no threads could be started")?;
     let result = runtime.block_on(start(config, mode));
     // A thread that hangs on a dead database must not keep the process.

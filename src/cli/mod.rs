@@ -18,7 +18,6 @@ mod serve;
 mod signals;
 mod status;
 mod wal;
-mod words;
 
 use std::io::{self, Write};
 use std::path::PathBuf;
@@ -29,6 +28,7 @@ use clap::{Args, CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
 
 use crate::config::{Config, Inputs};
+use crate::words;
 
 /// A durable ingest gateway: HTTP in, a local log that survives power loss, Kafka out.
 #[derive(Debug, Parser)]

@@ -1,17 +1,15 @@
 //! The admin listener: what operators, Prometheus and supervisors ask.
 //!
-//! Has small limits of its own and shares none with ingest. With a token set, everything but `/livez` and
-//! `/readyz` needs it (supervisors have no tokens, and those two tell no data). Whatever asks the log
+//! Has small limits of its own and shares none with ingest. Who may ask is decided in `access`. Whatever asks the log
 //! runs on a thread beside the runtime and has a time limit: a disk that hangs makes `/readyz` a 503 and
 //! never stops `/livez`.
 
-use std::hint::black_box;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, State};
-use axum::http::{HeaderMap, Request, StatusCode, header};
+use axum::http::{Request, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use hyper::body::Incoming;
@@ -21,7 +19,8 @@ use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::error::{Problem, Reason};
-use super::{Gateway, health, limits, ops, pages, records, server};
+use super::events::News;
+use super::{Gateway, access, events, health, limits, ops, page, pages, records, server, status};
 use crate::metrics as names;
 use crate::{forward, wal};
 
@@ -39,16 +38,13 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
 /// to finish something first.
 const VERBS_MAX: usize = 4;
 const VERB_TIMEOUT: Duration = Duration::from_secs(25);
-/// The largest body of a verb.
-const BODY_BYTES_MAX: usize = 16 << 20;
 /// Histogram samples gather until they are sorted into buckets; nobody may be scraping.
 const UPKEEP: Duration = Duration::from_secs(5);
-/// Paths that need no token.
-const OPEN_PATHS: &[&str] = &["/livez", "/readyz"];
 
 /// What the admin routes share.
 pub(super) struct Admin {
     pub(super) gateway: Arc<Gateway>,
+    pub(super) news: News,
     questions: Arc<Semaphore>,
     verbs: Arc<Semaphore>,
 }
@@ -100,19 +96,22 @@ pub(super) async fn serve(
 ) -> std::io::Result<()> {
     let admin = Arc::new(Admin {
         gateway: Arc::clone(&gateway),
+        news: News::new(shutdown.clone()),
         questions: Arc::new(Semaphore::new(QUESTIONS_MAX)),
         verbs: Arc::new(Semaphore::new(VERBS_MAX)),
     });
     let token = gateway.options.admin_token.clone();
-    serve_routes(
+    let watching = events::watch(Arc::clone(&admin));
+    let served = serve_routes(
         "admin",
         router(admin),
         token,
         gateway.scrape.clone(),
         listener,
         shutdown,
-    )
-    .await
+    );
+    let (served, ()) = tokio::join!(served, watching);
+    served
 }
 
 /// Serves a listener for operators: its limits, its token, and the upkeep of the metrics that it shows.
@@ -154,11 +153,13 @@ pub(super) async fn serve_routes(
 
 fn router(admin: Arc<Admin>) -> Router {
     Router::new()
-        .route("/", get(index).fallback(pages::get_only))
+        .route("/", get(page::show).fallback(pages::get_only))
         .route("/livez", get(health::live).fallback(pages::get_only))
         .route("/readyz", get(health::ready).fallback(pages::get_only))
         .route("/metrics", get(metrics_text).fallback(pages::get_only))
-        .route("/v1/status", get(status).fallback(pages::get_only))
+        .route("/v1/status", get(status::show).fallback(pages::get_only))
+        .route("/v1/events", get(events::states).fallback(pages::get_only))
+        .route("/v1/events/page", get(events::page).fallback(pages::get_only))
         .route("/v1/wal/records", get(records::list).post(records::import))
         .route("/v1/wal/rewind", post(ops::rewind).fallback(pages::post_only))
         .route("/v1/dead-letters", get(ops::letters).fallback(pages::get_only))
@@ -178,7 +179,7 @@ fn router(admin: Arc<Admin>) -> Router {
         .route("/v1/held/discard", post(ops::discard_held).fallback(pages::post_only))
         .route("/v1/held/redirect", post(ops::redirect_held).fallback(pages::post_only))
         .fallback(unknown_path)
-        .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
+        .layer(DefaultBodyLimit::max(access::BODY_BYTES_MAX))
         .with_state(admin)
 }
 
@@ -192,46 +193,11 @@ impl server::App for AdminApp {
         if let Err(problem) = limits::check_head(&request, HEADER_BYTES_MAX, HEADERS_MAX) {
             return problem.into_response();
         }
-        let open = OPEN_PATHS.contains(&request.uri().path());
-        if !open
-            && !self
-                .token
-                .as_deref()
-                .is_none_or(|token| has_token(request.headers(), token))
-        {
-            return Problem::new(
-                Reason::Unauthorized,
-                "this listener needs its token: send the header \"Authorization: Bearer TOKEN\" with admin.token.",
-            )
-            .with(header::WWW_AUTHENTICATE, "Bearer")
-            .into_response();
+        if let Err(refusal) = access::check(&request, self.token.as_deref()) {
+            return *refusal;
         }
         self.routes.answer(request).await
     }
-}
-
-fn has_token(headers: &HeaderMap, token: &str) -> bool {
-    let Some(given) = headers.get(header::AUTHORIZATION) else {
-        return false;
-    };
-    let given = given.as_bytes();
-    match given.split_at_checked(7) {
-        Some((scheme, given)) if scheme.eq_ignore_ascii_case(b"bearer ") => {
-            equal_in_constant_time(given.trim_ascii(), token.as_bytes())
-        }
-        _ => false,
-    }
-}
-
-/// Takes as long for a wrong first byte as for a wrong last one. (The length may be learned.)
-fn equal_in_constant_time(given: &[u8], expected: &[u8]) -> bool {
-    if given.len() != expected.len() {
-        return false;
-    }
-    let difference = given.iter().zip(expected).fold(0_u8, |difference, (given, expected)| {
-        black_box(difference | (given ^ expected))
-    });
-    difference == 0
 }
 
 /// An answer as JSON.
@@ -245,18 +211,10 @@ pub(super) fn json(code: StatusCode, body: &impl serde::Serialize) -> Response {
     }
 }
 
-async fn index() -> &'static str {
-    "tidegate, admin listener\n\n\
-     /livez      the process works\n\
-     /readyz     it can accept and commit; JSON of each part\n\
-     /metrics    for Prometheus\n\
-     /v1/status  watermarks, backlog, disk and forwarder as JSON\n"
-}
-
 async fn unknown_path() -> Response {
     Problem::new(
         Reason::NotFound,
-        "there is nothing here; known are /, /livez, /readyz, /metrics and /v1/status. Records are sent to the ingest \
+        "there is nothing here; known are /, /livez, /readyz, /metrics, /v1/status and /v1/events. Records are sent to the ingest \
          listener (http.listen).",
     )
     .into_response()
@@ -329,97 +287,5 @@ fn set_forward_gauges(forward: &forward::Status, now_ms: i64) {
         let age = Duration::from_millis(u64::try_from(now_ms.saturating_sub(oldest_ms)).unwrap_or(0)).as_secs_f64();
         metrics::gauge!(names::WAL_OLDEST_RECORD_AGE_SECONDS).set(age);
         metrics::gauge!(names::FORWARD_LAG_SECONDS).set(age);
-    }
-}
-
-/// The body of `/v1/status`.
-#[derive(Debug, serde::Serialize)]
-struct Status<'a> {
-    gateway: &'a str,
-    version: &'static str,
-    now_ms: i64,
-    shutting_down: bool,
-    in_flight: usize,
-    wal: WalStatus<'a>,
-    held_records: u64,
-    dead_letters: u64,
-    forward: forward::Status,
-}
-
-#[derive(Debug, serde::Serialize)]
-struct WalStatus<'a> {
-    id: &'a str,
-    trimmed: u64,
-    acked: u64,
-    committed: u64,
-    next: u64,
-    backlog_records: u64,
-    backlog_bytes: u64,
-    disk_bytes: u64,
-    capacity_bytes: u64,
-    free_bytes: u64,
-    generations: u64,
-    corruption_records: u64,
-    poisoned: Option<String>,
-    refusing: Option<String>,
-}
-
-/// `GET /v1/status`.
-async fn status(State(admin): State<Arc<Admin>>) -> Response {
-    let gateway = &admin.gateway;
-    let wal = match admin.wal_status().await {
-        Ok(wal) => wal,
-        Err(no_answer) => return Problem::new(Reason::Busy, format!("{no_answer}.")).into_response(),
-    };
-    let status = Status {
-        gateway: &gateway.options.gateway_id,
-        version: env!("CARGO_PKG_VERSION"),
-        now_ms: (gateway.clock)(),
-        shutting_down: gateway.is_shutting_down(),
-        in_flight: gateway.in_flight(),
-        wal: WalStatus {
-            id: &gateway.wal_id,
-            trimmed: wal.watermarks.trimmed,
-            acked: wal.watermarks.acked,
-            committed: wal.watermarks.committed,
-            next: wal.watermarks.next,
-            backlog_records: wal.backlog_records,
-            backlog_bytes: wal.backlog_bytes,
-            disk_bytes: wal.disk_bytes,
-            capacity_bytes: wal.capacity_bytes,
-            free_bytes: wal.free_bytes,
-            generations: wal.generations,
-            corruption_records: wal.corruption_records,
-            poisoned: wal.poisoned,
-            refusing: wal.refusing,
-        },
-        held_records: wal.held_records,
-        dead_letters: wal.dead_letters,
-        forward: (gateway.forward)(),
-    };
-    json(StatusCode::OK, &status)
-}
-
-#[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
-    use axum::http::HeaderValue;
-
-    use super::*;
-
-    #[test]
-    fn only_the_right_token_opens() {
-        let opens = |value: &str| {
-            let mut headers = HeaderMap::new();
-            headers.insert(header::AUTHORIZATION, HeaderValue::from_str(value).unwrap());
-            has_token(&headers, "0123456789abcdef")
-        };
-        assert!(opens("Bearer 0123456789abcdef"));
-        assert!(opens("bearer 0123456789abcdef"));
-        assert!(!opens("Bearer 0123456789abcdeg"));
-        assert!(!opens("Bearer 0123456789abcde"));
-        assert!(!opens("Bearer "));
-        assert!(!opens("Basic 0123456789abcdef"));
-        assert!(!has_token(&HeaderMap::new(), "x"));
     }
 }

@@ -7,8 +7,8 @@
 //! Shared by the connection's task, its socket and the accept loop. All of it is a hint that may be a
 //! moment old; nothing hangs on its order, so every access is relaxed.
 
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
@@ -80,6 +80,26 @@ pub(super) struct Connection {
     refused: AtomicBool,
     /// Why what came was refused before it was a request.
     refusal: OnceLock<Reason>,
+}
+
+/// In an answer that goes on and on: its connection is idle only since the last beat.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Pulse(Arc<OnceLock<Arc<Connection>>>);
+
+impl Pulse {
+    /// Ties it to the connection that the answer goes out on.
+    pub(super) fn of(&self, connection: &Arc<Connection>) {
+        self.0.get_or_init(|| Arc::clone(connection));
+    }
+
+    /// The client has taken what was sent.
+    pub(super) fn beat(&self) {
+        if let Some(connection) = self.0.get()
+            && connection.phase() == Phase::Idle
+        {
+            connection.enter(Phase::Idle);
+        }
+    }
 }
 
 impl Connection {
@@ -220,6 +240,23 @@ mod tests {
         connection.end(false);
         assert_eq!(connection.due(SHORT, LONG), Due::Nothing);
         assert_eq!(connection.due(SHORT, SHORT), Due::IdleOut);
+    }
+
+    #[test]
+    fn a_pulse_keeps_an_idle_connection_and_hides_nothing_else() {
+        let connection = Arc::new(Connection::new(Instant::now() - Duration::from_secs(10)));
+        let pulse = Pulse::default();
+        pulse.beat();
+        pulse.of(&connection);
+        connection.end(false);
+        connection.since_ms.store(1, Ordering::Relaxed);
+        let limit = Duration::from_secs(5);
+        assert_eq!(connection.due(limit, limit), Due::IdleOut);
+        pulse.beat();
+        assert_eq!(connection.due(limit, limit), Due::Nothing);
+        connection.enter(Phase::Head);
+        pulse.beat();
+        assert_eq!(connection.due(SHORT, LONG), Due::HeadLate);
     }
 
     #[test]

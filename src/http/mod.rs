@@ -10,18 +10,24 @@
 //! Deliberately does not know: how the log writes and how Kafka is reached. The forwarder shows itself
 //! through a closure ([`ForwardStatus`]).
 
+mod access;
 mod admin;
 mod connection;
 mod error;
+mod events;
 mod health;
 mod lander;
 mod limits;
 mod ops;
+mod page;
 mod pages;
+mod picture;
 mod produce;
 mod records;
+mod samples;
 mod server;
 mod socket;
+mod status;
 #[cfg(test)]
 mod tests;
 
@@ -50,6 +56,20 @@ use crate::wal::Wal;
 
 /// What the forwarder tells when asked.
 pub type ForwardStatus = Arc<dyn Fn() -> crate::forward::Status + Send + Sync>;
+
+/// The last warnings and errors of this process, the newest first.
+pub type LogLines = Arc<dyn Fn() -> Vec<LogLine> + Send + Sync>;
+
+/// A line of the process's log.
+#[derive(Debug, Clone, serde::Serialize)]
+pub struct LogLine {
+    /// When, milliseconds since the epoch.
+    pub time_ms: i64,
+    /// "WARN" or "ERROR".
+    pub level: &'static str,
+    /// The message and its fields.
+    pub message: String,
+}
 
 /// The time, milliseconds since the Unix epoch.
 pub type Clock = Arc<dyn Fn() -> i64 + Send + Sync>;
@@ -112,6 +132,7 @@ pub struct Gateway {
     /// What operators' verbs have the forwarder do.
     operator: OnceLock<crate::forward::Handle>,
     clock: Clock,
+    log_lines: LogLines,
     scrape: PrometheusHandle,
     sources: HashMap<String, SourceState>,
     in_flight: Semaphore,
@@ -142,6 +163,7 @@ impl Gateway {
         forward: ForwardStatus,
         scrape: PrometheusHandle,
         clock: Clock,
+        log_lines: LogLines,
     ) -> io::Result<Arc<Self>> {
         let wal_id = wal.id().to_string();
         let wal_header = HeaderValue::from_str(&wal_id).map_err(io::Error::other)?;
@@ -173,6 +195,7 @@ impl Gateway {
             forward,
             operator: OnceLock::new(),
             clock,
+            log_lines,
             scrape,
         }))
     }

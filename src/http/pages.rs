@@ -60,7 +60,8 @@ fn not_text() -> Problem {
     )
 }
 
-fn escape(text: &str) -> String {
+/// Text as HTML that shows it, within elements and within quoted attributes.
+pub(super) fn escape(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for c in text.chars() {
         match c {

@@ -29,7 +29,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::connection::{Connection, Due, Order, Phase};
+use super::connection::{Connection, Due, Order, Phase, Pulse};
 use super::error::Reason;
 use super::socket::Socket;
 
@@ -311,6 +311,9 @@ impl<A: App> Serve<A> {
                 connection.begin();
                 let response = serve.app.answer(request).await;
                 let status = response.status();
+                if let Some(pulse) = response.extensions().get::<Pulse>() {
+                    pulse.of(&connection);
+                }
                 connection.end(status.is_client_error() || status.is_server_error());
                 Ok::<_, Infallible>(response)
             }

@@ -81,6 +81,7 @@ impl Running {
             Arc::new(move || seen.lock().unwrap().clone()),
             PrometheusBuilder::new().build_recorder().handle(),
             Arc::new(|| 1234),
+            Arc::new(Vec::new),
         )
         .unwrap();
         let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -377,7 +378,15 @@ fn status_shows_the_watermarks() {
     );
     assert_eq!(status["gateway"], "here");
     assert_eq!(running.get(running.admin, "/metrics").0.status(), 200);
-    assert!(running.get(running.admin, "/").1.contains("/v1/status"));
+    let (page, html) = running.get(running.admin, "/");
+    assert_eq!(page.headers()["content-type"], "text/html; charset=utf-8");
+    assert!(
+        page.headers()["content-security-policy"]
+            .to_str()
+            .unwrap()
+            .contains("frame-ancestors 'none'")
+    );
+    assert!(html.contains("<dd id=\"backlog\">3</dd>"), "{html}");
     assert_eq!(running.get(running.admin, "/nothing").0.status(), 404);
 }
 

@@ -19,6 +19,7 @@ use super::error::{AckError, AppendError, OpenError};
 use super::generation::Generation;
 use super::generations::{Place, Retain, Row};
 use super::housekeeper::Chores;
+use super::latency::{CommitTimes, Latency};
 use super::poison::Poison;
 use super::quota::Quota;
 use super::reader::{Reader, View};
@@ -63,6 +64,7 @@ pub struct Shared {
     pub(super) resend: AtomicU64,
     /// When the commit under way began, by [`clock_ms`](Self::clock_ms); 0: none is.
     pub(super) commit_began_ms: AtomicU64,
+    pub(super) latency: Latency,
     /// Bytes of the live generation's file after the last commit.
     live_bytes: AtomicU64,
     /// Bytes of what was set aside as damaged: they count, and only an operator removes them.
@@ -131,6 +133,7 @@ impl Log {
             acked: AtomicU64::new(acked.min(next - 1)),
             resend: AtomicU64::new(resend),
             commit_began_ms: AtomicU64::new(0),
+            latency: Latency::default(),
             live_bytes: AtomicU64::new(0),
             aside_bytes: AtomicU64::new(aside_bytes),
             damaged: AtomicU64::new(0),
@@ -304,6 +307,11 @@ impl Log {
     pub(super) fn backlog_bytes(&self) -> u64 {
         let marks = self.watermarks();
         lock(&self.shared.row).backlog_bytes(marks.acked, marks.committed)
+    }
+
+    /// How long the commits of the last minute took.
+    pub(super) fn commit_times(&self) -> Option<CommitTimes> {
+        self.shared.latency.last_minute(self.shared.clock_ms() / 1000)
     }
 
     /// How long the commit under way has taken.

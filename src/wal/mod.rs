@@ -35,6 +35,7 @@ mod generation;
 mod generations;
 mod housekeeper;
 mod identity;
+mod latency;
 mod log;
 mod lost;
 mod poison;
@@ -155,6 +156,10 @@ pub struct Status {
     pub held_records: u64,
     /// Records among the dead letters.
     pub dead_letters: u64,
+    /// What a commit of the last minute took on average, milliseconds; `None`: there was none.
+    pub commit_ms_average: Option<f64>,
+    /// What the slowest of them took.
+    pub commit_ms_max: Option<f64>,
 }
 
 /// Records for one commit, encoded by their caller: on disk whole or not at all.
@@ -425,6 +430,7 @@ impl Wal {
         self.settle_letters();
         let inner = &self.inner;
         let watermarks = inner.main.watermarks();
+        let times = inner.main.commit_times();
         let held = self.held().map(|held| held.watermarks()).unwrap_or_default();
         Status {
             watermarks,
@@ -444,6 +450,8 @@ impl Wal {
                 .or_else(|| inner.main.stuck()),
             held_records: held.committed - held.acked,
             dead_letters: inner.letters.get().map_or(0, DeadLetters::count),
+            commit_ms_average: times.map(|times| times.average_ms),
+            commit_ms_max: times.map(|times| times.max_ms),
         }
     }
 

@@ -436,7 +436,7 @@ mod tests {
     #[test]
     fn a_fault_of_the_disk_costs_its_sector_only() {
         let bytes: Vec<u8> = (0..100_000_u32).map(|at| (at % 251) as u8).collect();
-        let bad = 40_960..45_000;
+        let bad = 40_960..46_000;
         let mut faulty = 0;
         let mut read = past_faults(bytes.len() as u64, &mut faulty, |free: &mut [u8], offset| {
             let start = usize::try_from(offset).unwrap().min(bytes.len());

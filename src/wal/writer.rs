@@ -155,7 +155,9 @@ pub fn run(shared: &Arc<Shared>) {
         shared.commit_began_ms.store(0, Ordering::Relaxed);
         match outcome {
             Ok(first) => {
-                commit_seconds.record(began.elapsed());
+                let time = began.elapsed();
+                commit_seconds.record(time);
+                shared.latency.note(shared.clock_ms() / 1000, time);
                 let mut next = first;
                 for job in jobs.drain(..) {
                     let receipt = Receipt {

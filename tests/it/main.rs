@@ -24,6 +24,7 @@ mod land_files;
 mod land_postgres;
 mod operator;
 mod sinks;
+mod status_page;
 mod wal_verbs;
 
 use std::io::Write as _;
@@ -56,6 +57,7 @@ fn main() -> ExitCode {
         wal_verbs::CASES,
         operator::CASES,
         heal::CASES,
+        status_page::CASES,
     ];
     let mut skipped = Vec::new();
     let mut trials = Vec::new();

@@ -164,7 +164,7 @@ fn layer_faults(path: &str, text: &str, layers: &[String], own: &dyn Fn(&str) ->
                 ));
             }
         }
-        if matches!(module, "record" | "metrics") {
+        if matches!(module, "record" | "metrics" | "words") {
             for name in named_modules(&code, layers, own).iter().filter(|name| *name != module) {
                 faults.push(format!("src/{path} names crate::{name}; {module} knows nobody"));
             }

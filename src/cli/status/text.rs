@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::cli::words::{counted, one_line, percent, size, time};
+use crate::words::{counted, one_line, percent, rate, size, time};
 
 /// The most characters of a reason or a name.
 const TEXT_CHARACTERS_MAX: usize = 300;
@@ -20,6 +20,7 @@ pub(super) fn gateway(address: &str, status: &Value) -> String {
     rows.add("state", gateway_state(status));
     rows.add("kafka", gateway_kafka(status));
     rows.add("backlog", backlog(status));
+    rows.add("rates", rates(status));
     rows.add("watermarks", watermarks(status));
     rows.add("disk", disk(status));
     if let Some(damaged) = number(status, "/wal/corruption_records").filter(|damaged| *damaged > 0) {
@@ -124,6 +125,23 @@ fn backlog(status: &Value) -> String {
     let bytes = known(number(status, "/wal/backlog_bytes").map(size));
     let age = age(status.pointer("/forward/oldest_received_ms"), number(status, "/now_ms"));
     format!("{waiting}, {bytes}, the oldest {} old", known(age))
+}
+
+fn rates(status: &Value) -> String {
+    let told = |pointer| known(status.pointer(pointer).and_then(Value::as_f64).map(rate));
+    let drained = match status.get("drain_seconds") {
+        Some(Value::Null) => "not draining".to_owned(),
+        Some(Value::Number(seconds)) if seconds.as_u64() == Some(0) => "nothing to drain".to_owned(),
+        seconds => {
+            let seconds = seconds.and_then(Value::as_u64).map(Duration::from_secs);
+            format!("drained in about {}", known(seconds.map(time)))
+        }
+    };
+    format!(
+        "in {} records/s, out {} records/s, {drained}",
+        told("/rates/ingest_records_per_second"),
+        told("/rates/forward_records_per_second")
+    )
 }
 
 fn disk(status: &Value) -> String {

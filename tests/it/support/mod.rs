@@ -5,6 +5,7 @@
 //! waits for a condition, with a limit.
 
 pub mod ab;
+pub mod browser;
 pub mod certificates;
 pub mod client;
 pub mod daemon;
@@ -64,6 +65,8 @@ pub enum Part {
     Postgres,
     /// ApacheBench.
     Ab,
+    /// Chromium and its WebDriver.
+    Chromium,
     /// The program `curl`.
     Curl,
     /// 12,000 open files.
@@ -80,6 +83,7 @@ impl Part {
             Self::OwnKafka => kafka::missing(),
             Self::Postgres => postgres::missing(),
             Self::Ab => (!answers("ab", &["-V"])).then(|| "no `ab` (Debian: apache2-utils)".to_owned()),
+            Self::Chromium => browser::missing(),
             Self::Curl => (!answers("curl", &["--version"])).then(|| "no `curl`".to_owned()),
             Self::Files => {
                 let files = open_files_max();

@@ -14,7 +14,8 @@ fn gateway_status() -> Value {
             "backlog_records": 12, "backlog_bytes": 1229, "disk_bytes": 201_326_592, "capacity_bytes": 68_719_476_736_u64,
             "free_bytes": 75_042_988_032_u64, "generations": 3, "corruption_records": 0, "poisoned": null, "refusing": null,
         },
-        "held_records": 0, "dead_letters": 0,
+        "held_records": 0, "dead_letters": 0, "drain_seconds": 192,
+        "rates": {"ingest_records_per_second": 0.25, "forward_records_per_second": 1234.5},
         "forward": {
             "broker_up": true, "last_error": null, "in_flight_records": 12, "oldest_received_ms": 999_808_000,
             "fatal_errors": 0, "delivered_records": 120, "held_topics": [], "held_topics_count": 0, "stopped": null,
@@ -31,6 +32,7 @@ gateway edge-7 on 127.0.0.1:4001, version 0.1.0
   state         takes records, 1 request under way
   kafka         up, 120 records acknowledged since its start
   backlog       12 records, 1.2 KiB, the oldest 3m 12s old
+  rates         in 0.2 records/s, out 1,235 records/s, drained in about 3m 12s
   watermarks    trimmed 0, acknowledged 120, committed 132, next 133
   disk          192.0 MiB of 64.0 GiB (0.2%), 69.9 GiB free on its file system, 3 generations
   dead letters  0 records
@@ -46,6 +48,8 @@ fn a_gateway_in_trouble() {
     status["wal"]["refusing"] = json!("the log is full");
     status["wal"]["corruption_records"] = json!(1);
     status["wal"]["backlog_records"] = json!(0);
+    status["drain_seconds"] = Value::Null;
+    status["rates"]["forward_records_per_second"] = Value::Null;
     status["dead_letters"] = json!(2);
     status["held_records"] = json!(3);
     status["forward"]["broker_up"] = json!(false);
@@ -60,6 +64,7 @@ gateway edge-7 on 127.0.0.1:4001, version 0.1.0
   state         takes no records: the log is full
   kafka         away, records wait on disk: all brokers are down\\n\\u{1b}[2J
   backlog       0 records
+  rates         in 0.2 records/s, out ? records/s, not draining
   watermarks    trimmed 0, acknowledged 120, committed 132, next 133
   disk          192.0 MiB of 64.0 GiB (0.2%), 69.9 GiB free on its file system, 3 generations
   damage        1 record found damaged since its start; its log names them
@@ -71,6 +76,8 @@ gateway edge-7 on 127.0.0.1:4001, version 0.1.0
 "
     );
     status["forward"]["last_error"] = Value::Null;
+    status["drain_seconds"] = json!(0);
+    assert!(gateway("", &status).contains("out ? records/s, nothing to drain\n"));
     let kafka = "  kafka         away, records wait on disk: not reached (yet)\n";
     assert!(gateway("", &status).contains(kafka));
     let state = |status: &Value| gateway("", status).lines().nth(1).unwrap().to_owned();

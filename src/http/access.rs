@@ -1,0 +1,241 @@
+//! Who may ask the admin listener, and who may change something there.
+//!
+//! A program sends the token as a bearer; a browser, which cannot on a page's first request, sends it as the password
+//! of HTTP basic. Browsers send what they know along with whatever any page asks of them, so a request of a page
+//! (it has an `Origin`) that would change something is taken only where a token is needed and the page is our own.
+
+use std::hint::black_box;
+
+use axum::http::{HeaderMap, HeaderValue, Method, Request, header};
+use axum::response::{IntoResponse, Response};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+
+use super::error::{Problem, Reason};
+
+/// The largest body of a request to the admin listener.
+pub(super) const BODY_BYTES_MAX: usize = 16 << 20;
+/// Paths that need no token: supervisors have none, and these tell no data.
+const OPEN_PATHS: &[&str] = &["/livez", "/readyz"];
+/// What makes a browser ask its user; programs have read "Bearer" before it.
+const ASK_THE_USER: HeaderValue = HeaderValue::from_static("Basic realm=\"tidegate admin\", charset=\"UTF-8\"");
+
+/// Refuses what may not be asked.
+pub(super) fn check<B>(request: &Request<B>, token: Option<&str>) -> Result<(), Box<Response>> {
+    let path = request.uri().path();
+    let headers = request.headers();
+    if let Some(token) = token
+        && !OPEN_PATHS.contains(&path)
+        && !has_token(headers, token)
+    {
+        let mut response = Problem::new(
+            Reason::Unauthorized,
+            "this listener needs its token: send the header \"Authorization: Bearer TOKEN\" with admin.token; a browser \
+             asks for it as a password, with any name.",
+        )
+        .with(header::WWW_AUTHENTICATE, "Bearer")
+        .into_response();
+        if path == "/" || path.starts_with("/v1/") {
+            response.headers_mut().append(header::WWW_AUTHENTICATE, ASK_THE_USER);
+        }
+        return Err(Box::new(response));
+    }
+    if [Method::GET, Method::HEAD, Method::OPTIONS].contains(request.method()) {
+        return Ok(());
+    }
+    let checked = check_page(headers, token.is_some()).and_then(|()| check_body(request.method(), headers));
+    checked.map_err(|problem| Box::new(problem.into_response()))
+}
+
+/// Of a request that would change something: whether a page sent it, and which.
+fn check_page(headers: &HeaderMap, token_needed: bool) -> Result<(), Problem> {
+    if let Some(origin) = headers.get(header::ORIGIN) {
+        if !token_needed {
+            return Err(Problem::new(
+                Reason::Forbidden,
+                "a page in a browser may not change anything here, because this listener has no token and any page \
+                 could. Nothing was done; set admin.token, or use the tidegate command.",
+            ));
+        }
+        let own = headers.get(header::HOST).is_some_and(|host| is_from(origin, host));
+        if !own {
+            return Err(Problem::new(
+                Reason::Forbidden,
+                "this request comes from a page of another address (Origin is not Host). Nothing was done; open the \
+                 status page of this listener itself, or let the proxy before it keep the Host header.",
+            ));
+        }
+    }
+    Ok(())
+}
+
+fn check_body(method: &Method, headers: &HeaderMap) -> Result<(), Problem> {
+    if method != Method::POST {
+        return Ok(());
+    }
+    let media = headers.get(header::CONTENT_TYPE).map(HeaderValue::as_bytes);
+    let media = media.and_then(|media| media.split(|byte| *byte == b';').next());
+    let media = media.unwrap_or_default().trim_ascii().to_ascii_lowercase();
+    // Neither is what a form, or a page of another address, can send without being asked first.
+    if media != b"application/json" && media != b"application/x-ndjson" {
+        return Err(Problem::new(
+            Reason::MediaType,
+            "what changes something here is asked for in JSON: send content-type application/json (or \
+             application/x-ndjson). Nothing was done.",
+        ));
+    }
+    let announced = headers
+        .get(header::CONTENT_LENGTH)
+        .and_then(|length| length.to_str().ok());
+    if announced.is_some_and(|length| length.parse().is_ok_and(|length: u64| length > BODY_BYTES_MAX as u64)) {
+        return Err(Problem::new(
+            Reason::TooLarge,
+            format!("a body may have {BODY_BYTES_MAX} bytes here. Nothing was done; ask in smaller parts."),
+        ));
+    }
+    Ok(())
+}
+
+/// `http://host:port` against `host:port`, both as the browser wrote them.
+fn is_from(origin: &HeaderValue, host: &HeaderValue) -> bool {
+    let origin = origin.as_bytes();
+    let of = |scheme: &[u8]| origin.strip_prefix(scheme).map(<[u8]>::to_ascii_lowercase);
+    // A proxy before us may speak TLS.
+    of(b"http://").or_else(|| of(b"https://")).as_deref() == Some(&host.as_bytes().to_ascii_lowercase())
+}
+
+fn has_token(headers: &HeaderMap, token: &str) -> bool {
+    let Some(given) = headers.get(header::AUTHORIZATION) else {
+        return false;
+    };
+    let Some((scheme, given)) = given.to_str().ok().and_then(|given| given.split_once(' ')) else {
+        return false;
+    };
+    let given = given.trim();
+    if scheme.eq_ignore_ascii_case("bearer") {
+        return equal_in_constant_time(given.as_bytes(), token.as_bytes());
+    }
+    if scheme.eq_ignore_ascii_case("basic")
+        && let Ok(pair) = STANDARD.decode(given)
+        && let Some(colon) = pair.iter().position(|byte| *byte == b':')
+    {
+        // Whatever the name: there is one token.
+        let password = pair.get(colon + 1..).unwrap_or_default();
+        return equal_in_constant_time(password, token.as_bytes());
+    }
+    false
+}
+
+/// Takes as long for a wrong first byte as for a wrong last one. (The length may be learned.)
+fn equal_in_constant_time(given: &[u8], expected: &[u8]) -> bool {
+    if given.len() != expected.len() {
+        return false;
+    }
+    let difference = given.iter().zip(expected).fold(0_u8, |difference, (given, expected)| {
+        black_box(difference | (given ^ expected))
+    });
+    difference == 0
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
+    use super::*;
+
+    const TOKEN: &str = "0123456789abcdef";
+
+    #[test]
+    fn only_the_right_token_opens() {
+        let opens = |value: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::AUTHORIZATION, HeaderValue::from_str(value).unwrap());
+            has_token(&headers, TOKEN)
+        };
+        let basic = |pair: &str| format!("Basic {}", STANDARD.encode(pair));
+        assert!(opens("Bearer 0123456789abcdef"));
+        assert!(opens("bearer 0123456789abcdef"));
+        assert!(!opens("Bearer 0123456789abcdeg"));
+        assert!(!opens("Bearer 0123456789abcde"));
+        assert!(!opens("Bearer "));
+        assert!(!opens("Bearer"));
+        assert!(opens(&basic(":0123456789abcdef")));
+        assert!(opens(&basic("anybody:0123456789abcdef").replace("Basic", "basic")));
+        assert!(!opens(&basic("0123456789abcdef")));
+        assert!(!opens(&basic("a:b:0123456789abcdef")));
+        assert!(!opens(&basic("0123456789abcdef:")));
+        assert!(!opens("Basic 0123456789abcdef"));
+        assert!(!opens("Basic %%%"));
+        assert!(!has_token(&HeaderMap::new(), TOKEN));
+    }
+
+    /// The status of a request with these headers; 200: it may go on.
+    fn asked(method: &str, path: &str, token: Option<&str>, headers: &[(&str, &str)]) -> u16 {
+        let mut request = Request::builder().method(method).uri(path);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let request = request.body(()).unwrap();
+        check(&request, token).map_or_else(|response| response.status().as_u16(), |()| 200)
+    }
+
+    #[test]
+    fn a_browser_is_asked_for_the_token_where_people_look() {
+        let asks = |path: &str| {
+            let request = Request::builder().uri(path).body(()).unwrap();
+            let response = check(&request, Some(TOKEN)).unwrap_err();
+            assert_eq!(response.status(), 401);
+            let all = response.headers().get_all(header::WWW_AUTHENTICATE);
+            let all: Vec<&str> = all.iter().map(|value| value.to_str().unwrap()).collect();
+            assert_eq!(all[0], "Bearer");
+            all.iter()
+                .any(|value| value.starts_with("Basic realm=\"tidegate admin\""))
+        };
+        assert!(asks("/") && asks("/v1/status") && !asks("/metrics"));
+        assert_eq!(asked("GET", "/livez", Some(TOKEN), &[]), 200);
+    }
+
+    #[test]
+    fn a_change_from_a_browser_needs_a_token_and_our_own_page() {
+        let bearer = ("authorization", "Bearer 0123456789abcdef");
+        let json = ("content-type", "application/json; charset=utf-8");
+        let post = |token, headers: &[(&str, &str)]| asked("POST", "/v1/x", token, headers);
+        // The command line sends no Origin.
+        assert_eq!(post(None, &[json]), 200);
+        assert_eq!(post(Some(TOKEN), &[json]), 401);
+        assert_eq!(post(Some(TOKEN), &[json, bearer]), 200);
+        let host = ("host", "127.0.0.1:4001");
+        let own = ("origin", "http://127.0.0.1:4001");
+        assert_eq!(post(None, &[json, host, own]), 403);
+        assert_eq!(post(Some(TOKEN), &[json, bearer, host, own]), 200);
+        for other in [
+            "http://127.0.0.1:4002",
+            "http://evil.example",
+            "null",
+            "http://127.0.0.1:4001.evil",
+            "",
+        ] {
+            assert_eq!(
+                post(Some(TOKEN), &[json, bearer, host, ("origin", other)]),
+                403,
+                "{other}"
+            );
+        }
+        assert_eq!(post(Some(TOKEN), &[json, bearer, own]), 403, "no Host");
+        // Looking is no change.
+        assert_eq!(
+            asked("GET", "/v1/status", None, &[host, ("origin", "http://evil.example")]),
+            200
+        );
+    }
+
+    #[test]
+    fn a_change_is_json_of_a_bounded_size() {
+        let post = |headers: &[(&str, &str)]| asked("POST", "/v1/x", None, headers);
+        assert_eq!(post(&[]), 415);
+        assert_eq!(post(&[("content-type", "text/plain")]), 415);
+        assert_eq!(post(&[("content-type", "application/x-ndjson")]), 200);
+        let json = ("content-type", "Application/JSON");
+        assert_eq!(post(&[json, ("content-length", "16777216")]), 200);
+        assert_eq!(post(&[json, ("content-length", "16777217")]), 413);
+    }
+}
