@@ -38,7 +38,7 @@ pub struct Item {
     /// When the gateway received it, milliseconds since the epoch.
     pub received_ms: i64,
     /// Its value, as text.
-    #[serde(skip_serializing_if = "hidden", default)]
+    #[serde(skip_serializing_if = "hidden", default, deserialize_with = "there")]
     pub value: Option<Text>,
     /// Its value, where that is no text.
     #[serde(skip_serializing_if = "Option::is_none", default)]
@@ -49,6 +49,11 @@ pub struct Item {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Text(pub Option<String>);
+
+/// A member that is there, be it null.
+fn there<'de, D: serde::Deserializer<'de>>(value: D) -> Result<Option<Text>, D::Error> {
+    Text::deserialize(value).map(Some)
+}
 
 fn hidden(value: &Option<Text>) -> bool {
     value.is_none()
