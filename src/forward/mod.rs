@@ -15,10 +15,11 @@
 //! | `lane` | topics that do not work: hold, probe, release |
 //! | `start` | what an earlier run left open |
 //! | `flow`, `window`, `sift`, `topics`, `pace` | its parts; the last four are pure |
-//! | `settings`, `producer`, `native`, `link`, `tail`, `verdict` | what knows librdkafka |
+//! | `settings`, `producer`, `tail`, `verdict`, `check` | what knows librdkafka, with `kafka/` |
 //!
 //! Does not know HTTP, the configuration file, or how the log lies on disk.
 
+pub mod check;
 mod drain;
 mod embedded;
 mod flow;
