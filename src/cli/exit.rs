@@ -1,7 +1,7 @@
 //! How the process ends: every failure and its exit code, in one place.
 //!
-//! 0 done; 1 failed; 2 wrong usage or configuration; 4 the WAL is in use; 75 try again later. (3, damage
-//! found, belongs to the verbs that look for it.)
+//! 0 done; 1 failed; 2 wrong usage or configuration; 3 something looked for faults and found some; 4 the WAL is in
+//! use; 75 try again later.
 
 use std::io;
 use std::net::SocketAddr;
@@ -13,6 +13,7 @@ use crate::{forward, land};
 
 const FAILED: u8 = 1;
 const CONFIGURATION: u8 = 2;
+const FOUND: u8 = 3;
 const WAL_IN_USE: u8 = 4;
 const TRY_AGAIN_LATER: u8 = 75;
 
@@ -108,6 +109,15 @@ pub(super) enum StoppedError {
     Lander(String),
 }
 
+/// `doctor` found failures, all of them told already.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Diagnosis {
+    #[error("the configuration cannot be used: see the section configuration")]
+    Configuration,
+    #[error("{0}: see what to do at each")]
+    Failures(String),
+}
+
 /// `status` could not show all that there is.
 #[derive(Debug, thiserror::Error)]
 #[error("{}", lines(.0))]
@@ -140,6 +150,12 @@ fn code_of(cause: &(dyn std::error::Error + 'static)) -> Option<u8> {
         return Some(match error {
             land::StartError::Properties(_) | land::StartError::Sink(_) => CONFIGURATION,
             land::StartError::Away(_) | land::StartError::Thread(_) => TRY_AGAIN_LATER,
+        });
+    }
+    if let Some(diagnosis) = cause.downcast_ref::<Diagnosis>() {
+        return Some(match diagnosis {
+            Diagnosis::Configuration => CONFIGURATION,
+            Diagnosis::Failures(_) => FOUND,
         });
     }
     if let Some(NoStatus(errors)) = cause.downcast_ref::<NoStatus>() {

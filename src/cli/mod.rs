@@ -6,6 +6,7 @@
 mod ask;
 mod config;
 mod dev;
+mod doctor;
 mod exit;
 mod gateway;
 mod land;
@@ -77,6 +78,8 @@ enum Command {
     Dev,
     /// Show how a running gateway and lander stand: backlog, watermarks, disk, Kafka, lag of each partition
     Status(status::Flags),
+    /// Check disk, machine, Kafka (every address that it advertises) and database, and say what to do
+    Doctor(doctor::Flags),
     /// Show or check the configuration
     #[command(subcommand)]
     Config(config::Command),
@@ -88,7 +91,7 @@ enum Command {
 }
 
 /// Runs the program of this process: its arguments, its environment. Ends with one of the exit codes 0, 1,
-/// 2, 4 or 75.
+/// 2, 3, 4 or 75.
 #[must_use]
 pub fn main() -> ExitCode {
     let arguments = Arguments::parse();
@@ -108,6 +111,7 @@ fn run(arguments: Arguments) -> Result<()> {
         Command::Land(flags) => land::run(&flags, &settings.load()?),
         Command::Dev => dev::run(&settings.load()?),
         Command::Status(flags) => status::run(flags, &settings.load()?),
+        Command::Doctor(flags) => doctor::run(flags, &settings.inputs()),
         Command::Config(command) => config::run(command, &settings.load()?),
         Command::Completions { shell } => {
             let mut script = Vec::new();
@@ -119,6 +123,10 @@ fn run(arguments: Arguments) -> Result<()> {
 
 impl Settings {
     fn load(self) -> Result<Config> {
+        Ok(Config::load(self.inputs())?)
+    }
+
+    fn inputs(self) -> Inputs {
         let flags = [
             ("http.listen", "--listen", self.listen),
             ("admin.listen", "--admin-listen", self.admin_listen),
@@ -126,14 +134,14 @@ impl Settings {
             ("wal.path", "--wal", self.wal),
             ("kafka.bootstrap_servers", "--bootstrap-servers", self.bootstrap_servers),
         ];
-        Ok(Config::load(Inputs {
+        Inputs {
             file: self.config,
             environment: std::env::vars_os().collect(),
             flags: flags
                 .into_iter()
                 .filter_map(|(key, flag, value)| Some((key, flag, value?)))
                 .collect(),
-        })?)
+        }
     }
 }
 

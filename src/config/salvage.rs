@@ -35,7 +35,8 @@ impl Config {
 
 /// Puts the built-in value where something is wrong; a source or property that is wrong is left out.
 fn forget(found: &mut Layers, problems: &[Problem], built_in: &Layers) {
-    let is_wrong = |origin: &Origin| *origin != Origin::BuiltIn && problems.iter().any(|p| p.origin.as_ref() == Some(origin));
+    let is_wrong =
+        |origin: &Origin| *origin != Origin::BuiltIn && problems.iter().any(|p| p.origin.as_ref() == Some(origin));
     found.problems.clear();
     for (key, entry) in &mut found.entries {
         if let (true, Some(shipped)) = (is_wrong(&entry.origin), built_in.entry(key)) {

@@ -273,7 +273,11 @@ fn facts(topic: &MetadataTopic) -> Facts {
     Facts {
         partitions: partitions.len(),
         without_leader: partitions.iter().filter(|partition| partition.leader() < 0).count(),
-        replicas: partitions.iter().map(|part| part.replicas().len()).min().unwrap_or_default(),
+        replicas: partitions
+            .iter()
+            .map(|part| part.replicas().len())
+            .min()
+            .unwrap_or_default(),
         ..Facts::default()
     }
 }

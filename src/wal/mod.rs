@@ -58,6 +58,7 @@ use tokio::sync::oneshot;
 pub use dead_letter::Letter;
 pub use error::{AckError, AppendError, OpenError, ReadError};
 pub use generations::Retain;
+pub use identity::{Peek, peek};
 pub use log::Log;
 pub use reader::{Chunk, Read, Reader};
 pub use signal::Signal;

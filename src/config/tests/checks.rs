@@ -263,6 +263,9 @@ fn what_works_of_a_wrong_configuration_is_kept() {
     assert!(matches!(errors[0], ConfigError::Syntax { line: 1, .. }), "{errors:?}");
 
     std::fs::write(&file, "").unwrap();
-    let fine = Inputs { file: Some(file), ..Inputs::default() };
+    let fine = Inputs {
+        file: Some(file),
+        ..Inputs::default()
+    };
     assert!(Config::load_what_works(&fine).unwrap().1.is_empty());
 }

@@ -63,7 +63,8 @@ async fn ask(client: &Client, tables: &[Table]) -> Result<(String, usize), Fault
     }
     if row.try_get::<_, bool>(2)? {
         return Err(Fault::Refused(
-            "this server takes no writes (a standby, or default_transaction_read_only): name the primary in land.url".to_owned(),
+            "this server takes no writes (a standby, or default_transaction_read_only): name the primary in land.url"
+                .to_owned(),
         ));
     }
     check_encoding(client).await?;
