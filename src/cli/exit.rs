@@ -112,10 +112,10 @@ pub(super) enum StoppedError {
 /// `doctor` found failures, all of them told already.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Diagnosis {
-    #[error("the configuration cannot be used: see the section configuration")]
+    #[error("the configuration cannot be used: its lines say what to correct")]
     Configuration,
-    #[error("{0}: see what to do at each")]
-    Failures(String),
+    #[error("not everything is as it must be: each failure says what to do")]
+    Failures,
 }
 
 /// `status` could not show all that there is.
@@ -155,7 +155,7 @@ fn code_of(cause: &(dyn std::error::Error + 'static)) -> Option<u8> {
     if let Some(diagnosis) = cause.downcast_ref::<Diagnosis>() {
         return Some(match diagnosis {
             Diagnosis::Configuration => CONFIGURATION,
-            Diagnosis::Failures(_) => FOUND,
+            Diagnosis::Failures => FOUND,
         });
     }
     if let Some(NoStatus(errors)) = cause.downcast_ref::<NoStatus>() {

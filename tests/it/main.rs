@@ -12,6 +12,7 @@ mod support;
 mod bad_input;
 mod checker;
 mod cli;
+mod cli_doctor;
 mod cli_status;
 mod crash;
 mod forward;
@@ -50,6 +51,7 @@ fn main() -> ExitCode {
         land_postgres::silence::CASES,
         cli::CASES,
         cli_status::CASES,
+        cli_doctor::CASES,
     ];
     let mut skipped = Vec::new();
     let mut trials = Vec::new();

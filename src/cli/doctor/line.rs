@@ -101,7 +101,7 @@ pub(super) fn text(section: &str, lines: &[Line]) -> String {
         .map(|line| line.check.chars().count())
         .max()
         .unwrap_or(0)
-        .min(32);
+        .min(24);
     let mut text = format!("{section}\n");
     for line in lines {
         let head = format!("  {:<7}  {:<column$}  ", line.verdict.word(), line.check);

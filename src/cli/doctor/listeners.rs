@@ -107,7 +107,8 @@ fn listener(key: &str, address: SocketAddr, port: &Port, part: Part, who: &Who, 
         (Port::Free, _) if address.port() == 0 => findings.ok(key, format!("{address}: any free port")),
         (Port::Free, _) => findings.ok(key, format!("{address} is free")),
         (Port::Taken, Who::Ours(_)) => findings.ok(key, format!("{address} is taken by the {name} that runs")),
-        (Port::Taken, Who::Silent(_)) if key != "http.listen" => {
+        // A stranger on that port is no gateway that keeps its token to itself.
+        (Port::Taken, Who::Silent(error)) if !matches!(error, AskError::Stranger { .. }) => {
             findings.ok(key, format!("{address} is taken: see {name} below"));
         }
         (Port::Taken, _) => {
@@ -133,12 +134,25 @@ fn listener(key: &str, address: SocketAddr, port: &Port, part: Part, who: &Who, 
 }
 
 fn silent(part: Part, error: &AskError, findings: &mut Findings) {
-    findings.warning(
-        part.name(),
-        error.to_string(),
-        "something runs there, and how it is cannot be told",
-        "see above; its log tells more",
-    );
+    let name = part.name();
+    const MEANS: &str = "something runs there, and how it is cannot be told";
+    match error {
+        AskError::Denied { address, code, .. } => findings.warning(
+            name,
+            format!("what answers on {address} wants a token ({code})"),
+            MEANS,
+            "set admin.token (TIDEGATE_ADMIN__TOKEN) to the one that it was started with",
+        ),
+        // Told at its port already.
+        AskError::Stranger { address, why, .. } => findings.ok(name, format!("none runs here (on {address}: {why})")),
+        AskError::Unwell { address, why, .. } => findings.warning(
+            name,
+            format!("the {name} on {address} does not tell its state: {why}"),
+            MEANS,
+            "look at its log; restart it if it stays so",
+        ),
+        AskError::Away { .. } => findings.ok(name, "none runs here"),
+    }
 }
 
 fn gateway(who: &Who, findings: &mut Findings) {

@@ -13,6 +13,7 @@ mod listeners;
 mod machine;
 mod reach;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
@@ -88,15 +89,14 @@ pub(super) fn run(flags: Flags, inputs: &Inputs) -> Result<()> {
     }
     // A name server or a disk that does not answer must not keep the process.
     runtime.shutdown_background();
-    let summary = line::summary(lines.iter());
     if reading && !flags.json {
-        print(format!("{summary}\n").as_bytes())?;
+        print(format!("{}\n", line::summary(lines.iter())).as_bytes())?;
     }
     if misconfigured {
         return Err(Diagnosis::Configuration.into());
     }
     if lines.iter().any(|line| line.verdict == Verdict::Failure) {
-        return Err(Diagnosis::Failures(summary).into());
+        return Err(Diagnosis::Failures.into());
     }
     Ok(())
 }
@@ -155,24 +155,13 @@ fn show(flags: Flags, section: &str, lines: &[Line]) -> Result<bool> {
 
 fn configuration(config: &Config, errors: &[ConfigError]) -> Vec<Line> {
     let mut findings = Findings::of("configuration");
-    let file = config.file().map_or_else(
-        || "no file, so the built-in values".to_owned(),
-        |file| format!("the file {file}"),
-    );
-    let from = |is: fn(&Origin) -> bool| {
-        let origins: std::collections::BTreeSet<_> = config
-            .origins()
-            .filter(|origin| is(origin))
-            .map(ToString::to_string)
-            .collect();
-        origins.len()
-    };
-    let variables = from(|origin| matches!(origin, Origin::Environment(_)));
-    let options = from(|origin| matches!(origin, Origin::Flag(_)));
-    findings.ok(
-        "read from",
-        format!("{file}, {variables} from the environment, {options} from flags (`tidegate config show` lists them)"),
-    );
+    let file = config.file().unwrap_or("the built-in values (there is no file)");
+    let others = config
+        .origins()
+        .filter(|origin| matches!(origin, Origin::Environment(_) | Origin::Flag(_)));
+    let others: BTreeSet<_> = others.map(ToString::to_string).collect();
+    let others: String = others.iter().map(|origin| format!(", {origin}")).collect();
+    findings.ok("read from", format!("{file}{others}"));
     let checked = config.validate(Broker::MayBeEmbedded).err();
     for error in errors.iter().chain(&checked) {
         match error {
