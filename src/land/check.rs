@@ -1,6 +1,7 @@
 //! What the lander would find where it stores, without storing anything: facts for `tidegate doctor`.
 
-use super::postgres::{Postgres, Server};
+use super::postgres::Postgres;
+pub use super::postgres::Server;
 use super::sink::SinkError;
 use super::{Source, Target, files, sqlite};
 

@@ -5,15 +5,16 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use super::disk::{Probe, existing, space};
+use super::disk::{existing, space};
 use super::line::{Findings, Line};
+use super::probe::Probe;
 use super::within;
 use crate::cli::options;
 use crate::cli::words::{counted, size};
 use crate::config::{Config, SinkKind};
-use crate::land::check::{Seen, look as look_at};
+use crate::land::Mode;
+use crate::land::check::{Seen, Server, look as look_at};
 use crate::land::sink::SinkError;
-use crate::land::{Mode, postgres};
 
 /// A server that has fallen silent ends later by itself.
 const LIMIT: Duration = Duration::from_secs(40);
@@ -108,7 +109,7 @@ fn local(local: &Local, seen: Answer, findings: &mut Findings) {
 fn server(seen: Answer, sources: usize, findings: &mut Findings) {
     const CHECK: &str = "PostgreSQL";
     match seen {
-        Some(Ok(Seen::Server(postgres::Server { name, version, tables }))) => findings.ok(
+        Some(Ok(Seen::Server(Server { name, version, tables }))) => findings.ok(
             CHECK,
             format!(
                 "{name}, version {version}, UTF8; {tables} of {} are there, this user may do what landing needs",
@@ -126,6 +127,7 @@ fn refused(check: &str, error: &SinkError, findings: &mut Findings) {
     match error {
         // Its words end with what to do.
         SinkError::Refused(text) => {
+            let text = text.strip_prefix(check).map_or(text.as_str(), str::trim_start);
             let (found, todo) = text
                 .split_once(". Nothing was changed: ")
                 .or_else(|| text.rsplit_once(": "))
@@ -134,7 +136,7 @@ fn refused(check: &str, error: &SinkError, findings: &mut Findings) {
         }
         SinkError::Away(text) => findings.failure(
             check,
-            text,
+            text.strip_prefix(check).map_or(text.as_str(), str::trim_start),
             means,
             "start the database, or correct host and port in land.url; then look at the firewalls in between",
         ),
@@ -214,9 +216,6 @@ mod tests {
         let mut findings = Findings::of("database");
         refused("PostgreSQL", &error, &mut findings);
         let line = &findings.lines[0];
-        assert_eq!(
-            (line.found.as_str(), line.todo.as_str()),
-            ("PostgreSQL a@b: no", "correct it")
-        );
+        assert_eq!((line.found.as_str(), line.todo.as_str()), ("a@b: no", "correct it"));
     }
 }

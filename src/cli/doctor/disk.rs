@@ -1,25 +1,21 @@
 //! The disk under the log, and the log's folder as others see it.
 //!
 //! Honesty is measured, not asked: no device that keeps its word through a power loss confirms a write faster than
-//! its medium can take it. The measured file stands beside the log's own, is written as the log writes, and is
-//! removed however the measuring ends. The log itself is never opened, a folder that is missing never made.
+//! its medium can take it (`probe.rs`). The log itself is never opened, a folder that is missing never made.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs;
 use std::io;
-use std::os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
 
 use super::line::{Findings, Line};
+use super::probe::{Times, cache, device, measure};
 use crate::cli::words::size;
 use crate::config::Config;
 use crate::wal::{self, Peek};
 
-/// What is written before each fdatasync.
-const BLOCK: usize = 4096;
-const WRITES: usize = 200;
-const MEASURE_MAX: Duration = Duration::from_secs(3);
 /// No medium without protection against power loss is done sooner.
 const BELIEVABLE: Duration = Duration::from_micros(30);
 /// Commits share a write, and still clients wait for it.
@@ -57,17 +53,6 @@ enum Kind {
     Local,
     /// Its number.
     Unknown(u32),
-}
-
-/// Times of pwrite and fdatasync together.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Times {
-    count: usize,
-    min: Duration,
-    median: Duration,
-    max: Duration,
-    /// Of all of them.
-    total: Duration,
 }
 
 /// What was found, without any judgement.
@@ -143,94 +128,6 @@ fn file_system(folder: &Path) -> io::Result<(&'static str, Kind)> {
     let number = (rustix::fs::statfs(folder)?.f_type as u64 & 0xffff_ffff) as u32;
     let known = FILE_SYSTEMS.iter().find(|(magic, ..)| *magic == number);
     Ok(known.map_or(("unknown", Kind::Unknown(number)), |(_, name, kind)| (*name, *kind)))
-}
-
-/// What is mounted nearest above.
-fn device(folder: &Path) -> Option<String> {
-    let mounts = fs::read_to_string("/proc/self/mounts").ok()?;
-    let mut best: Option<(usize, &str)> = None;
-    for mut fields in mounts.lines().map(str::split_whitespace) {
-        let (Some(device), Some(place)) = (fields.next(), fields.next()) else {
-            continue;
-        };
-        let length = Path::new(place).components().count();
-        // The last of one place is on top.
-        if folder.starts_with(place) && best.is_none_or(|(longest, _)| length >= longest) {
-            best = Some((length, device));
-        }
-    }
-    best.map(|(_, device)| device.to_owned())
-}
-
-fn cache(folder: &Path) -> Option<String> {
-    let device = fs::metadata(folder).ok()?.dev();
-    let (major, minor) = (rustix::fs::major(device), rustix::fs::minor(device));
-    let below = format!("/sys/dev/block/{major}:{minor}");
-    // A partition's queue is its disk's.
-    ["queue", "../queue"].iter().find_map(|queue| {
-        let text = fs::read_to_string(format!("{below}/{queue}/write_cache")).ok()?;
-        Some(text.trim().to_owned())
-    })
-}
-
-/// A file of this process, removed with it.
-pub(super) struct Probe {
-    path: PathBuf,
-    pub(super) file: File,
-}
-
-impl Probe {
-    pub(super) fn make(folder: &Path) -> io::Result<Self> {
-        let name = format!(".tidegate-doctor-{}-{:08x}", std::process::id(), fastrand::u32(..));
-        let path = folder.join(name);
-        let file = OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(&path)?;
-        Ok(Self { path, file })
-    }
-}
-
-impl Drop for Probe {
-    fn drop(&mut self) {
-        if let Err(error) = fs::remove_file(&self.path) {
-            eprintln!(
-                "tidegate: {} could not be removed: {error}. Remove it",
-                self.path.display()
-            );
-        }
-    }
-}
-
-fn measure(folder: &Path, stop: &AtomicBool) -> io::Result<Option<Times>> {
-    // With a name: some file systems do not bother to make a file durable that has none.
-    let probe = Probe::make(folder)?;
-    let block = [0x5a; BLOCK];
-    let started = Instant::now();
-    let mut times = Vec::with_capacity(WRITES);
-    for count in 0..WRITES {
-        if stop.load(Ordering::Relaxed) {
-            return Ok(None);
-        }
-        if started.elapsed() > MEASURE_MAX {
-            break;
-        }
-        let write = Instant::now();
-        probe.file.write_all_at(&block, (count * BLOCK) as u64)?;
-        probe.file.sync_data()?;
-        times.push(write.elapsed());
-    }
-    let total = times.iter().sum();
-    times.sort();
-    let at = |index: usize| times.get(index).copied().unwrap_or_default();
-    Ok(Some(Times {
-        count: times.len(),
-        min: at(0),
-        median: at(times.len() / 2),
-        max: at(times.len().saturating_sub(1)),
-        total,
-    }))
 }
 
 fn lines(facts: &Facts) -> Vec<Line> {
@@ -452,7 +349,7 @@ fn speed(facts: &Facts, findings: &mut Findings) {
              flushes. Records that clients read OK for can be lost in a power cut",
             format!(
                 "a disk: `hdparm -W {device}` shows its cache, `hdparm -W0 {device}` turns it off. A virtual machine: set the \
-                 disk's cache mode to none or writethrough, not unsafe. Only a drive with power-loss protection may be this fast"
+                 disk's cache mode to none or writethrough, which flush. Only a drive with power-loss protection may be this fast"
             ),
         );
     } else if times.median > SLOW {
@@ -472,146 +369,4 @@ fn milliseconds(time: Duration) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
-
-    use super::super::line::Verdict::{self, Failure, Ok as Fine, Warning};
-    use super::*;
-
-    fn times(median_us: u64) -> Times {
-        let median = Duration::from_micros(median_us);
-        Times {
-            count: 200,
-            min: median / 2,
-            median,
-            max: median * 4,
-            total: median * 200,
-        }
-    }
-
-    fn facts() -> Facts {
-        Facts {
-            path: "/srv/wal".into(),
-            folder: "/srv/wal".into(),
-            file_system: Ok(("ext4", Kind::Local)),
-            device: Some("/dev/sda1".to_owned()),
-            cache: Some("write back".to_owned()),
-            space: Ok((100 << 30, 200 << 30)),
-            times: Ok(Some(times(1000))),
-            log: Some(Log {
-                is_folder: true,
-                mode: 0o700,
-                peek: Ok(Peek {
-                    identity: Some(Ok("0b5c".to_owned())),
-                    user: None,
-                }),
-            }),
-            bytes_max: 64 << 30,
-            free_bytes_min: 256 << 20,
-        }
-    }
-
-    #[track_caller]
-    fn says(change: impl FnOnce(&mut Facts), check: &str, verdict: Verdict, words: &str) {
-        let mut facts = facts();
-        change(&mut facts);
-        let lines = lines(&facts);
-        let line = lines
-            .iter()
-            .find(|line| line.check == check)
-            .unwrap_or_else(|| panic!("{lines:?}"));
-        let text = format!("{} {} {}", line.found, line.means, line.todo);
-        assert!(line.verdict == verdict && text.contains(words), "{line:?}");
-        assert!(
-            verdict == Fine || !(line.means.is_empty() || line.todo.is_empty()),
-            "{line:?}"
-        );
-    }
-
-    #[test]
-    fn a_good_disk_has_nothing_to_tell_but_what_it_is() {
-        assert!(lines(&facts()).iter().all(|line| line.verdict == Fine));
-    }
-
-    #[test]
-    fn each_kind_of_file_system_is_told() {
-        let kind = |name, kind| move |facts: &mut Facts| facts.file_system = Ok((name, kind));
-        says(
-            kind("tmpfs", Kind::Memory),
-            "file system",
-            Failure,
-            "lost when this machine restarts",
-        );
-        says(kind("NFS", Kind::Network), "file system", Warning, "local disk");
-        says(kind("overlayfs", Kind::Layer), "file system", Warning, "mount a volume");
-        says(kind("unknown", Kind::Unknown(7)), "file system", Warning, "0x00000007");
-        says(|_| (), "file system", Fine, "ext4 on /dev/sda1");
-    }
-
-    #[test]
-    fn a_device_that_is_too_fast_or_too_slow_is_told() {
-        let fast = |facts: &mut Facts| facts.times = Ok(Some(times(12)));
-        says(fast, "fdatasync", Warning, "hdparm -W /dev/sda1");
-        says(
-            |facts| facts.times = Ok(Some(times(31))),
-            "fdatasync",
-            Fine,
-            "commits a second",
-        );
-        says(
-            |facts| facts.times = Ok(Some(times(60_000))),
-            "fdatasync",
-            Warning,
-            "iostat",
-        );
-        let protected = |facts: &mut Facts| {
-            fast(facts);
-            facts.cache = Some("write through".to_owned());
-        };
-        says(protected, "fdatasync", Fine, "0.01 ms");
-    }
-
-    #[test]
-    fn room_is_compared_with_what_the_log_may_take() {
-        let free = |free: u64| move |facts: &mut Facts| facts.space = Ok((free, 200 << 30));
-        says(free(100 << 20), "space", Failure, "503");
-        says(free(600 << 20), "space", Warning, "344.0 MiB");
-        says(free(10 << 30), "space", Fine, "the disk is the limit");
-        says(free(100 << 30), "space", Fine, "at most 64.0 GiB");
-    }
-
-    #[test]
-    fn the_folder_is_told_as_it_is() {
-        let denied = |facts: &mut Facts| facts.times = Err(io::ErrorKind::PermissionDenied.into());
-        says(denied, "folder", Failure, "chown");
-        says(|facts| facts.log = None, "folder", Fine, "not there yet");
-        let log = |change: fn(&mut Log)| move |facts: &mut Facts| change(facts.log.as_mut().unwrap());
-        says(log(|log| log.is_folder = false), "folder", Failure, "no folder");
-        says(
-            log(|log| log.mode = 0o755),
-            "permissions",
-            Warning,
-            "chmod 700 /srv/wal",
-        );
-        let peek =
-            |change: fn(&mut Peek)| move |facts: &mut Facts| change(facts.log.as_mut().unwrap().peek.as_mut().unwrap());
-        says(peek(|peek| peek.user = Some("7".into())), "in use", Fine, "process 7");
-        says(
-            peek(|peek| peek.identity = Some(Err("cut off".into()))),
-            "identity",
-            Failure,
-            "do not remove",
-        );
-        says(peek(|peek| peek.identity = None), "identity", Fine, "none yet");
-    }
-
-    #[test]
-    fn measuring_leaves_nothing_behind() {
-        let folder = tempfile::tempdir().unwrap();
-        let times = measure(folder.path(), &AtomicBool::new(false)).unwrap().unwrap();
-        assert!(times.count > 0 && times.min <= times.median && times.median <= times.max);
-        assert_eq!(measure(folder.path(), &AtomicBool::new(true)).unwrap(), None);
-        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
-        assert!(measure(&folder.path().join("missing"), &AtomicBool::new(false)).is_err());
-    }
-}
+mod tests;

@@ -1,6 +1,8 @@
 //! Kafka: the brokers that are configured, what they say to this user, EVERY address that they give to their
 //! clients, and the topics. Each step only where the one before it let it through.
 
+mod topics;
+
 use std::net::IpAddr;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
@@ -10,26 +12,13 @@ use super::reach::{Reach, reach_all, split};
 use crate::cli::options;
 use crate::cli::words::counted;
 use crate::config::Config;
-use crate::forward::check::{Broker, Check, Facts, Reason, Topic, Why};
+use crate::forward::check::{Broker, Check, Reason, Why};
+use topics::{Limits, topic, wanted};
 
 /// How long the brokers may take to let this user in.
 const BROKERS_MAX: Duration = Duration::from_secs(12);
 /// For all topics together.
 const TOPICS_MAX: Duration = Duration::from_secs(15);
-/// librdkafka's default of `message.max.bytes`.
-const MESSAGE_BYTES_MAX: u64 = 1_000_000;
-/// What a record takes beside its payload: headers and framing.
-const FRAMING_BYTES: u64 = 4096;
-/// Topics that are looked at.
-const TOPICS_COUNT_MAX: usize = 200;
-
-/// A topic, and what needs it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Wanted {
-    name: String,
-    /// A lander reads it.
-    read: bool,
-}
 
 pub(super) fn look(config: &Config, _: &AtomicBool) -> Vec<Line> {
     let mut findings = Findings::of("kafka");
@@ -108,27 +97,6 @@ pub(super) fn look(config: &Config, _: &AtomicBool) -> Vec<Line> {
     findings.lines
 }
 
-/// The sources' topics, and those that clients may write to by name.
-fn wanted(config: &Config) -> Vec<Wanted> {
-    let sources = config.sources.iter().map(|source| (source.topic.as_str(), true));
-    let plain = config
-        .http
-        .topics
-        .iter()
-        .map(String::as_str)
-        .filter(|pattern| !pattern.contains('*'));
-    let mut wanted: Vec<Wanted> = Vec::new();
-    for (name, read) in sources.chain(plain.map(|name| (name, false))) {
-        if !wanted.iter().any(|topic| topic.name == name) && wanted.len() < TOPICS_COUNT_MAX {
-            wanted.push(Wanted {
-                name: name.to_owned(),
-                read,
-            });
-        }
-    }
-    wanted
-}
-
 fn bootstrap(server: &str, reach: &Reach, findings: &mut Findings) {
     let check = format!("broker {server}");
     match reach {
@@ -182,6 +150,21 @@ fn refused(reasons: &[Reason], security: Option<&str>, findings: &mut Findings) 
             &reason.text,
             MEANS,
             "make that name known here, in DNS or /etc/hosts",
+        );
+    } else if let Some(reason) = reasons
+        .iter()
+        .find(|reason| reason.text.contains("Invalid response size"))
+    {
+        // The first bytes of a TLS alert, or of "HTTP", read as a length.
+        findings.failure(
+            "login",
+            format!(
+                "what answers there does not speak Kafka as this client does: {}",
+                reason.text
+            ),
+            MEANS,
+            "name the port of a Kafka broker (usually 9092); if it is one, it wants TLS: set security.protocol under \
+             [kafka.properties] to SSL or SASL_SSL",
         );
     } else {
         let told = reasons.last().map_or_else(
@@ -257,315 +240,5 @@ fn advertises(broker: &Broker, reach: &Reach, far: bool, findings: &mut Findings
     }
 }
 
-/// What records may be like.
-#[derive(Debug, Clone, Copy)]
-struct Limits {
-    /// http.record_bytes_max.
-    record: u64,
-    /// librdkafka's message.max.bytes.
-    message: u64,
-}
-
-impl Limits {
-    fn of(config: &Config) -> Self {
-        let message = config.kafka.properties.reveal().get("message.max.bytes");
-        Self {
-            record: config.http.record_bytes_max,
-            message: message
-                .and_then(|bytes| bytes.trim().parse().ok())
-                .unwrap_or(MESSAGE_BYTES_MAX),
-        }
-    }
-}
-
-fn topic(wanted: &Wanted, found: &Topic, limits: &Limits, findings: &mut Findings) {
-    let name = &wanted.name;
-    let check = format!("topic {name}");
-    let facts = match found {
-        Topic::There(facts) => facts,
-        Topic::Missing => {
-            return findings.failure(
-                &check,
-                "there is no such topic",
-                "its records are held on this machine, nothing is lost, and none of them reaches Kafka",
-                format!(
-                    "make it (`kafka-topics.sh --create --topic {name} ...`); its records are then sent by themselves"
-                ),
-            );
-        }
-        Topic::Denied => {
-            return findings.failure(
-                &check,
-                "this user may not even see it",
-                "its records are held on this machine, and none of them reaches Kafka",
-                "grant this user WRITE, DESCRIBE and READ on it (`kafka-acls.sh --add`)",
-            );
-        }
-        Topic::Unknown(why) => {
-            return findings.warning(
-                &check,
-                format!("nothing is known of it: {why}"),
-                "it could not be checked",
-                "correct what is told above, then run doctor again",
-            );
-        }
-    };
-    let before = findings.lines.len();
-    access(&check, wanted, facts, findings);
-    sizes(&check, name, facts, limits, findings);
-    safety(&check, name, facts, findings);
-    if findings.lines.len() == before {
-        findings.ok(&check, shown(facts));
-    }
-}
-
-fn access(check: &str, wanted: &Wanted, facts: &Facts, findings: &mut Findings) {
-    let name = &wanted.name;
-    if facts.without_leader > 0 {
-        findings.failure(
-            check,
-            format!(
-                "{} of its {} have no leader",
-                facts.without_leader,
-                counted(facts.partitions as u64, "partition")
-            ),
-            "their records wait in the log until a broker leads them",
-            format!("start the brokers that have them (`kafka-topics.sh --describe --topic {name}`)"),
-        );
-    }
-    if facts.may_write == Some(false) {
-        findings.failure(
-            check,
-            "this user may not write to it",
-            "its records are held on this machine, and none of them reaches Kafka",
-            "grant this user WRITE on it (`kafka-acls.sh --add --operation Write`)",
-        );
-    }
-    if facts.may_read == Some(false) {
-        findings.warning(
-            check,
-            "this user may not read it",
-            if wanted.read {
-                "after a crash the gateway cannot see what had arrived and sends it again; a lander with this user gets nothing"
-            } else {
-                "after a crash the gateway cannot see what had arrived and sends it again"
-            },
-            "grant this user READ on it (`kafka-acls.sh --add --operation Read`)",
-        );
-    }
-}
-
-fn sizes(check: &str, name: &str, facts: &Facts, limits: &Limits, findings: &mut Findings) {
-    let Some(topic) = facts.message_bytes_max else { return };
-    let largest = limits.record.saturating_add(FRAMING_BYTES);
-    if topic < largest {
-        findings.warning(
-            check,
-            format!(
-                "its max.message.bytes is {topic}; clients may send records of {} bytes (http.record_bytes_max), and this \
-                 machine's Kafka client messages of {} (message.max.bytes)",
-                limits.record, limits.message
-            ),
-            "a record between the two is answered OK, and Kafka refuses it: it ends among the dead letters",
-            format!(
-                "raise the topic's (`kafka-configs.sh --alter --topic {name} --add-config max.message.bytes={largest}`), or set \
-                 http.record_bytes_max to {} or less",
-                topic.saturating_sub(FRAMING_BYTES)
-            ),
-        );
-    }
-}
-
-fn safety(check: &str, name: &str, facts: &Facts, findings: &mut Findings) {
-    if facts.replicas == 1 {
-        findings.warning(
-            check,
-            "one broker alone has its records (replication factor 1)",
-            "when that broker's disk is lost, records that Kafka had acknowledged are gone, and this log has removed them",
-            "use three brokers and replication factor 3; meanwhile wal.retain (such as \"2 GiB\") keeps them here for a while",
-        );
-    } else if facts.in_sync_min.is_some_and(|min| min < 2) && facts.replicas > 1 {
-        findings.warning(
-            check,
-            format!(
-                "{} brokers have its records, and min.insync.replicas is 1",
-                facts.replicas
-            ),
-            "while the others are behind, Kafka acknowledges what one broker alone has: its disk lost is records lost",
-            format!("`kafka-configs.sh --alter --topic {name} --add-config min.insync.replicas=2`"),
-        );
-    }
-}
-
-/// A topic without a fault.
-fn shown(facts: &Facts) -> String {
-    let may = match (facts.may_write, facts.may_read) {
-        (Some(_), _) | (_, Some(_)) => "this user may write and read",
-        (None, None) => "what this user may do is not told",
-    };
-    let limit = facts.message_bytes_max.map_or_else(
-        || "max.message.bytes is not told".to_owned(),
-        |bytes| format!("max.message.bytes {bytes}"),
-    );
-    format!(
-        "{}, replication factor {}; {may}; {limit}",
-        counted(facts.partitions as u64, "partition"),
-        facts.replicas
-    )
-}
-
 #[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
-
-    use super::super::line::Verdict::{self, Failure, Ok as Fine, Warning};
-    use super::super::reach::Closed;
-    use super::*;
-
-    #[track_caller]
-    fn says(look: impl FnOnce(&mut Findings), verdict: Verdict, words: &[&str]) {
-        let mut findings = Findings::of("kafka");
-        look(&mut findings);
-        let [line] = &findings.lines[..] else {
-            panic!("{findings:?}")
-        };
-        let text = format!("{} {} {}", line.found, line.means, line.todo);
-        assert_eq!(line.verdict, verdict, "{line:?}");
-        for words in words {
-            assert!(text.contains(words), "nothing like {words:?} in {line:?}");
-        }
-        assert!(
-            verdict == Fine || !(line.means.is_empty() || line.todo.is_empty()),
-            "{line:?}"
-        );
-    }
-
-    fn facts() -> Facts {
-        Facts {
-            partitions: 3,
-            without_leader: 0,
-            replicas: 3,
-            may_write: Some(true),
-            may_read: Some(true),
-            message_bytes_max: Some(1_048_588),
-            in_sync_min: Some(2),
-        }
-    }
-
-    fn of(found: Topic) -> impl FnOnce(&mut Findings) {
-        move |findings| {
-            let wanted = Wanted {
-                name: "orders".to_owned(),
-                read: true,
-            };
-            let limits = Limits {
-                record: 900 << 10,
-                message: MESSAGE_BYTES_MAX,
-            };
-            topic(&wanted, &found, &limits, findings);
-        }
-    }
-
-    #[test]
-    fn a_topic_is_there_and_fit_or_is_told() {
-        let with = |change: fn(&mut Facts)| {
-            let mut facts = facts();
-            change(&mut facts);
-            of(Topic::There(facts))
-        };
-        says(with(|_| ()), Fine, &["3 partitions", "may write and read"]);
-        says(
-            with(|facts| (facts.may_write, facts.may_read) = (None, None)),
-            Fine,
-            &["not told"],
-        );
-        says(
-            of(Topic::Missing),
-            Failure,
-            &["kafka-topics.sh --create --topic orders"],
-        );
-        says(of(Topic::Denied), Failure, &["kafka-acls.sh"]);
-        says(of(Topic::Unknown("x".into())), Warning, &["x"]);
-        says(with(|facts| facts.may_write = Some(false)), Failure, &["WRITE"]);
-        says(with(|facts| facts.may_read = Some(false)), Warning, &["READ"]);
-        says(
-            with(|facts| facts.without_leader = 1),
-            Failure,
-            &["1 of its 3 partitions"],
-        );
-        let small = with(|facts| facts.message_bytes_max = Some(20_000));
-        says(
-            small,
-            Warning,
-            &["20000", "921600", "1000000", "max.message.bytes=925696", "15904"],
-        );
-        says(with(|facts| facts.replicas = 1), Warning, &["wal.retain"]);
-        says(
-            with(|facts| facts.in_sync_min = Some(1)),
-            Warning,
-            &["min.insync.replicas=2"],
-        );
-    }
-
-    #[test]
-    fn an_advertised_address_that_leads_nowhere_is_named_with_both_ways_out() {
-        let broker = Broker {
-            id: 1,
-            host: "kafka-node-1".to_owned(),
-            port: 29092,
-        };
-        let local = "127.0.0.1:29092".parse().unwrap();
-        let other = "10.0.0.7:29092".parse().unwrap();
-        let of = |reach: Reach, far| {
-            let broker = broker.clone();
-            move |findings: &mut Findings| advertises(&broker, &reach, far, findings)
-        };
-        let name = "broker 1 advertises kafka-node-1:29092, a name that this machine cannot resolve";
-        says(
-            of(Reach::NoName("unknown".into()), true),
-            Failure,
-            &[name, "advertised.listeners", "/etc/hosts"],
-        );
-        says(of(Reach::Open(other), true), Fine, &["answers there (10.0.0.7:29092)"]);
-        says(of(Reach::Open(local), false), Fine, &["answers there"]);
-        says(
-            of(Reach::Open(local), true),
-            Warning,
-            &["this very machine", "advertised.listeners"],
-        );
-        says(
-            of(Reach::Closed(vec![other], Closed::Silent), true),
-            Failure,
-            &["10.0.0.7", "firewall"],
-        );
-        says(
-            of(Reach::Closed(vec![local], Closed::Refused), true),
-            Failure,
-            &["this very machine"],
-        );
-    }
-
-    #[test]
-    fn a_broker_that_lets_nobody_in_says_why() {
-        let of = |why, text: &str| {
-            let reasons = [Reason {
-                why,
-                text: text.to_owned(),
-            }];
-            move |findings: &mut Findings| refused(&reasons, None, findings)
-        };
-        says(of(Why::Authentication, "SASL"), Failure, &["SASL", "sasl.password"]);
-        says(
-            of(Why::Tls, "no handshake"),
-            Failure,
-            &["no handshake", "ssl.ca.location"],
-        );
-        says(of(Why::Transport, "bad certificate"), Failure, &["ssl.ca.location"]);
-        says(of(Why::Transport, "disconnected"), Failure, &["security.protocol"]);
-        says(
-            |findings| refused(&[], None, findings),
-            Failure,
-            &["openssl s_client", "SASL_SSL"],
-        );
-    }
-}
+mod tests;

@@ -11,6 +11,7 @@ mod kafka;
 mod line;
 mod listeners;
 mod machine;
+mod probe;
 mod reach;
 
 use std::collections::BTreeSet;
