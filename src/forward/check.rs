@@ -38,6 +38,15 @@ pub struct Broker {
     pub port: u16,
 }
 
+/// A cluster as it tells of itself.
+#[derive(Debug, Clone)]
+pub struct Cluster {
+    /// Every broker.
+    pub brokers: Vec<Broker>,
+    /// The topics that this user may see.
+    topics: HashMap<String, Topic>,
+}
+
 /// What kind of thing went wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Why {
@@ -160,23 +169,25 @@ impl Check {
         })
     }
 
-    /// Every broker of the cluster. `topic`: any topic of interest; without one, Kafka lists all that it has.
+    /// The cluster as it tells of itself.
     ///
     /// # Errors
     /// What librdkafka complained of meanwhile; nothing when it only waited.
-    pub fn brokers(&self, topic: Option<&str>, limit: Duration) -> Result<Vec<Broker>, Vec<Reason>> {
+    pub fn cluster(&self, limit: Duration) -> Result<Cluster, Vec<Reason>> {
         let end = Instant::now() + limit;
         loop {
-            if let Ok(metadata) = self.metadata(topic, left(end).min(QUESTION)) {
-                let port = |port: i32| u16::try_from(port).unwrap_or_default();
-                let brokers = metadata.brokers().iter();
-                return Ok(brokers
-                    .map(|broker| Broker {
-                        id: broker.id(),
-                        host: broker.host().to_owned(),
-                        port: port(broker.port()),
-                    })
-                    .collect());
+            // All topics at once: with brokers that cannot be reached where they say, this may be the only answer.
+            if let Ok(metadata) = self.metadata(None, left(end).min(QUESTION)) {
+                let brokers = metadata.brokers().iter().map(|broker| Broker {
+                    id: broker.id(),
+                    host: broker.host().to_owned(),
+                    port: u16::try_from(broker.port()).unwrap_or_default(),
+                });
+                let topics = metadata.topics().iter();
+                return Ok(Cluster {
+                    brokers: brokers.collect(),
+                    topics: topics.map(|topic| (topic.name().to_owned(), judge(topic))).collect(),
+                });
             }
             let reasons = self.heard.reasons();
             // Neither goes away by waiting.
@@ -187,14 +198,23 @@ impl Check {
         }
     }
 
-    /// What is known of these topics, in their order. `deep`: also what only a broker at its advertised address tells.
+    /// What is known of these topics of the `cluster`, in their order. `deep`: also what only a broker at its advertised
+    /// address tells.
     #[must_use]
-    pub fn topics(&self, names: &[String], deep: bool, limit: Duration) -> Vec<Topic> {
+    pub fn topics(&self, cluster: &Cluster, names: &[String], deep: bool, limit: Duration) -> Vec<Topic> {
         let end = Instant::now() + limit;
-        let mut topics: Vec<Topic> = names.iter().map(|name| self.topic(name, left(end))).collect();
+        let listed = |name: &String| cluster.topics.get(name).cloned();
         if !deep {
-            return topics;
+            return names
+                .iter()
+                .map(|name| listed(name).unwrap_or(Topic::Missing))
+                .collect();
         }
+        // What is not listed may be hidden.
+        let topics = names
+            .iter()
+            .map(|name| listed(name).unwrap_or_else(|| self.topic(name, left(end))));
+        let mut topics: Vec<Topic> = topics.collect();
         for (name, topic) in names.iter().zip(&mut topics) {
             let Topic::There(facts) = topic else { continue };
             match native::describe(self.producer.client(), name, true, left(end).min(QUESTION)) {
@@ -227,17 +247,7 @@ impl Check {
             Ok(metadata) => metadata,
             Err(error) => return Topic::Unknown(error.to_string()),
         };
-        let Some(topic) = metadata.topics().first() else {
-            return Topic::Missing;
-        };
-        match topic.error().map(Code::from) {
-            None => Topic::There(facts(topic)),
-            Some(code) if verdict::is_missing(code) => Topic::Missing,
-            Some(Code::TopicAuthorizationFailed) => Topic::Denied,
-            // It is being made, or its partitions are being moved.
-            Some(Code::LeaderNotAvailable) => Topic::There(facts(topic)),
-            Some(code) => Topic::Unknown(code.to_string()),
-        }
+        metadata.topics().first().map_or(Topic::Missing, judge)
     }
 
     fn configurations(&self, topics: &mut HashMap<&str, &mut Facts>, limit: Duration) -> Result<(), String> {
@@ -266,6 +276,17 @@ impl Check {
 
 fn left(end: Instant) -> Duration {
     end.saturating_duration_since(Instant::now())
+}
+
+fn judge(topic: &MetadataTopic) -> Topic {
+    match topic.error().map(Code::from) {
+        None => Topic::There(facts(topic)),
+        Some(code) if verdict::is_missing(code) => Topic::Missing,
+        Some(Code::TopicAuthorizationFailed) => Topic::Denied,
+        // It is being made, or its partitions are being moved.
+        Some(Code::LeaderNotAvailable) => Topic::There(facts(topic)),
+        Some(code) => Topic::Unknown(code.to_string()),
+    }
 }
 
 fn facts(topic: &MetadataTopic) -> Facts {

@@ -265,6 +265,8 @@ fn an_advertised_name_that_does_not_resolve_is_named() {
         &[&name, "set advertised.listeners", "/etc/hosts"],
     );
     said.says("kafka", "login", "ok", &["1 broker"]);
+    // That much the broker tells all the same.
+    said.says("kafka", "topic trip_pro", "failure", &["no such topic"]);
     assert_eq!(said.ended.code, Some(3));
 }
 

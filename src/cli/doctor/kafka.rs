@@ -57,15 +57,14 @@ pub(super) fn look(config: &Config, _: &AtomicBool) -> Vec<Line> {
         return findings.lines;
     }
 
-    let wanted = wanted(config);
-    let first = wanted.first().map(|topic| topic.name.as_str());
-    let brokers = match check.brokers(first, BROKERS_MAX) {
-        Ok(brokers) => brokers,
+    let cluster = match check.cluster(BROKERS_MAX) {
+        Ok(cluster) => cluster,
         Err(reasons) => {
             refused(&reasons, security.as_deref(), &mut findings);
             return findings.lines;
         }
     };
+    let brokers = &cluster.brokers;
     findings.ok(
         "login",
         format!(
@@ -86,9 +85,10 @@ pub(super) fn look(config: &Config, _: &AtomicBool) -> Vec<Line> {
         advertises(broker, reach, far, &mut findings);
     }
     let deep = answers.iter().any(|reach| matches!(reach, Reach::Open(_)));
+    let wanted = wanted(config);
     let names: Vec<String> = wanted.iter().map(|topic| topic.name.clone()).collect();
     let limits = Limits::of(config);
-    for (wanted, found) in wanted.iter().zip(check.topics(&names, deep, TOPICS_MAX)) {
+    for (wanted, found) in wanted.iter().zip(check.topics(&cluster, &names, deep, TOPICS_MAX)) {
         topic(wanted, &found, &limits, &mut findings);
     }
     if names.is_empty() {

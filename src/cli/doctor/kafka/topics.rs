@@ -71,7 +71,7 @@ pub(super) fn topic(wanted: &Wanted, found: &Topic, limits: &Limits, findings: &
         Topic::Missing => {
             return findings.failure(
                 &check,
-                "there is no such topic",
+                "there is no such topic, or none that this user may see",
                 "its records are held on this machine, nothing is lost, and none of them reaches Kafka",
                 format!(
                     "make it (`kafka-topics.sh --create --topic {name} ...`); its records are then sent by themselves"
