@@ -1,6 +1,7 @@
 //! How the process ends: every failure and its exit code, in one place.
 //!
-//! 0 done; 1 failed; 2 wrong usage or configuration; 3 damage or loss was found; 4 the WAL is in use; 75 try again later.
+//! 0 done; 1 failed; 2 wrong usage or configuration; 3 something looked for faults and found some; 4 the WAL is in
+//! use; 75 try again later.
 
 use std::io;
 use std::net::SocketAddr;
@@ -12,7 +13,7 @@ use crate::{forward, land};
 
 const FAILED: u8 = 1;
 const CONFIGURATION: u8 = 2;
-const DAMAGE: u8 = 3;
+const FOUND: u8 = 3;
 const WAL_IN_USE: u8 = 4;
 const TRY_AGAIN_LATER: u8 = 75;
 
@@ -130,6 +131,15 @@ pub(super) struct Usage(pub(super) String);
 #[error("{0}")]
 pub(super) struct Later(pub(super) String);
 
+/// `doctor` found failures, all of them told already.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Diagnosis {
+    #[error("the configuration cannot be used: its lines say what to correct")]
+    Configuration,
+    #[error("not everything is as it must be: each failure says what to do")]
+    Failures,
+}
+
 /// `status` could not show all that there is.
 #[derive(Debug, thiserror::Error)]
 #[error("{}", lines(.0))]
@@ -164,6 +174,12 @@ fn code_of(cause: &(dyn std::error::Error + 'static)) -> Option<u8> {
             land::StartError::Away(_) | land::StartError::Thread(_) => TRY_AGAIN_LATER,
         });
     }
+    if let Some(diagnosis) = cause.downcast_ref::<Diagnosis>() {
+        return Some(match diagnosis {
+            Diagnosis::Configuration => CONFIGURATION,
+            Diagnosis::Failures => FOUND,
+        });
+    }
     if let Some(NoStatus(errors)) = cause.downcast_ref::<NoStatus>() {
         return Some(if errors.iter().any(AskError::is_misdirected) {
             CONFIGURATION
@@ -175,7 +191,7 @@ fn code_of(cause: &(dyn std::error::Error + 'static)) -> Option<u8> {
         return Some(TRY_AGAIN_LATER);
     }
     if cause.is::<Damage>() {
-        return Some(DAMAGE);
+        return Some(FOUND);
     }
     if cause.is::<InUse>() {
         return Some(WAL_IN_USE);
@@ -194,7 +210,7 @@ fn code_of(cause: &(dyn std::error::Error + 'static)) -> Option<u8> {
         return Some(match error {
             wal::ArchiveError::InUse { .. } => WAL_IN_USE,
             wal::ArchiveError::NotAWal { .. } | wal::ArchiveError::Format { .. } => CONFIGURATION,
-            wal::ArchiveError::NoIdentity { .. } => DAMAGE,
+            wal::ArchiveError::NoIdentity { .. } => FOUND,
             wal::ArchiveError::Io { source, .. } => code_of_io(source),
         });
     }

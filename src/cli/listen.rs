@@ -11,7 +11,7 @@ use crate::config::Config;
 /// Connections that the kernel completes while the gateway is busy. Its own limit may be lower.
 const BACKLOG: u32 = 4096;
 /// Files that are no client's connection: the log, Kafka's connections, the admin listener.
-const FILES_RESERVED: u64 = 512;
+pub(super) const FILES_RESERVED: u64 = 512;
 
 /// Opens a listener; needs a tokio runtime around it.
 pub(super) fn listen(

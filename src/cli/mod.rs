@@ -7,6 +7,7 @@ mod ask;
 mod at;
 mod config;
 mod dev;
+mod doctor;
 mod exit;
 mod gateway;
 mod held;
@@ -90,6 +91,8 @@ enum Command {
     /// Records whose topic does not work: see them, discard them, send them to another topic
     #[command(subcommand)]
     Held(held::Command),
+    /// Check disk, machine, Kafka (every address that it advertises) and database, and say what to do
+    Doctor(doctor::Flags),
     /// Show or check the configuration
     #[command(subcommand)]
     Config(config::Command),
@@ -124,6 +127,7 @@ fn run(arguments: Arguments) -> Result<()> {
         Command::Wal(command) => wal::run(command, &settings.load()?),
         Command::DeadLetters(command) => letters::run(command, &settings.load()?),
         Command::Held(command) => held::run(command, &settings.load()?),
+        Command::Doctor(flags) => doctor::run(flags, &settings.inputs()),
         Command::Config(command) => config::run(command, &settings.load()?),
         Command::Completions { shell } => {
             let mut script = Vec::new();
@@ -135,6 +139,10 @@ fn run(arguments: Arguments) -> Result<()> {
 
 impl Settings {
     fn load(self) -> Result<Config> {
+        Ok(Config::load(self.inputs())?)
+    }
+
+    fn inputs(self) -> Inputs {
         let flags = [
             ("http.listen", "--listen", self.listen),
             ("admin.listen", "--admin-listen", self.admin_listen),
@@ -142,14 +150,14 @@ impl Settings {
             ("wal.path", "--wal", self.wal),
             ("kafka.bootstrap_servers", "--bootstrap-servers", self.bootstrap_servers),
         ];
-        Ok(Config::load(Inputs {
+        Inputs {
             file: self.config,
             environment: std::env::vars_os().collect(),
             flags: flags
                 .into_iter()
                 .filter_map(|(key, flag, value)| Some((key, flag, value?)))
                 .collect(),
-        })?)
+        }
     }
 }
 

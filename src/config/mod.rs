@@ -10,6 +10,7 @@
 mod layers;
 mod protected;
 mod read;
+mod salvage;
 mod secret;
 mod show;
 #[cfg(test)]
@@ -365,26 +366,8 @@ impl Config {
     /// # Errors
     /// [`ConfigError`]; problems with values are collected, not told one by one.
     pub fn load(inputs: Inputs) -> Result<Self, ConfigError> {
-        let syntax = |path: &str, error: layers::SyntaxError| ConfigError::Syntax {
-            path: path.to_owned(),
-            line: error.line,
-            message: error.message,
-        };
-        let mut layers = layers::Layers::built_in().map_err(|error| syntax("built-in config.toml", error))?;
-        if let Some(path) = file_to_read(&inputs) {
-            let name = path.display().to_string();
-            let text = std::fs::read_to_string(&path).map_err(|source| ConfigError::Read {
-                path: name.clone(),
-                source,
-            })?;
-            layers.add_file(&name, &text).map_err(|error| syntax(&name, error))?;
-            layers.file = Some(name);
-        }
-        layers.add_environment(inputs.environment.into_iter());
-        for (key, flag, value) in &inputs.flags {
-            layers.set_from_text(key, Origin::Flag(flag), value);
-        }
-        read::read(&layers).map_err(ConfigError::Invalid)
+        let file = file_to_read(&inputs);
+        read::read(&every_layer(&inputs, file)?).map_err(ConfigError::Invalid)
     }
 
     /// Where the value of "section.key" came from; what nobody set is built in.
@@ -411,6 +394,30 @@ impl Config {
     pub fn file(&self) -> Option<&str> {
         self.layers.file.as_deref()
     }
+}
+
+/// Every layer, this file among them.
+fn every_layer(inputs: &Inputs, file: Option<PathBuf>) -> Result<layers::Layers, ConfigError> {
+    let syntax = |path: &str, error: layers::SyntaxError| ConfigError::Syntax {
+        path: path.to_owned(),
+        line: error.line,
+        message: error.message,
+    };
+    let mut layers = layers::Layers::built_in().map_err(|error| syntax("built-in config.toml", error))?;
+    if let Some(path) = file {
+        let name = path.display().to_string();
+        let text = std::fs::read_to_string(&path).map_err(|source| ConfigError::Read {
+            path: name.clone(),
+            source,
+        })?;
+        layers.add_file(&name, &text).map_err(|error| syntax(&name, error))?;
+        layers.file = Some(name);
+    }
+    layers.add_environment(inputs.environment.iter().cloned());
+    for (key, flag, value) in &inputs.flags {
+        layers.set_from_text(key, Origin::Flag(flag), value);
+    }
+    Ok(layers)
 }
 
 /// A file that was asked for must be there; of the usual places, the first that has one.

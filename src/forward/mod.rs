@@ -18,10 +18,11 @@
 //! | `heal` | when Kafka has lost what it had acknowledged |
 //! | `flow`, `window`, `sift`, `topics`, `pace` | its parts; the last four are pure |
 //! | `sender` | a replay's records, beside no log |
-//! | `settings`, `producer`, `native`, `link`, `tail`, `verdict` | what knows librdkafka |
+//! | `settings`, `producer`, `tail`, `verdict`, `check` | what knows librdkafka, with `kafka/` |
 //!
 //! Does not know HTTP, the configuration file, or how the log lies on disk.
 
+pub mod check;
 mod command;
 mod drain;
 mod embedded;

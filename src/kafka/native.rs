@@ -292,16 +292,33 @@ impl<T> Drop for Owned<T> {
     }
 }
 
-/// The id that a broker gave the topic when it was made (base64, as Kafka's own tools print it), so that a
-/// topic deleted and made again under its name can be told from the old one. `None`: this broker has none.
+/// What Kafka tells of a topic.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Described {
+    /// The id that a broker gave the topic when it was made (base64, as Kafka's own tools print it), so that a
+    /// topic deleted and made again under its name can be told from the old one. `None`: this broker has none.
+    pub(crate) id: Option<String>,
+    /// What this user may do, where it was asked for and the broker tells.
+    pub(crate) rights: Option<Rights>,
+}
+
+/// See [`Described`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Rights {
+    pub(crate) read: bool,
+    pub(crate) write: bool,
+}
+
+/// Asks for one topic (DescribeTopics); `rights`: also for what this user may do with it.
 ///
 /// # Errors
 /// librdkafka's code when Kafka did not answer within `timeout`, or has no such topic.
-pub(crate) fn topic_id<C: ClientContext>(
+pub(crate) fn describe<C: ClientContext>(
     client: &Client<C>,
     topic: &str,
+    rights: bool,
     timeout: Duration,
-) -> Result<Option<String>, RDKafkaErrorCode> {
+) -> Result<Described, RDKafkaErrorCode> {
     /// What brokers without topic ids send: all zero.
     const NONE: &str = "AAAAAAAAAAAAAAAAAAAAAA";
     let name = CString::new(topic).map_err(|_| RDKafkaErrorCode::InvalidTopic)?;
@@ -309,8 +326,8 @@ pub(crate) fn topic_id<C: ClientContext>(
     let out_of_memory = RDKafkaErrorCode::Fail;
     // SAFETY: the client is alive throughout; queue, collection, options and event are made here, checked for
     // null and destroyed by their own functions when they leave the scope, the event (last made) first. What
-    // is read of the event (descriptions, id, error) belongs to it and is copied before it goes; the list of
-    // descriptions is `count` long.
+    // is read of the event (descriptions, id, operations, error) belongs to it and is copied before it goes; the
+    // lists of descriptions and of operations are as long as the counts that come with them.
     unsafe {
         let queue = Owned::new(
             sys::rd_kafka_queue_new(client.native_ptr()),
@@ -335,6 +352,12 @@ pub(crate) fn topic_id<C: ClientContext>(
             sys::rd_kafka_AdminOptions_set_request_timeout(options.0.as_ptr(), timeout_ms, std::ptr::null_mut(), 0);
         if set != RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR {
             return Err(set.into());
+        }
+        if rights {
+            let refused = sys::rd_kafka_AdminOptions_set_include_authorized_operations(options.0.as_ptr(), 1);
+            if let Some(refused) = Owned::new(refused, sys::rd_kafka_error_destroy) {
+                return Err(sys::rd_kafka_error_code(refused.0.as_ptr()).into());
+            }
         }
         sys::rd_kafka_DescribeTopics(
             client.native_ptr(),
@@ -366,17 +389,38 @@ pub(crate) fn topic_id<C: ClientContext>(
                 return Err(code.into());
             }
         }
+        let mut described = Described::default();
         let id = sys::rd_kafka_TopicDescription_topic_id(description);
-        if id.is_null() {
-            return Ok(None);
+        if !id.is_null() {
+            let text = sys::rd_kafka_Uuid_base64str(id);
+            if !text.is_null() {
+                let text = CStr::from_ptr(text).to_string_lossy().into_owned();
+                described.id = (text != NONE).then_some(text);
+            }
         }
-        let text = sys::rd_kafka_Uuid_base64str(id);
-        if text.is_null() {
-            return Ok(None);
+        let mut count = 0_usize;
+        let operations = sys::rd_kafka_TopicDescription_authorized_operations(description, &mut count);
+        if rights && !operations.is_null() {
+            let operations = std::slice::from_raw_parts(operations, count);
+            described.rights = Some(Rights {
+                read: operations.contains(&sys::rd_kafka_AclOperation_t::RD_KAFKA_ACL_OPERATION_READ),
+                write: operations.contains(&sys::rd_kafka_AclOperation_t::RD_KAFKA_ACL_OPERATION_WRITE),
+            });
         }
-        let text = CStr::from_ptr(text).to_string_lossy().into_owned();
-        Ok((text != NONE).then_some(text))
+        Ok(described)
     }
+}
+
+/// The topic's id; see [`Described`].
+///
+/// # Errors
+/// See [`describe`].
+pub(crate) fn topic_id<C: ClientContext>(
+    client: &Client<C>,
+    topic: &str,
+    timeout: Duration,
+) -> Result<Option<String>, RDKafkaErrorCode> {
+    describe(client, topic, false, timeout).map(|described| described.id)
 }
 
 #[cfg(test)]

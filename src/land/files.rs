@@ -70,6 +70,11 @@ pub struct Files {
 }
 
 impl Folder {
+    /// Whether it has been landed into, and can be again as far as its database goes. Reads only.
+    pub(super) fn look(&self) -> Result<bool, SinkError> {
+        self.database.look()
+    }
+
     /// Names the folder; it is made by the first [`Sink::prepare`].
     #[must_use]
     pub fn new(path: &Path, rotation: Rotation) -> Self {

@@ -14,6 +14,7 @@
 //!
 //! Deliberately does not know: gateways, their logs, HTTP, the configuration.
 
+pub mod check;
 mod context;
 pub mod files;
 mod lander;

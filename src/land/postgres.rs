@@ -4,6 +4,7 @@
 //! table is there because COPY itself cannot pass over anything. Keys and values that a text column cannot hold
 //! ([`as_text`](super::row::as_text)) go to `key_bytes` and `value_bytes`. Does not know Kafka, rules or retries.
 
+mod check;
 mod connection;
 mod copy;
 mod fault;
@@ -15,6 +16,8 @@ use std::time::Duration;
 
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, Config};
+
+pub use self::check::Server;
 
 use self::connection::{Connection, begin};
 use self::fault::{Fault, explain};

@@ -113,6 +113,46 @@ pub fn take_lock(folder: &Path) -> Result<File, OpenError> {
     Ok(file)
 }
 
+/// Whose folder this is, as far as can be seen without making, changing or opening anything of it for writing.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Peek {
+    /// The identity; `None`: it has none yet. The error is for people.
+    pub identity: Option<Result<String, String>>,
+    /// The pid, as told, of the process that has the folder.
+    pub user: Option<String>,
+}
+
+/// See [`Peek`]. For the moment of the look at the lock nobody else can take it.
+///
+/// # Errors
+/// The folder's files cannot be read.
+pub fn peek(folder: &Path) -> io::Result<Peek> {
+    let there = |result: io::Result<_>| match result {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        result => result.map(Some),
+    };
+    let text = match fs::read_to_string(folder.join(IDENTITY)) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+        result => Some(result?),
+    };
+    let mut user = None;
+    if let Some(mut lock) = there(File::open(folder.join(LOCK)))? {
+        match lock.try_lock_shared() {
+            Ok(()) => lock.unlock()?,
+            Err(TryLockError::WouldBlock) => {
+                let mut pid = String::new();
+                lock.read_to_string(&mut pid)?;
+                user = Some(pid.trim().to_owned());
+            }
+            Err(TryLockError::Error(error)) => return Err(error),
+        }
+    }
+    Ok(Peek {
+        identity: text.map(|text| parse(&text).map(|id| id.to_string()).map_err(Fault::reason)),
+        user,
+    })
+}
+
 /// Why an identity file says nothing.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Fault {

@@ -65,6 +65,7 @@ pub use archive::{Archive, ArchiveError, Archived, Part, Witnessed, check_unused
 pub use dead_letter::{Letter, LetterState, LettersCause, LettersError, Register, Which};
 pub use error::{AckError, AppendError, OpenError, ReadError};
 pub use generations::Retain;
+pub use identity::{Peek, peek};
 pub use log::Log;
 pub use reader::{Chunk, Read, Reader};
 pub use rewind::{RewindError, Rewound};

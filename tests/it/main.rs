@@ -12,6 +12,7 @@ mod support;
 mod bad_input;
 mod checker;
 mod cli;
+mod cli_doctor;
 mod cli_status;
 mod crash;
 mod forward;
@@ -58,6 +59,7 @@ fn main() -> ExitCode {
         operator::CASES,
         heal::CASES,
         status_page::CASES,
+        cli_doctor::CASES,
     ];
     let mut skipped = Vec::new();
     let mut trials = Vec::new();

@@ -235,3 +235,37 @@ fn the_password_of_the_database_is_never_shown() {
     let shown = format!("{config:?} {} {:?}", config.to_toml(), config.shown());
     assert!(!shown.contains("hunter2"), "{shown}");
 }
+
+#[test]
+fn what_works_of_a_wrong_configuration_is_kept() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("config.toml");
+    let inputs = Inputs {
+        file: Some(file.clone()),
+        environment: vec![("TIDEGATE_HTTP__LISTEN".into(), "everywhere".into())],
+        flags: Vec::new(),
+    };
+    let text = "[wal]\npath = \"/srv/log\"\nbytes_max = \"much\"\n[htp]\nx = 1\n[[source]]\nname = \"a\"\ntopic = \"no topic\"\n";
+    std::fs::write(&file, text).unwrap();
+    let (config, errors) = Config::load_what_works(&inputs).unwrap();
+    assert_eq!(config.wal.path, std::path::Path::new("/srv/log"));
+    assert_eq!((config.wal.bytes_max, config.http.listen.port()), (64 << 30, 4000));
+    assert_eq!(config.sources.first().map(|source| source.topic.as_str()), Some("a"));
+    let [ConfigError::Invalid(problems)] = &errors[..] else {
+        panic!("{errors:?}")
+    };
+    assert_eq!(problems.len(), 4, "{problems:?}");
+
+    std::fs::write(&file, "[wal\n").unwrap();
+    let (config, errors) = Config::load_what_works(&inputs).unwrap();
+    assert_eq!(config.wal.path, std::path::Path::new("data/wal"));
+    assert_eq!(errors.len(), 2, "{errors:?}");
+    assert!(matches!(errors[0], ConfigError::Syntax { line: 1, .. }), "{errors:?}");
+
+    std::fs::write(&file, "").unwrap();
+    let fine = Inputs {
+        file: Some(file),
+        ..Inputs::default()
+    };
+    assert!(Config::load_what_works(&fine).unwrap().1.is_empty());
+}

@@ -230,7 +230,7 @@ impl Schema {
     }
 
     /// What landing needs beyond tables that are there, told before the first batch.
-    async fn check_rights(&self, client: &Client) -> Result<(), Fault> {
+    pub(super) async fn check_rights(&self, client: &Client) -> Result<(), Fault> {
         let mut missing: Vec<String> = Vec::new();
         for (name, rights) in [
             (self.table.name.as_str(), vec!["SELECT", "INSERT"]),
@@ -272,7 +272,7 @@ impl Schema {
 }
 
 /// Any text that Kafka brings must fit.
-async fn check_encoding(client: &Client) -> Result<(), Fault> {
+pub(super) async fn check_encoding(client: &Client) -> Result<(), Fault> {
     let row = client
         .query_one(
             "SELECT current_setting('server_encoding'), current_database()::text",

@@ -12,12 +12,14 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use rusqlite::{Connection, ErrorCode};
+use rusqlite::{Connection, ErrorCode, OpenFlags};
 
 use crate::land::sink::SinkError;
 
 /// How long a write waits for another process's.
 const BUSY_WAIT: Duration = Duration::from_secs(5);
+/// What means something else in a `file:` URI.
+const URI: &percent_encoding::AsciiSet = &percent_encoding::CONTROLS.add(b'%').add(b'?').add(b'#');
 /// Statements that are kept ready.
 const STATEMENTS: usize = 64;
 
@@ -113,6 +115,30 @@ impl Database {
         connection.pragma_update(None, "journal_mode", "WAL")?;
         connection.pragma_update(None, "synchronous", "FULL")?;
         Ok(connection)
+    }
+
+    /// Whether there is a database, and that it is one. Reads only, and leaves no file of SQLite's own behind.
+    pub(in crate::land) fn look(&self) -> Result<bool, SinkError> {
+        let path = self.path.as_path();
+        match fs::metadata(path) {
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+            Err(error) => return Err(self.explain(Fault::at(path)(error))),
+        }
+        // SQLite tells a file that it may not open from one that is none in the same words.
+        drop(fs::File::open(path).map_err(|error| self.explain(Fault::at(path)(error)))?);
+        let mut log = path.as_os_str().to_owned();
+        log.push("-wal");
+        // Without a log beside it nobody writes, and opened as it is nothing is made beside it.
+        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI;
+        let escaped = percent_encoding::percent_encode(path.as_os_str().as_encoded_bytes(), URI);
+        let immutable = if Path::new(&log).exists() { "" } else { "?immutable=1" };
+        let look = || {
+            let connection = Connection::open_with_flags(format!("file:{escaped}{immutable}"), flags)?;
+            connection.busy_timeout(BUSY_WAIT)?;
+            connection.query_row("SELECT count(*) FROM sqlite_master", [], |row| row.get::<_, i64>(0))
+        };
+        look().map(|_| true).map_err(|error| self.explain(error.into()))
     }
 
     fn explain(&self, fault: Fault) -> SinkError {

@@ -9,9 +9,12 @@ use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 use std::time::Duration;
 
+use super::certificates::Authority;
 use super::daemon::Daemon;
 use super::{free_port, poll, target};
 
+/// The cluster id of a broker that has none of its own.
+const CLUSTER: &str = "dGlkZWdhdGUtdGVzdHMwMQ";
 const VERSION_OF_JAVA_MIN: u32 = 17;
 const START_LIMIT: Duration = Duration::from_secs(120);
 
@@ -67,23 +70,56 @@ impl Kafka {
 
     /// A broker that belongs to one test, which may stop, start and kill it.
     pub fn private() -> Kafka {
-        Self::private_with_id("dGlkZWdhdGUtdGVzdHMwMQ")
+        Self::private_with_id(CLUSTER)
     }
 
     /// [`Kafka::private`] with this cluster id.
     pub fn private_with_id(cluster: &str) -> Kafka {
+        Self::make(cluster, "127.0.0.1", |_| Vec::new())
+    }
+
+    /// [`Kafka::private`] that sends its clients to this host, which need not exist.
+    pub fn private_advertising(host: &str) -> Kafka {
+        Self::make(CLUSTER, host, |_| Vec::new())
+    }
+
+    /// [`Kafka::private`] with a second listener, for TLS with a certificate of `authority` and the user `gw` with the
+    /// password `secret`; also gives that listener's address.
+    pub fn private_secure(authority: &Authority) -> (Kafka, String) {
+        let port = free_port();
+        let kafka = Self::make(CLUSTER, "127.0.0.1", |folder| {
+            let (certificate, key) = authority.issue("localhost");
+            let store = folder.join("broker.pem");
+            fs::write(&store, [key, certificate].concat()).expect("the certificate is written");
+            let own = "listener.name.secure";
+            let login = "org.apache.kafka.common.security.scram.ScramLoginModule required;";
+            vec![
+                ("listeners", format!("SECURE://127.0.0.1:{port}")),
+                ("advertised.listeners", format!("SECURE://localhost:{port}")),
+                ("listener.security.protocol.map", "SECURE:SASL_SSL".to_owned()),
+                ("", format!("{own}.sasl.enabled.mechanisms=SCRAM-SHA-512")),
+                ("", format!("{own}.scram-sha-512.sasl.jaas.config={login}")),
+                ("", format!("{own}.ssl.keystore.type=PEM")),
+                ("", format!("{own}.ssl.keystore.location={}", store.display())),
+            ]
+        });
+        (kafka, format!("localhost:{port}"))
+    }
+
+    /// `more`: what is added to properties that are there, or further lines.
+    fn make(cluster: &str, host: &str, more: impl FnOnce(&Path) -> Vec<(&'static str, String)>) -> Kafka {
         let folder = tempfile::Builder::new()
             .prefix("tidegate-kafka-")
             .tempdir()
             .expect("a temporary folder");
         let (broker, controller) = (free_port(), free_port());
         let data = folder.path().join("data");
-        let properties = format!(
+        let mut properties = format!(
             "process.roles=broker,controller\n\
              node.id=1\n\
              controller.quorum.voters=1@127.0.0.1:{controller}\n\
              listeners=PLAINTEXT://127.0.0.1:{broker},CONTROLLER://127.0.0.1:{controller}\n\
-             advertised.listeners=PLAINTEXT://127.0.0.1:{broker}\n\
+             advertised.listeners=PLAINTEXT://{host}:{broker}\n\
              listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT\n\
              controller.listener.names=CONTROLLER\n\
              inter.broker.listener.name=PLAINTEXT\n\
@@ -104,10 +140,19 @@ impl Kafka {
              num.io.threads=4\n",
             data.display()
         );
+        for (name, value) in more(folder.path()) {
+            let mut lines = properties.lines();
+            let line = lines.find(|line| !name.is_empty() && line.starts_with(&format!("{name}=")));
+            properties = match line.map(str::to_owned) {
+                Some(line) => properties.replace(&line, &format!("{line},{value}")),
+                None => format!("{properties}{value}\n"),
+            };
+        }
         fs::write(folder.path().join("server.properties"), properties).expect("server.properties");
         let formatted = java(folder.path(), 128)
             .args(["kafka.tools.StorageTool", "format", "-t", cluster, "-c"])
             .arg(folder.path().join("server.properties"))
+            .args(["--add-scram", "SCRAM-SHA-512=[name=gw,password=secret]"])
             .stdin(Stdio::null())
             .output()
             .expect("java runs");
