@@ -101,14 +101,14 @@ impl Index {
     pub fn missing(&self, first: Sequence, last: Sequence) -> Vec<(Sequence, Sequence)> {
         let mut missing = Vec::new();
         let mut expected = first;
-        let mut parts = 0;
+        let (mut split, mut parts) = (0, 0);
         for (header, _) in &self.frames {
             if header.last() < expected || header.first > last {
                 continue;
             }
             // A split entry is there when its last part is, and none before it is missing.
-            if header.part == 0 {
-                parts = 0; // whatever went before it was not completed
+            if header.first != split {
+                (split, parts) = (header.first, 0); // whatever went before it was not completed
             }
             if header.part != parts {
                 parts = 0;
@@ -469,6 +469,14 @@ mod tests {
                 whole: false
             })
         );
+    }
+
+    #[test]
+    fn parts_of_two_entries_make_no_whole_one() {
+        // The end of the second entry is gone, and the beginning of the third: what is left of both fits together.
+        let mut frames = bytes_of(&[1, 1, 1, 1], 40_000);
+        frames.drain(5..8);
+        assert_eq!(scan(&frames.concat()).missing(1, 4), vec![(2, 2), (3, 3)]);
     }
 
     #[test]
