@@ -198,7 +198,13 @@ impl Row {
         }
         Ok(Self {
             entries: list(folder)?.into(),
-            lost: lost::read(folder)?,
+            lost: match lost::read(folder) {
+                Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+                    tracing::warn!(%error, "what a salvage could not save is told again as damage");
+                    Vec::new()
+                }
+                lost => lost?,
+            },
         })
     }
 
