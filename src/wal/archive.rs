@@ -442,6 +442,10 @@ impl View for Archived {
         }
     }
 
+    fn untold(&self, first: Sequence, last: Sequence) -> Vec<(Sequence, Sequence)> {
+        lost::unknown(first, last, &self.lost)
+    }
+
     fn damaged(&self, _: Sequence, _: Sequence, _: &str) {}
 
     fn scanned(&self, _: Sequence, _: u64) {}

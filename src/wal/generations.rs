@@ -353,6 +353,12 @@ impl Row {
         })
     }
 
+    /// The parts of `first ..= last` that no salvage has told as lost.
+    #[must_use]
+    pub fn untold(&self, first: Sequence, last: Sequence) -> Vec<(Sequence, Sequence)> {
+        lost::unknown(first, last, &self.lost)
+    }
+
     /// Notes damage, once; returns how many sequences of it are new.
     pub fn note_damage(&mut self, first: Sequence, last: Sequence) -> u64 {
         let at = self

@@ -14,6 +14,7 @@ mod checker;
 mod cli;
 mod cli_status;
 mod crash;
+mod damage;
 mod forward;
 mod harness;
 mod http;
@@ -38,6 +39,8 @@ fn main() -> ExitCode {
         bad_input::CASES,
         forward::CASES,
         crash::CASES,
+        damage::CASES,
+        damage::folder::CASES,
         land::CASES,
         land_faults::CASES,
         land_files::CASES,
