@@ -157,7 +157,7 @@ fn a_salvage_without_room_leaves_nothing() {
     let source = Source::killed(&mut Random::new(), 1_000);
     let folder = tempfile::tempdir().unwrap();
     fs::create_dir(folder.path().join("small")).unwrap();
-    let script = r#"mount -t tmpfs -o size=1m none small || exit 9
+    let script = r#"mount -t tmpfs -o size=128k none small || exit 9
         "$0" wal salvage --wal "$1" --to small/new; code=$?
         ls -A small; exit $code"#;
     let mut command = unshare();

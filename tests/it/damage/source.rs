@@ -282,9 +282,9 @@ pub fn snapshot(folder: &Path) -> BTreeMap<PathBuf, (u64, u64, u32, i64, i64, u3
             .chain([folder.clone()])
         {
             let meta = fs::symlink_metadata(&path).unwrap();
-            let sum = match meta.is_dir() {
-                true => 0,
-                false => crc32c::crc32c(&fs::read(&path).unwrap()),
+            let sum = match meta.is_file() {
+                false => 0,
+                true => crc32c::crc32c(&fs::read(&path).unwrap()),
             };
             if meta.is_dir() && path != folder {
                 folders.push(path.clone());
