@@ -18,8 +18,8 @@ use super::scan::{Added, Assembled, Index};
 use super::{Letter, Watermarks, lost};
 use crate::record::{ENCODING, RecordRef, Sequence};
 
-/// How many generations are read at once.
-const READERS: usize = 2;
+/// How many generations are read at once: one more than a small machine has cores, since some wait for the disk.
+const READERS: usize = 3;
 
 /// Sequences that should be there and are not.
 #[derive(Debug, Clone, PartialEq, Eq)]
