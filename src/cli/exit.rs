@@ -207,14 +207,26 @@ fn code_of(cause: &(dyn std::error::Error + 'static)) -> Option<u8> {
         });
     }
     if let Some(error) = cause.downcast_ref::<wal::ArchiveError>() {
+        return Some(code_of_archive(error));
+    }
+    if let Some(error) = cause.downcast_ref::<wal::SalvageError>() {
         return Some(match error {
-            wal::ArchiveError::InUse { .. } => WAL_IN_USE,
-            wal::ArchiveError::NotAWal { .. } | wal::ArchiveError::Format { .. } => CONFIGURATION,
-            wal::ArchiveError::NoIdentity { .. } => FOUND,
-            wal::ArchiveError::Io { source, .. } => code_of_io(source),
+            wal::SalvageError::NotEmpty(_) | wal::SalvageError::Inside(_) => CONFIGURATION,
+            wal::SalvageError::Busy(_) => TRY_AGAIN_LATER,
+            wal::SalvageError::Source(error) => code_of_archive(error),
+            wal::SalvageError::Target { source, .. } => code_of_io(source),
         });
     }
     cause.downcast_ref::<wal::OpenError>().map(code_of_open)
+}
+
+fn code_of_archive(error: &wal::ArchiveError) -> u8 {
+    match error {
+        wal::ArchiveError::InUse { .. } => WAL_IN_USE,
+        wal::ArchiveError::NotAWal { .. } | wal::ArchiveError::Format { .. } => CONFIGURATION,
+        wal::ArchiveError::NoIdentity { .. } => FOUND,
+        wal::ArchiveError::Io { source, .. } => code_of_io(source),
+    }
 }
 
 fn code_of_open(error: &wal::OpenError) -> u8 {
@@ -233,6 +245,7 @@ fn code_of_io(error: &io::Error) -> u8 {
         | io::ErrorKind::NotFound
         | io::ErrorKind::NotADirectory
         | io::ErrorKind::AlreadyExists
+        | io::ErrorKind::DirectoryNotEmpty
         | io::ErrorKind::ReadOnlyFilesystem
         | io::ErrorKind::InvalidInput
         | io::ErrorKind::InvalidFilename

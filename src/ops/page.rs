@@ -114,7 +114,8 @@ pub fn page(reader: &mut Reader, own: WalId, query: &Query, limits: Limits) -> R
                 page.end = true;
                 return Ok(page);
             }
-            Read::Damaged { first, last: end } => {
+            Read::Damaged { told: true, .. } => {}
+            Read::Damaged { first, last: end, .. } => {
                 if first <= last {
                     page.damaged.push((first, end.min(last)));
                 }

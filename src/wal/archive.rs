@@ -150,6 +150,7 @@ impl Archive {
                 Err(identity::Fault::Damaged(reason)) => Err(reason),
             },
             Err(error) if error.kind() == io::ErrorKind::NotFound => Err("it is missing".to_owned()),
+            Err(error) if is_fault(&error) => Err(format!("the disk does not give it: {error}")),
             Err(source) => return Err(ArchiveError::io("read", &path)(source)),
         };
         let mut logs = Vec::new();
@@ -261,6 +262,7 @@ pub struct Archived {
     /// A commit that was cut off before anybody was answered OK.
     torn: Option<(Sequence, Sequence)>,
     lost: Vec<(Sequence, Sequence)>,
+    lost_fault: Option<String>,
 }
 
 impl Archived {
@@ -273,7 +275,13 @@ impl Archived {
             Vec::new()
         };
         let witnessed = witnessed(&folder)?;
-        let lost = lost::read(&folder).map_err(ArchiveError::io("read the list of lost sequences in", &folder))?;
+        let (lost, lost_fault) = match lost::read(&folder) {
+            Ok(lost) => (lost, None),
+            Err(error) if error.kind() == io::ErrorKind::InvalidData || is_fault(&error) => {
+                (Vec::new(), Some(error.to_string()))
+            }
+            Err(source) => return Err(ArchiveError::io("read the list of lost sequences in", &folder)(source)),
+        };
         let trimmed = entries.first().map_or(0, |first| first.first - 1);
         let marks = match witnessed {
             Witnessed::Marks(marks) => marks,
@@ -293,6 +301,7 @@ impl Archived {
             committed: marks.committed.max(trimmed),
             torn: None,
             lost,
+            lost_fault,
         };
         log.find_end(marks)?;
         Ok(log)
@@ -302,8 +311,8 @@ impl Archived {
     fn find_end(&mut self, marks: Marks) -> Result<(), ArchiveError> {
         for entry in self.entries.iter().rev() {
             let path = entry.data_path();
-            let tail = match Index::scan(&path, entry.key) {
-                Ok(index) => index.tail(),
+            let tail = match Index::scan_past_faults(&path, entry.key) {
+                Ok((index, _)) => index.tail(),
                 Err(error) if error.kind() == io::ErrorKind::NotFound => None,
                 Err(source) => return Err(ArchiveError::io("read", &path)(source)),
             };
@@ -359,6 +368,12 @@ impl Archived {
     #[must_use]
     pub fn lost(&self) -> &[(Sequence, Sequence)] {
         &self.lost
+    }
+
+    /// Why that is not known, if it is not: what was told is told again.
+    #[must_use]
+    pub fn lost_fault(&self) -> Option<&str> {
+        self.lost_fault.as_deref()
     }
 
     /// Bytes of its files, those set aside included.
@@ -427,6 +442,10 @@ impl View for Archived {
         }
     }
 
+    fn untold(&self, first: Sequence, last: Sequence) -> Vec<(Sequence, Sequence)> {
+        lost::unknown(first, last, &self.lost)
+    }
+
     fn damaged(&self, _: Sequence, _: Sequence, _: &str) {}
 
     fn scanned(&self, _: Sequence, _: u64) {}
@@ -439,6 +458,14 @@ fn witnessed(folder: &Path) -> Result<Witnessed, ArchiveError> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Witnessed::Missing),
         Err(source) => return Err(ArchiveError::io("open", &path)(source)),
     };
-    let newest = witness::read(&file).map_err(ArchiveError::io("read", &path))?;
-    Ok(newest.map_or(Witnessed::Damaged, |(_, marks)| Witnessed::Marks(marks)))
+    match witness::read(&file) {
+        Ok(newest) => Ok(newest.map_or(Witnessed::Damaged, |(_, marks)| Witnessed::Marks(marks))),
+        Err(error) if is_fault(&error) => Ok(Witnessed::Damaged),
+        Err(source) => Err(ArchiveError::io("read", &path)(source)),
+    }
+}
+
+/// Whether the disk itself failed: damage like any other, of a folder that is only read.
+fn is_fault(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(libc::EIO)
 }

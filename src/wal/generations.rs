@@ -198,7 +198,13 @@ impl Row {
         }
         Ok(Self {
             entries: list(folder)?.into(),
-            lost: lost::read(folder)?,
+            lost: match lost::read(folder) {
+                Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+                    tracing::warn!(%error, "what a salvage could not save is told again as damage");
+                    Vec::new()
+                }
+                lost => lost?,
+            },
         })
     }
 
@@ -345,6 +351,12 @@ impl Row {
             data: entry.data_path(),
             live: entry.live.clone(),
         })
+    }
+
+    /// The parts of `first ..= last` that no salvage has told as lost.
+    #[must_use]
+    pub fn untold(&self, first: Sequence, last: Sequence) -> Vec<(Sequence, Sequence)> {
+        lost::unknown(first, last, &self.lost)
     }
 
     /// Notes damage, once; returns how many sequences of it are new.

@@ -127,7 +127,10 @@ pub fn retire(shared: &Shared) -> io::Result<()> {
         // would look like a lost generation. So it is the witness that says how far.
         let acked = {
             let mut witness = lock(&shared.witness);
-            if let Err(error) = witness.sync() {
+            // In both slots: damage to one would leave the other, in which what is removed was still waiting.
+            let marks = witness.marks();
+            let written = witness.write(marks);
+            if let Err(error) = written.and_then(|()| witness.sync()) {
                 shared.poison.set(format!("fsync of the witness failed: {error}"));
                 return Err(error);
             }

@@ -1,7 +1,8 @@
 //! Whose folder this is: the lock that makes it one process's, and the identity, made once.
 //!
 //! ```text
-//! identity:  "tidegate-wal 1\n" and the UUID and "\n"; the number is the version of the whole folder's layout
+//! identity:  "tidegate-wal 1\n", the UUID and "\n"; the number is the version of the whole folder's layout. Then
+//!            "crc32c ", the checksum of these two lines as 8 hexadecimal digits, "\n"; early ones lack this line
 //! lock:      flocked while a process has the folder; holds its pid, for the message to the second one
 //! ```
 
@@ -172,27 +173,38 @@ impl Fault {
 
 /// The identity in the file's text.
 pub fn parse(text: &str) -> Result<WalId, Fault> {
-    let (format, id) = text
+    let (format, rest) = text
         .split_once('\n')
         .ok_or_else(|| Fault::Damaged("it is cut off".to_owned()))?;
+    let (id, sum) = rest.split_once('\n').unwrap_or((rest, ""));
+    let parsed: Result<WalId, Fault> = id
+        .trim()
+        .parse()
+        .map_err(|error| Fault::Damaged(format!("its UUID cannot be read: {error}")));
+    let is_whole = |id: &WalId| self::text(*id) == text;
     if format != FORMAT {
         let reason = format!("it says {format:?}, and this version knows {FORMAT:?}");
         let is_other = format
             .strip_prefix(FORMAT_NAME)
-            .is_some_and(|version| !version.is_empty() && version.bytes().all(|byte| byte.is_ascii_digit()));
+            .is_some_and(|version| !version.is_empty() && version.bytes().all(|byte| byte.is_ascii_digit()))
+            // The checksum of a version 1: a flipped bit, and no later version.
+            && parsed.as_ref().map_or(true, |id| !self::text(*id).ends_with(sum) || sum.is_empty());
         return Err(match is_other {
             true => Fault::Version(reason),
             false => Fault::Damaged(reason),
         });
     }
-    id.trim()
-        .parse()
-        .map_err(|error| Fault::Damaged(format!("its UUID cannot be read: {error}")))
+    match parsed {
+        Ok(id) if !sum.is_empty() && !is_whole(&id) => Err(Fault::Damaged("its checksum does not hold".to_owned())),
+        parsed => parsed,
+    }
 }
 
 /// The file's text.
 pub fn text(id: WalId) -> String {
-    format!("{FORMAT}\n{id}\n")
+    let lines = format!("{FORMAT}\n{id}\n");
+    let sum = crc32c::crc32c(lines.as_bytes());
+    format!("{lines}crc32c {sum:08x}\n")
 }
 
 fn make(folder: &Path) -> io::Result<WalId> {
@@ -209,4 +221,40 @@ fn make(folder: &Path) -> io::Result<WalId> {
     fs::rename(&temporary, folder.join(IDENTITY))?;
     durable::sync_folder(folder)?;
     Ok(id)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::indexing_slicing)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_flipped_bit_of_an_identity_is_damage() {
+        let id = WalId::new_random();
+        let whole = text(id).into_bytes();
+        assert_eq!(parse(&text(id)), Ok(id));
+        for at in 0..whole.len() {
+            for bit in 0..8 {
+                let mut flipped = whole.clone();
+                flipped[at] ^= 1 << bit;
+                let parsed = parse(&String::from_utf8_lossy(&flipped));
+                assert!(
+                    matches!(parsed, Err(Fault::Damaged(_))),
+                    "byte {at}, bit {bit}: {parsed:?}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn an_early_identity_is_read_and_a_later_version_is_named() {
+        let id = WalId::new_random();
+        assert_eq!(parse(&format!("{FORMAT}\n{id}\n")), Ok(id));
+        for text in [
+            format!("tidegate-wal 2\n{id}\n"),
+            "tidegate-wal 12\nanything\nelse\n".to_owned(),
+        ] {
+            assert!(matches!(parse(&text), Err(Fault::Version(_))), "{text}");
+        }
+    }
 }

@@ -359,6 +359,10 @@ impl View for Shared {
         lock(&self.row).place(sequence)
     }
 
+    fn untold(&self, first: Sequence, last: Sequence) -> Vec<(Sequence, Sequence)> {
+        lock(&self.row).untold(first, last)
+    }
+
     fn damaged(&self, first: Sequence, last: Sequence, reason: &str) {
         self.note_damage(first, last, reason);
     }

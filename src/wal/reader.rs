@@ -22,6 +22,8 @@ pub(super) trait View: Send + Sync {
     fn acked(&self) -> Sequence;
     /// The generation that `sequence` belongs to; for one before the first, the first.
     fn place(&self, sequence: Sequence) -> Option<Place>;
+    /// The parts of `first ..= last` that no salvage has told as lost.
+    fn untold(&self, first: Sequence, last: Sequence) -> Vec<(Sequence, Sequence)>;
     /// Sequences that were committed and cannot be read.
     fn damaged(&self, first: Sequence, last: Sequence, reason: &str);
     /// A scan found out how many bytes the entries of a generation have.
@@ -48,6 +50,8 @@ pub enum Read {
         first: Sequence,
         /// The last one.
         last: Sequence,
+        /// A salvage has told all of them as lost: no news.
+        told: bool,
     },
     /// Nothing more is committed now.
     Nothing,
@@ -169,9 +173,16 @@ impl Reader {
 
     fn damaged(&mut self, last: Sequence, reason: &str) -> Read {
         let first = self.position;
-        self.view.damaged(first, last, reason);
+        let (last, told) = match self.view.untold(first, last).first() {
+            None => (last, true),
+            Some((from, _)) if *from > first => (from - 1, true),
+            Some((_, to)) => (*to, false),
+        };
+        if !told {
+            self.view.damaged(first, last, reason);
+        }
         self.position = last + 1;
-        Read::Damaged { first, last }
+        Read::Damaged { first, last, told }
     }
 }
 

@@ -100,43 +100,65 @@ pub fn salvage(
 ) -> Result<Vec<Salvaged>, SalvageError> {
     let work = prepare(source.folder(), target)?;
     let guard = claim(&work, target)?;
-    clear(&work).map_err(SalvageError::target("clear", &work))?;
-    let mut salvaged = Vec::new();
-    for log in source.logs() {
-        salvaged.push(copy(log, &log.part().folder(&work), progress)?);
+    // Another salvage may have ended while this one waited for the lock.
+    check_free(target)?;
+    let salvaged = fill(source, id, &work, progress).and_then(|salvaged| {
+        fs::rename(&work, target).map_err(SalvageError::target("put in place", target))?;
+        Ok(salvaged)
+    });
+    if salvaged.is_err()
+        && let Err(error) = fs::remove_dir_all(&work)
+    {
+        tracing::debug!(%error, "what a failed salvage has written stays until the next one");
     }
-    source.check_unused()?;
-    let path = work.join(identity::IDENTITY);
-    write(&path, &identity::text(id)).map_err(SalvageError::target("write", &path))?;
-    durable::sync_folder(&work).map_err(SalvageError::target("fsync", &work))?;
-    fs::rename(&work, target).map_err(SalvageError::target("put in place", target))?;
+    let salvaged = salvaged?;
     durable::sync_parent(target).map_err(SalvageError::target("fsync the parent of", target))?;
     drop(guard);
     Ok(salvaged)
 }
 
+/// Writes the whole of the new folder, and fsyncs it.
+fn fill(source: &Archive, id: WalId, work: &Path, progress: &dyn Fn(u64)) -> Result<Vec<Salvaged>, SalvageError> {
+    clear(work).map_err(SalvageError::target("clear", work))?;
+    let mut salvaged = Vec::new();
+    for log in source.logs() {
+        salvaged.push(copy(log, &log.part().folder(work), progress)?);
+    }
+    source.check_unused()?;
+    let path = work.join(identity::IDENTITY);
+    write(&path, &identity::text(id)).map_err(SalvageError::target("write", &path))?;
+    durable::sync_folder(work).map_err(SalvageError::target("fsync", work))?;
+    Ok(salvaged)
+}
+
+/// Nothing may be at the target but an empty folder.
+fn check_free(target: &Path) -> Result<(), SalvageError> {
+    match fs::read_dir(target) {
+        Ok(mut items) => match items.next() {
+            Some(_) => Err(SalvageError::NotEmpty(target.to_path_buf())),
+            None => Ok(()),
+        },
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(SalvageError::target("look into", target)(error)),
+    }
+}
+
 /// The folder to work in.
 fn prepare(source: &Path, target: &Path) -> Result<PathBuf, SalvageError> {
-    match fs::read_dir(target) {
-        Ok(mut items) => {
-            if items.next().is_some() {
-                return Err(SalvageError::NotEmpty(target.to_path_buf()));
-            }
-        }
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        Err(error) => return Err(SalvageError::target("look into", target)(error)),
-    }
+    check_free(target)?;
     let name = target.file_name().unwrap_or_default().to_string_lossy();
     let work = target.with_file_name(format!("{name}.salvaging"));
     let parent = match target.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
     };
-    fs::create_dir_all(parent).map_err(SalvageError::target("create", parent))?;
     let real = |path: &Path| fs::canonicalize(path).map_err(SalvageError::target("find", path));
-    if real(parent)?.starts_with(real(source)?) {
+    // Before anything is made: what is there already says where the rest would be.
+    let there = parent.ancestors().find(|path| path.exists()).unwrap_or(Path::new("."));
+    if real(there)?.starts_with(real(source)?) {
         return Err(SalvageError::Inside(target.to_path_buf()));
     }
+    fs::create_dir_all(parent).map_err(SalvageError::target("create", parent))?;
     match DirBuilder::new().mode(0o700).create(&work) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
         made => made.map_err(SalvageError::target("create", &work))?,

@@ -67,6 +67,8 @@ impl Index {
     /// The file cannot be opened.
     pub fn scan_past_faults(path: &Path, key: Key) -> io::Result<(Self, u64)> {
         let file = File::open(path)?;
+        // Only a hint: the kernel reads further ahead.
+        drop(rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::Sequential));
         let size = file.metadata()?.len();
         let mut faulty = 0;
         let mut read = past_faults(size, &mut faulty, |free, offset| file.read_at(free, offset));
@@ -101,14 +103,14 @@ impl Index {
     pub fn missing(&self, first: Sequence, last: Sequence) -> Vec<(Sequence, Sequence)> {
         let mut missing = Vec::new();
         let mut expected = first;
-        let mut parts = 0;
+        let (mut split, mut parts) = (0, 0);
         for (header, _) in &self.frames {
             if header.last() < expected || header.first > last {
                 continue;
             }
             // A split entry is there when its last part is, and none before it is missing.
-            if header.part == 0 {
-                parts = 0; // whatever went before it was not completed
+            if header.first != split {
+                (split, parts) = (header.first, 0); // whatever went before it was not completed
             }
             if header.part != parts {
                 parts = 0;
@@ -184,19 +186,20 @@ fn search(read: &mut ReadAt<'_>, key: Key) -> io::Result<Frames> {
     let finder = memmem::Finder::new(&magic);
     let mut frames: Vec<(Header, u64)> = Vec::new();
     let mut broken = Vec::new();
-    let mut buffer = Vec::with_capacity(WINDOW_BYTES + FRAME_BYTES_MAX);
+    let mut buffer = vec![0; WINDOW_BYTES + FRAME_BYTES_MAX];
+    let mut filled = 0;
     let mut base: u64 = 0;
     loop {
-        let kept = buffer.len();
-        let end = read_more(read, &mut buffer, base + kept as u64)?;
+        let end = read_more(read, &mut buffer, &mut filled, base)?;
+        let window = buffer.get(..filled).unwrap_or_default();
         let mut at = 0;
-        while let Some(found) = buffer.get(at..).and_then(|rest| finder.find(rest)) {
+        while let Some(found) = window.get(at..).and_then(|rest| finder.find(rest)) {
             let start = at + found;
-            if !end && buffer.len() - start < FRAME_BYTES_MAX {
+            if !end && filled - start < FRAME_BYTES_MAX {
                 break; // it may go on in the next window
             }
             at = start + 1;
-            let bytes = buffer.get(start..).unwrap_or_default();
+            let bytes = window.get(start..).unwrap_or_default();
             if let Some((header, _)) = frame::check(bytes, key) {
                 frames.push((header, base + start as u64));
                 at = start + header.frame_bytes();
@@ -208,9 +211,10 @@ fn search(read: &mut ReadAt<'_>, key: Key) -> io::Result<Frames> {
             break;
         }
         // Keep what may be the beginning of a frame.
-        let consumed = at.max(buffer.len().saturating_sub(FRAME_BYTES_MAX)).min(buffer.len());
+        let consumed = at.max(filled.saturating_sub(FRAME_BYTES_MAX)).min(filled);
         base += consumed as u64;
-        buffer.drain(..consumed);
+        buffer.copy_within(consumed..filled, 0);
+        filled -= consumed;
     }
     frames.sort_by_key(|(header, place)| (header.first, header.part, *place));
     frames.dedup_by_key(|(header, _)| (header.first, header.part));
@@ -251,24 +255,19 @@ fn past_faults(
     }
 }
 
-/// Appends up to a window from `offset`; true at the end of the file.
-fn read_more(read: &mut ReadAt<'_>, buffer: &mut Vec<u8>, offset: u64) -> io::Result<bool> {
-    let kept = buffer.len();
-    buffer.resize(kept + WINDOW_BYTES, 0);
-    let mut filled = kept;
-    let end = loop {
-        let Some(free) = buffer.get_mut(filled..).filter(|free| !free.is_empty()) else {
-            break false;
+/// Fills the buffer, of which `filled` bytes are there and the first one lies at `base`; true at the end of the file.
+fn read_more(read: &mut ReadAt<'_>, buffer: &mut [u8], filled: &mut usize, base: u64) -> io::Result<bool> {
+    loop {
+        let Some(free) = buffer.get_mut(*filled..).filter(|free| !free.is_empty()) else {
+            return Ok(false);
         };
-        match read(free, offset + (filled - kept) as u64) {
-            Ok(0) => break true,
-            Ok(n) => filled += n,
+        match read(free, base + *filled as u64) {
+            Ok(0) => return Ok(true),
+            Ok(n) => *filled += n,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(error),
         }
-    };
-    buffer.truncate(filled);
-    Ok(end)
+    }
 }
 
 /// Entries that were put together from frames: consecutive sequences from `first`.
@@ -447,11 +446,12 @@ mod tests {
             free[..end - start].copy_from_slice(&bytes[start..end]);
             Ok(end - start)
         });
-        let mut buffer = vec![];
-        assert!(read_more(&mut read, &mut buffer, 0).unwrap());
+        let (mut buffer, mut filled) = (vec![1; 200_000], 0);
+        assert!(read_more(&mut read, &mut buffer, &mut filled, 0).unwrap());
         drop(read);
         assert_eq!(faulty, 8192);
-        assert_eq!(buffer.len(), bytes.len());
+        assert_eq!(filled, bytes.len());
+        buffer.truncate(filled);
         assert_eq!(buffer[..40_960], bytes[..40_960]);
         assert_eq!(buffer[40_960..49_152], [0; 8192]);
         assert_eq!(buffer[49_152..], bytes[49_152..]);
@@ -469,6 +469,14 @@ mod tests {
                 whole: false
             })
         );
+    }
+
+    #[test]
+    fn parts_of_two_entries_make_no_whole_one() {
+        // The end of the second entry is gone, and the beginning of the third: what is left of both fits together.
+        let mut frames = bytes_of(&[1, 1, 1, 1], 40_000);
+        frames.drain(5..8);
+        assert_eq!(scan(&frames.concat()).missing(1, 4), vec![(2, 2), (3, 3)]);
     }
 
     #[test]

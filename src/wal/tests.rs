@@ -57,7 +57,7 @@ pub(super) fn read_all(log: &Log, from: Sequence) -> (Found, Vec<(Sequence, Sequ
     loop {
         match reader.read(10_000).unwrap() {
             Read::Nothing => return (found, damaged),
-            Read::Damaged { first, last } => damaged.push((first, last)),
+            Read::Damaged { first, last, .. } => damaged.push((first, last)),
             Read::Records(chunk) => {
                 for (sequence, record) in chunk.records() {
                     assert!(

@@ -18,8 +18,8 @@ use super::scan::{Added, Assembled, Index};
 use super::{Letter, Watermarks, lost};
 use crate::record::{ENCODING, RecordRef, Sequence};
 
-/// How many generations are read at once.
-const READERS: usize = 2;
+/// How many generations are read at once: one more than a small machine has cores, since some wait for the disk.
+const READERS: usize = 3;
 
 /// Sequences that should be there and are not.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -114,20 +114,22 @@ pub fn verify(log: &Archived, progress: &(dyn Fn(u64) + Sync)) -> Result<Verifie
 
 /// What is wrong, or worth knowing, beside the records.
 fn tell(log: &Archived, unreadable_bytes: u64, verified: &mut Verified) -> Result<(), ArchiveError> {
-    if !log.is_empty() {
-        match log.witnessed() {
-            Witnessed::Marks(_) => {}
-            Witnessed::Missing => verified.faults.push(
-                "the witness is missing: how far the log was committed and acknowledged is not known, so what is lost at \
-                 its end cannot be told, and a start sends everything that is here again"
-                    .to_owned(),
-            ),
-            Witnessed::Damaged => verified.faults.push(
-                "the witness is damaged: how far the log was committed and acknowledged is not known, so what is lost at \
-                 its end cannot be told, and a start sends everything that is here again"
-                    .to_owned(),
-            ),
-        }
+    // A log without generations has a witness too: without it nobody can say that nothing is missing.
+    let witness = match log.witnessed() {
+        Witnessed::Marks(_) => None,
+        Witnessed::Missing => Some("missing"),
+        Witnessed::Damaged => Some("damaged"),
+    };
+    if let Some(witness) = witness {
+        verified.faults.push(format!(
+            "the witness is {witness}: how far the log was committed and acknowledged is not known, so what is lost at \
+             its end cannot be told, and a start sends everything that is here again"
+        ));
+    }
+    if let Some(fault) = log.lost_fault() {
+        verified
+            .faults
+            .push(format!("{fault}: what a salvage could not save is told again"));
     }
     if unreadable_bytes > 0 {
         verified.faults.push(format!(
@@ -255,7 +257,7 @@ pub(super) fn read(
             added = chunk.add(&header, payload);
         }
         if let Added::Broken(reason) = added {
-            lose(chunk.expected(), header.last(), reason);
+            lose(chunk.expected(), header.last().min(end - 1), reason);
             chunk = Assembled::from(header.last() + 1);
         }
         for (sequence, bytes) in chunk.take() {

@@ -15,6 +15,7 @@ mod cli;
 mod cli_doctor;
 mod cli_status;
 mod crash;
+mod damage;
 mod forward;
 mod harness;
 mod heal;
@@ -43,6 +44,8 @@ fn main() -> ExitCode {
         bad_input::CASES,
         forward::CASES,
         crash::CASES,
+        damage::CASES,
+        damage::folder::CASES,
         land::CASES,
         land_faults::CASES,
         land_files::CASES,

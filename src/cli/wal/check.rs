@@ -14,7 +14,7 @@ use super::records::Records;
 use crate::config::Config;
 use crate::ops::Query;
 use crate::record::{Sequence, WalId};
-use crate::wal::{self, ArchiveError, Lost, SalvageError, Salvaged, Verified};
+use crate::wal::{self, Lost, SalvageError, Salvaged, Verified};
 
 /// `wal verify`
 #[derive(Debug, clap::Args)]
@@ -278,8 +278,7 @@ pub(super) fn salvage(flags: &Salvage, config: &Config) -> Result<()> {
     let total: u64 = source.logs().map(|log| log.disk_bytes()).sum();
     let bar = progress::bytes(total, "saving");
     let salvaged = wal::salvage(&source, id, &flags.to, &|bytes| bar.inc(bytes)).map_err(|error| match error {
-        SalvageError::Source(error @ ArchiveError::InUse { .. }) => in_use(error),
-        error @ (SalvageError::NotEmpty(_) | SalvageError::Inside(_)) => Usage(error.to_string()).into(),
+        SalvageError::Source(error) => in_use(error),
         error => error.into(),
     })?;
     bar.finish_and_clear();

@@ -121,7 +121,7 @@ impl Gateway {
     }
 
     /// Starts one on `folder`, which another may have left; returns once both listeners are open.
-    fn start_in(folder: Arc<tempfile::TempDir>, config: &Config) -> Self {
+    pub fn start_in(folder: Arc<tempfile::TempDir>, config: &Config) -> Self {
         let mut config = config.clone();
         let wal = folder.path().join("wal");
         config.set("wal.path", wal.to_str().expect("UTF-8"));

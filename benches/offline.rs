@@ -1,0 +1,220 @@
+//! `wal verify` and `wal salvage` of a large folder, each against its limit: reading the same files from end to end,
+//! and copying them with an fsync.
+//!
+//! `cargo bench --bench offline`; alternating runs, min / median / max. `TIDEGATE_BENCH_BYTES` is the folder's size,
+//! 1 GiB unless told, `TIDEGATE_BENCH_DIR` says on which disk.
+#![allow(
+    missing_docs,
+    dead_code,
+    unused_must_use,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic
+)]
+
+mod common;
+
+use std::fs::{self, File};
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use common::Row;
+use rustix::fs::{Advice, fadvise};
+use tidegate::record::Record;
+use tidegate::wal::{Batch, Options, Retain, Wal};
+
+/// What a verb may take of memory.
+const RSS_MIB_MAX: f64 = 150.0;
+
+fn folder_bytes() -> u64 {
+    let text = std::env::var("TIDEGATE_BENCH_BYTES").ok();
+    text.and_then(|text| text.parse().ok()).unwrap_or(1 << 30)
+}
+
+fn runs() -> usize {
+    match std::env::var_os("TIDEGATE_BENCH_RUNS") {
+        Some(_) => common::runs(),
+        None => 3,
+    }
+}
+
+/// Records as devices send them, some large, in commits of 500, until the folder has its size.
+fn make(wal: &Path) -> u64 {
+    let opened = Wal::open(Options {
+        path: wal.to_path_buf(),
+        bytes_max: 1 << 40,
+        free_bytes_min: 0,
+        generation_bytes: 64 << 20,
+        compression: true,
+        retain: Retain::Off,
+        linger: Duration::ZERO,
+    })
+    .unwrap();
+    let mut records = 0;
+    let mut last = None;
+    while size(wal) < folder_bytes() {
+        for _ in 0..100 {
+            let mut batch = Batch::new();
+            for _ in 0..500 {
+                records += 1;
+                batch.push(&Record {
+                    topic: "financial_pro".into(),
+                    key: Some(format!("press-{}", records % 40).into_bytes()),
+                    value: Some(match records % 5_000 {
+                        0 => (0..400).flat_map(|n| common::json_record(records + n)).collect(),
+                        _ => common::json_record(records),
+                    }),
+                    headers: vec![("content-type".into(), b"application/json".to_vec())],
+                    received_ms: 1_767_225_600_000 + records as i64,
+                    origin: None,
+                    idempotency: None,
+                });
+            }
+            // Two at a time: one is made while the other is written.
+            if let Some(commit) = last.replace(opened.log().append(batch).unwrap()) {
+                let commit: tidegate::wal::Commit = commit;
+                commit.wait().unwrap();
+            }
+        }
+    }
+    if let Some(commit) = last {
+        commit.wait().unwrap();
+    }
+    opened.close().unwrap();
+    records
+}
+
+fn files(folder: &Path) -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    for item in fs::read_dir(folder).unwrap().map(Result::unwrap) {
+        match item.file_type().unwrap().is_dir() {
+            true => files.extend(self::files(&item.path())),
+            false => files.push(item.path()),
+        }
+    }
+    files.sort();
+    files
+}
+
+fn size(folder: &Path) -> u64 {
+    files(folder).iter().map(|file| fs::metadata(file).unwrap().len()).sum()
+}
+
+/// The next read of these files comes from the disk.
+fn forget(folder: &Path) {
+    for file in files(folder) {
+        let file = File::open(file).unwrap();
+        file.sync_all().unwrap();
+        fadvise(&file, 0, None, Advice::DontNeed).unwrap();
+    }
+}
+
+fn read_all(folder: &Path) {
+    let mut buffer = vec![0; 1 << 20];
+    for file in files(folder) {
+        let mut file = File::open(file).unwrap();
+        while file.read(&mut buffer).unwrap() > 0 {}
+    }
+}
+
+fn copy_all(from: &Path, to: &Path) {
+    assert!(
+        Command::new("cp")
+            .arg("-a")
+            .arg(from)
+            .arg(to)
+            .status()
+            .unwrap()
+            .success()
+    );
+    for file in files(to) {
+        File::open(file).unwrap().sync_all().unwrap();
+    }
+}
+
+/// Runs `tidegate wal ARGUMENTS`; the most memory it had, in MiB.
+fn tidegate(arguments: &[&str]) -> f64 {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_tidegate"))
+        .arg("wal")
+        .args(arguments)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let status = PathBuf::from(format!("/proc/{}/status", child.id()));
+    let mut most: f64 = 0.0;
+    let ended = loop {
+        let text = fs::read_to_string(&status).unwrap_or_default();
+        let line = text.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        let kib = line.and_then(|line| line.split_whitespace().next()?.parse::<f64>().ok());
+        most = most.max(kib.unwrap_or(0.0) / 1024.0);
+        if let Some(ended) = child.try_wait().unwrap() {
+            break ended;
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    };
+    assert!(ended.success(), "tidegate wal {arguments:?}: {ended}");
+    most
+}
+
+fn main() {
+    common::print_machine();
+    let base = std::env::var_os("TIDEGATE_BENCH_DIR").map_or_else(|| "target".into(), PathBuf::from);
+    let folder = tempfile::tempdir_in(base).unwrap();
+    let (wal, new) = (folder.path().join("wal"), folder.path().join("new"));
+    let records = make(&wal);
+    let bytes = size(&wal);
+    println!("{records} records in {} MiB, {} files", bytes >> 20, files(&wal).len());
+    let mut memory = [Vec::new(), Vec::new()];
+    let mut read = [Vec::new(), Vec::new(), Vec::new(), Vec::new()];
+    let mut copied = [Vec::new(), Vec::new()];
+    let per_second = |began: Instant| (bytes >> 20) as f64 / began.elapsed().as_secs_f64();
+    for _ in 0..runs() {
+        for cold in [true, false] {
+            for verify in [false, true] {
+                if cold {
+                    forget(&wal);
+                }
+                let began = Instant::now();
+                match verify {
+                    false => read_all(&wal),
+                    true => memory[0].push(tidegate(&["verify", "--wal", wal.to_str().unwrap()])),
+                }
+                read[usize::from(!cold) * 2 + usize::from(verify)].push(per_second(began));
+            }
+        }
+        for salvage in [false, true] {
+            forget(&wal);
+            let began = Instant::now();
+            match salvage {
+                false => copy_all(&wal, &new),
+                true => {
+                    let arguments = ["salvage", "--wal", wal.to_str().unwrap(), "--to", new.to_str().unwrap()];
+                    memory[1].push(tidegate(&arguments));
+                }
+            }
+            copied[usize::from(salvage)].push(per_second(began));
+            fs::remove_dir_all(&new).unwrap();
+        }
+    }
+    let row = |name: &str, figures: &[f64]| Row {
+        name: name.to_owned(),
+        figures: figures.to_vec(),
+    };
+    let read_cold = [row("read, 1 MiB at a time", &read[0]), row("wal verify", &read[1])];
+    common::print_table("From the disk", "MiB/s", &read_cold, "read, 1 MiB at a time");
+    let read_warm = [row("read, 1 MiB at a time", &read[2]), row("wal verify", &read[3])];
+    common::print_table("From the page cache", "MiB/s", &read_warm, "read, 1 MiB at a time");
+    let copies = [row("cp and fsync", &copied[0]), row("wal salvage", &copied[1])];
+    common::print_table("A second folder, of what is read", "MiB/s", &copies, "cp and fsync");
+    let most = [
+        row("limit", &[RSS_MIB_MAX]),
+        row("wal verify", &memory[0]),
+        row("wal salvage", &memory[1]),
+    ];
+    common::print_table("Memory at its peak", "MiB", &most, "limit");
+}
