@@ -76,7 +76,8 @@ pub fn held_topics(reader: &mut Reader) -> Result<HeldTopics, ReadError> {
     loop {
         let chunk = match reader.read(CHUNK_BYTES)? {
             Read::Nothing => break,
-            Read::Damaged { first, last } => {
+            Read::Damaged { told: true, .. } => continue,
+            Read::Damaged { first, last, .. } => {
                 damaged.push((first, last));
                 continue;
             }

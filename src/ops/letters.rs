@@ -324,7 +324,8 @@ impl Letters {
             }
             let chunk = match reader.read(CHUNK_BYTES)? {
                 Read::Nothing => return Ok(()),
-                Read::Damaged { first, last } => {
+                Read::Damaged { told: true, .. } => continue,
+                Read::Damaged { first, last, .. } => {
                     page.damaged.push((first, last));
                     continue;
                 }

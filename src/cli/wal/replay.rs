@@ -295,7 +295,8 @@ impl Run<'_> {
             let mut end = matches!(read, Read::Nothing);
             match read {
                 Read::Nothing => {}
-                Read::Damaged { first, last: until } => {
+                Read::Damaged { told: true, .. } => {}
+                Read::Damaged { first, last: until, .. } => {
                     if first <= last {
                         // A gateway that has started meanwhile removes what is acknowledged: that is no damage.
                         self.source.check_unused().map_err(in_use)?;
