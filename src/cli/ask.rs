@@ -4,6 +4,7 @@
 //! limits. An answer is JSON from whoever listens there: that it is JSON, and of the kind of process that was meant, is
 //! checked here. Deliberately does not know what any value in it means.
 
+use std::fmt;
 use std::net::SocketAddr;
 use std::str::FromStr;
 use std::time::Duration;
@@ -108,6 +109,12 @@ impl AskError {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Place(String);
 
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
 impl From<SocketAddr> for Place {
     fn from(address: SocketAddr) -> Self {
         Self(reachable(address).to_string())
@@ -188,7 +195,12 @@ impl Listener {
 
     /// `GET /v1/status`.
     pub(super) fn status(&self) -> Result<Answer, AskError> {
-        let answer = self.call("/v1/status", None::<&()>, ANSWER_TIMEOUT, ANSWER_BYTES_MAX)?;
+        let answer = self.call("/v1/status", None::<&()>, ANSWER_TIMEOUT, ANSWER_BYTES_MAX);
+        // Every gateway and every lander has a status: who refuses this is neither.
+        let answer = answer.map_err(|error| match error {
+            AskError::Refused { why, .. } => self.stranger(why),
+            error => error,
+        })?;
         let name = self.part.name();
         if !answer.value.get(name).is_some_and(Value::is_string) {
             return Err(self.stranger(format!("its answer is JSON without the name of a {name}")));

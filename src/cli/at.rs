@@ -60,7 +60,7 @@ pub(super) fn archive(path: &std::path::Path) -> Result<Archive> {
 pub(super) fn opened<T>(config: &Config, verb: impl FnOnce(&Wal) -> Result<T>) -> Result<T> {
     // Nothing is made where nothing was.
     archive(&config.wal.path)?;
-    let wal = Wal::open(options::wal(config)).map_err(|source| LogError {
+    let wal = Wal::open(options::wal_for_verb(config)).map_err(|source| LogError {
         origin: config.origin("wal.path"),
         source,
     })?;

@@ -20,6 +20,14 @@ pub(super) fn wal(config: &Config) -> wal::Options {
     }
 }
 
+/// For a verb on a folder: its records are the gateway's to remove, whose `wal.retain` may be another.
+pub(super) fn wal_for_verb(config: &Config) -> wal::Options {
+    wal::Options {
+        retain: wal::Retain::All,
+        ..wal(config)
+    }
+}
+
 pub(super) fn forward(config: &Config) -> forward::Options {
     forward::Options {
         bootstrap_servers: config.kafka.bootstrap_servers.trim().to_owned(),

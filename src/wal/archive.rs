@@ -156,8 +156,11 @@ impl Archive {
         let mut logs = Vec::new();
         for part in Part::ALL {
             let place = part.folder(folder);
-            if part == Part::Main || place.is_dir() {
-                logs.push(Arc::new(Archived::open(part, place)?));
+            match fs::metadata(&place) {
+                // It was never needed. Anything else that is no folder is told.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(source) => return Err(ArchiveError::io("read", &place)(source)),
+                Ok(_) => logs.push(Arc::new(Archived::open(part, place)?)),
             }
         }
         if id.is_err() && logs.iter().all(|log| log.is_empty()) {
@@ -401,6 +404,11 @@ impl Archived {
     pub(super) fn segments(&self) -> impl Iterator<Item = (&Entry, Sequence)> {
         let ends = self.entries.iter().skip(1).map(|next| next.first);
         self.entries.iter().zip(ends.chain([self.committed + 1]))
+    }
+
+    /// Where it lies.
+    pub(super) fn folder(&self) -> &Path {
+        &self.folder
     }
 
     /// Generations that were set aside because something in them could not be read.

@@ -40,6 +40,8 @@ pub enum Retain {
     Bytes(u64),
     /// What was sealed no longer ago than this.
     Time(Duration),
+    /// Everything, also when space is short: for who only has a look, or changes a mark.
+    All,
 }
 
 /// One generation of the row.
@@ -279,6 +281,7 @@ impl Row {
             Retain::Off => false,
             Retain::Bytes(bytes) => kept().sum::<u64>() <= bytes,
             Retain::Time(age) => oldest.sealed.elapsed().is_ok_and(|elapsed| elapsed < age),
+            Retain::All => return false,
         };
         pressed || !retained
     }

@@ -26,6 +26,14 @@ use crate::record::Sequence;
 const FILE: &str = "rewound";
 const HEAD: &str = "tidegate-rewound 1\n";
 
+/// Copies the mark of a rewind that is under way to another log's folder, fsynced with that by the caller.
+pub(super) fn copy_mark(from: &Path, to: &Path) -> io::Result<()> {
+    match std::fs::copy(from.join(FILE), to.join(FILE)) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        copied => copied.and_then(|_| std::fs::File::open(to.join(FILE))?.sync_all()),
+    }
+}
+
 /// How the log stands after a rewind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Rewound {

@@ -1,14 +1,14 @@
 //! Takes every intact record of a damaged folder into a fresh one that keeps identity and sequences.
 //!
 //! ```text
-//! <target>.salvaging/     written first, with the same layout; an interrupted salvage leaves it, the next one begins anew
+//! <target>.salvaging/     written first (the file `unfinished` in it says that it is a salvage's), with the same layout; an interrupted salvage leaves it, the next one begins anew
 //! <target>/               the name it gets once everything in it is fsynced
 //! ```
 //! The source is only read. The new generations are plain files of frames: they are sealed, and what is sealed is never
 //! opened by a store. What could not be saved goes to the file `lost` (lost.rs).
 //!
-//! Where the witness says nothing, how far the log had come is not known: the new one goes on [`GUESSED`] sequences
-//! later, so that none is used twice.
+//! Where the witness says nothing, or the log's end is lost, how far it had come is not known: the new one goes on
+//! [`GUESSED`] sequences later, so that none is used twice.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write as _};
@@ -21,11 +21,13 @@ use super::frame::{Framer, Key};
 use super::generation::DATA_FILE;
 use super::verify::{self, Lost};
 use super::witness::{Marks, Witness};
-use super::{durable, generations, identity, lost};
+use super::{durable, generations, identity, lost, rewind};
 use crate::record::{Sequence, WalId};
 
 /// Sequences that are passed over when nobody knows how many were used.
 pub const GUESSED: Sequence = 1_000_000;
+/// In the folder that is written, until it is whole.
+const UNFINISHED: &str = "unfinished";
 /// A new generation is begun at this size.
 const GENERATION_BYTES: u64 = 64 << 20;
 /// Entries of about so many bytes become one commit.
@@ -102,8 +104,11 @@ pub fn salvage(
     let guard = claim(&work, target)?;
     // Another salvage may have ended while this one waited for the lock.
     check_free(target)?;
+    clear(&work)?;
     let salvaged = fill(source, id, &work, progress).and_then(|salvaged| {
         fs::rename(&work, target).map_err(SalvageError::target("put in place", target))?;
+        let mark = target.join(UNFINISHED);
+        fs::remove_file(&mark).map_err(SalvageError::target("remove", &mark))?;
         Ok(salvaged)
     });
     if salvaged.is_err()
@@ -119,7 +124,8 @@ pub fn salvage(
 
 /// Writes the whole of the new folder, and fsyncs it.
 fn fill(source: &Archive, id: WalId, work: &Path, progress: &dyn Fn(u64)) -> Result<Vec<Salvaged>, SalvageError> {
-    clear(work).map_err(SalvageError::target("clear", work))?;
+    let mark = work.join(UNFINISHED);
+    write(&mark, "").map_err(SalvageError::target("write", &mark))?;
     let mut salvaged = Vec::new();
     for log in source.logs() {
         salvaged.push(copy(log, &log.part().folder(work), progress)?);
@@ -155,7 +161,10 @@ fn prepare(source: &Path, target: &Path) -> Result<PathBuf, SalvageError> {
     let real = |path: &Path| fs::canonicalize(path).map_err(SalvageError::target("find", path));
     // Before anything is made: what is there already says where the rest would be.
     let there = parent.ancestors().find(|path| path.exists()).unwrap_or(Path::new("."));
-    if real(there)?.starts_with(real(source)?) {
+    let source = real(source)?;
+    // Nor may what is cleared before it is written be the source, or hold it.
+    let is_around = work.exists() && source.starts_with(real(&work)?);
+    if is_around || real(there)?.starts_with(&source) {
         return Err(SalvageError::Inside(target.to_path_buf()));
     }
     fs::create_dir_all(parent).map_err(SalvageError::target("create", parent))?;
@@ -175,17 +184,22 @@ fn claim(work: &Path, target: &Path) -> Result<File, SalvageError> {
     })
 }
 
-/// Removes what an interrupted salvage wrote.
-fn clear(work: &Path) -> io::Result<()> {
-    for item in fs::read_dir(work)? {
-        let item = item?;
-        if item.file_name() == identity::LOCK {
-            continue;
-        }
-        match item.file_type()?.is_dir() {
-            true => fs::remove_dir_all(item.path())?,
-            false => fs::remove_file(item.path())?,
-        }
+/// Removes what an interrupted salvage wrote, and nothing else.
+fn clear(work: &Path) -> Result<(), SalvageError> {
+    let items = fs::read_dir(work).and_then(|items| items.collect::<io::Result<Vec<_>>>());
+    let mut items = items.map_err(SalvageError::target("look into", work))?;
+    items.retain(|item| item.file_name() != identity::LOCK);
+    if !items.is_empty() && !work.join(UNFINISHED).exists() {
+        return Err(SalvageError::NotEmpty(work.to_path_buf()));
+    }
+    // The mark goes last.
+    items.sort_by_key(|item| item.file_name() == UNFINISHED);
+    for item in items {
+        let removed = match item.file_type() {
+            Ok(kind) if kind.is_dir() => fs::remove_dir_all(item.path()),
+            _ => fs::remove_file(item.path()),
+        };
+        removed.map_err(SalvageError::target("remove", &item.path()))?;
     }
     Ok(())
 }
@@ -211,14 +225,17 @@ fn copy(log: &Archived, folder: &Path, progress: &dyn Fn(u64)) -> Result<Salvage
     sink.end().map_err(SalvageError::target("write", folder))?;
     let told = verify::joined(lost, log.lost());
     let marks = log.watermarks();
-    let (acked, unknown) = match log.witnessed() {
-        Witnessed::Marks(marks) => (marks.acked, None),
-        // Everything that was saved is sent again, and nothing that may have been used is used again.
-        Witnessed::Missing | Witnessed::Damaged => {
-            let unknown = (marks.committed + 1, marks.committed + GUESSED);
-            (marks.trimmed, (log.part() == Part::Main).then_some(unknown))
-        }
+    // After a power loss the witness is up to a second old: where the end is damaged it may have been further.
+    let is_end_lost = told.last().is_some_and(|range| range.last == marks.committed);
+    let (acked, is_certain) = match log.witnessed() {
+        Witnessed::Marks(marks) => (marks.acked, !is_end_lost),
+        // Everything that was saved is sent again.
+        Witnessed::Missing | Witnessed::Damaged => (marks.trimmed, false),
     };
+    // Nothing that may have been used is used again.
+    let guessed = (marks.committed + 1, marks.committed + GUESSED);
+    let unknown = (log.part() == Part::Main && !is_certain).then_some(guessed);
+    rewind::copy_mark(log.folder(), folder).map_err(SalvageError::target("copy the mark of a rewind to", folder))?;
     let committed = unknown.map_or(marks.committed, |(_, last)| last);
     let mut gone: Vec<(Sequence, Sequence)> = log.lost().to_vec();
     gone.extend(told.iter().map(|range| (range.first, range.last)));

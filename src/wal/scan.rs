@@ -67,8 +67,10 @@ impl Index {
     /// The file cannot be opened.
     pub fn scan_past_faults(path: &Path, key: Key) -> io::Result<(Self, u64)> {
         let file = File::open(path)?;
-        // Only a hint: the kernel reads further ahead.
-        drop(rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::Sequential));
+        // The kernel reads further ahead, where it can.
+        if let Err(error) = rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::Sequential) {
+            tracing::debug!(%error, "no advice is taken for {}", path.display());
+        }
         let size = file.metadata()?.len();
         let mut faulty = 0;
         let mut read = past_faults(size, &mut faulty, |free, offset| file.read_at(free, offset));
@@ -476,7 +478,7 @@ mod tests {
         // The end of the second entry is gone, and the beginning of the third: what is left of both fits together.
         let mut frames = bytes_of(&[1, 1, 1, 1], 40_000);
         frames.drain(5..8);
-        assert_eq!(scan(&frames.concat()).missing(1, 4), vec![(2, 2), (3, 3)]);
+        assert_eq!(scan(&frames.concat()).missing(1, 4), vec![(2, 3)]);
     }
 
     #[test]

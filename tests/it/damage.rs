@@ -21,6 +21,7 @@ use crate::support::{JSON, Random, soak};
 
 cases!["damage":
     what_is_lost_is_told_and_the_rest_saved [],
+    what_a_crash_tore_is_void_behind_the_next_generation [],
     what_is_lost_of_a_partly_acknowledged_log_is_told_and_the_rest_saved [Kafka],
 ];
 
@@ -34,6 +35,22 @@ fn what_is_lost_of_a_partly_acknowledged_log_is_told_and_the_rest_saved() {
     let mut random = Random::new();
     let source = Source::partly_acknowledged(&mut random);
     plant_all(&source, &mut random, if soak() { 300 } else { plant::KINDS.len() });
+}
+
+/// Sequences of a commit that was cut off are given out again: the next generation begins with them.
+fn what_a_crash_tore_is_void_behind_the_next_generation() {
+    let source = Source::killed(&mut Random::new(), 800);
+    let folder = tempfile::tempdir().unwrap();
+    let damaged = folder.path().join("damaged");
+    source.copy_to(&damaged);
+    let log = Log::read(&damaged, "main").unwrap();
+    let [sealed, next, ..] = &log.generations[..] else {
+        panic!("two generations")
+    };
+    let mut bytes = std::fs::read(sealed.folder.join("db")).unwrap();
+    bytes.extend(frames::torn(sealed.key, next.first, b"never answered OK"));
+    std::fs::write(sealed.folder.join("db"), bytes).unwrap();
+    assert_eq!(check(&source, &damaged, &folder.path().join("wal")), 0);
 }
 
 /// Each kind in turn. A start of a gateway is dear: every fourth salvaged folder gets one.

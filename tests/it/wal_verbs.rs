@@ -356,7 +356,11 @@ fn a_replay_tells_what_kafka_refuses_and_sends_the_rest() {
     assert_eq!((&sums["records"], &sums["topics"][&missing]), (&50.into(), &5.into()));
     assert_eq!(kafka.count(&good), Some(0));
 
-    let ended = replay(&["--all"]);
+    let folder = tempfile::tempdir().unwrap();
+    let place = folder.path().join("place");
+    let resume = ["--all", "--resume", text(&place)];
+    assert_eq!(replay(&[&resume[..], &["--dry-run"]].concat()).code, Some(0));
+    let ended = replay(&resume);
     assert_eq!(ended.code, Some(1), "{ended:?}");
     assert!(
         ended.stderr.contains("sequence 21 of") && ended.stderr.contains("MessageSizeTooLarge"),
@@ -372,11 +376,21 @@ fn a_replay_tells_what_kafka_refuses_and_sends_the_rest() {
         .collect();
     let expected: Vec<u64> = (1..=50).filter(|seq| seq % 10 != 4 && *seq != 21).collect();
     assert_eq!(sent, expected, "in the order of the log");
-    // Only what is asked for, once its topic is there.
+    // Once the causes are gone, what was refused is sent, and nothing else.
     kafka.create_topic(&missing, 1, &[]);
+    let ended = replay(&resume);
+    assert_eq!(ended.code, Some(1), "{ended:?}");
+    kafka.wait_for_count(&missing, 5, seconds(10));
+    kafka.alter_topic(&good, "max.message.bytes", "1000000");
+    wait_until("the large one is taken", seconds(30), || {
+        replay(&resume).code == Some(0)
+    });
+    kafka.wait_for_count(&good, 45, seconds(10));
+    assert_eq!(kafka.count(&missing), Some(5));
+    // Only what is asked for.
     let ended = replay(&["--topic", &missing, "--to-seq", "30"]);
     assert_eq!(ended.code, Some(0), "{ended:?}");
-    kafka.wait_for_count(&missing, 3, seconds(10));
+    kafka.wait_for_count(&missing, 8, seconds(10));
 }
 
 fn a_replay_goes_to_a_running_gateway() {

@@ -303,7 +303,7 @@ pub(super) fn salvage(flags: &Salvage, config: &Config) -> Result<()> {
         return Ok(());
     }
     let lost = match lost {
-        0 => "whether something is lost at the end is not known, because the witness is".to_owned(),
+        0 => "whether something is lost at the log's end is not known".to_owned(),
         lost => format!("{} lost", counted(lost, "record")),
     };
     Err(Damage(format!(
@@ -341,8 +341,8 @@ fn saved(log: &Salvaged, json: bool) -> Result<String> {
     text.extend(lost.iter().map(ToldLost::line));
     if let Some((first, last)) = log.unknown {
         text.push_str(&format!(
-            "  UNKNOWN     how far the log had come is not known without its witness; sequences {first} to {last} are left \
-             out, so that none is used twice\n"
+            "  UNKNOWN     how far the log had come is not certain (its end is lost, or its witness); sequences {first} to {last} \
+             are left out, so that none is used twice\n"
         ));
     }
     Ok(text)

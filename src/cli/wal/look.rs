@@ -110,7 +110,10 @@ pub(super) fn show(flags: &Show, config: &Config) -> Result<()> {
             "there is no record {sequence} in the log: {}",
             match sequence > committed {
                 true => format!("its last one is {committed}"),
-                false => "it was acknowledged by Kafka and removed (wal.retain keeps records longer)".to_owned(),
+                false =>
+                    "it was acknowledged by Kafka and removed (wal.retain keeps records longer), or a salvage has told \
+                          that it is lost"
+                        .to_owned(),
             }
         );
     };

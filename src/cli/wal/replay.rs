@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use tokio::runtime::Runtime;
 use tokio_util::sync::CancellationToken;
 
-use super::super::ask::{AskError, Listener, Part as Asked, Place};
+use super::super::ask::{AskError, Listener, Part as Asked, Place as Address};
 use super::super::at::{archive, in_use};
 use super::super::exit::{Damage, Later, Usage};
 use super::super::words::{counted, size};
@@ -25,7 +25,7 @@ use super::transfer::{BATCH_BYTES, BATCH_RECORDS, Target};
 use crate::config::{Broker, Config};
 use crate::forward::{Pace, Refused, SendError, Sender};
 use crate::ops::{Item, Query};
-use crate::record::{Origin, Record, Sequence, WalId};
+use crate::record::{Origin, Record, RecordRef, Sequence, WalId};
 use crate::wal::{Archive, Part, Read};
 
 /// How long the other side may take nothing.
@@ -36,6 +36,8 @@ const RETRY: Duration = Duration::from_secs(1);
 const SAVE_EVERY: Duration = Duration::from_secs(1);
 /// How many refused records are told one by one.
 const REFUSED_TOLD: usize = 20;
+/// More refused records than this end a replay: something is wrong with all of them.
+const REFUSED_MAX: usize = 100_000;
 
 /// `wal replay`
 #[derive(Debug, clap::Args)]
@@ -47,7 +49,7 @@ pub(in crate::cli) struct Replay {
     all: bool,
     /// To the running gateway whose admin listener is there [default: to Kafka, kafka.bootstrap_servers]
     #[arg(long, value_name = "URL")]
-    admin: Option<Place>,
+    admin: Option<Address>,
     /// The most bytes of values a second, such as "2 MiB"
     #[arg(long, value_name = "SIZE")]
     rate: Option<bytesize::ByteSize>,
@@ -68,9 +70,21 @@ struct Progress {
     wal: String,
     query: Query,
     all: bool,
-    /// The first sequence of the main log, and of the held lane, that was not sent.
-    main: Sequence,
-    held: Sequence,
+    /// Kafka's address, or the gateway's.
+    to: String,
+    main: Place,
+    held: Place,
+}
+
+/// Where it is in one log.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+struct Place {
+    /// The first sequence that was not tried.
+    next: Sequence,
+    /// Before it, those that were refused: tried again.
+    refused: Vec<Sequence>,
+    /// Before it, how many cannot be read.
+    damaged: u64,
 }
 
 /// What it came to.
@@ -79,7 +93,6 @@ struct Sums {
     records: u64,
     bytes: u64,
     refused: u64,
-    damaged: u64,
     topics: BTreeMap<String, u64>,
 }
 
@@ -92,6 +105,10 @@ pub(super) fn replay(flags: &Replay, config: &Config) -> Result<()> {
         wal: id.to_string(),
         query: query.clone(),
         all: flags.all,
+        to: match &flags.admin {
+            Some(admin) => format!("gateway {admin}"),
+            None => format!("kafka {}", config.kafka.bootstrap_servers.trim()),
+        },
         main: begin(&source, Part::Main, flags.all || query.from_seq.is_some()),
         held: begin(&source, Part::Held, flags.all),
     };
@@ -123,7 +140,8 @@ pub(super) fn replay(flags: &Replay, config: &Config) -> Result<()> {
         stop,
         sums: Sums::default(),
         refused: Vec::new(),
-        file: flags.resume.as_deref(),
+        // What was not sent must be sent another time.
+        file: flags.resume.as_deref().filter(|_| !flags.dry_run),
         saved_at: Instant::now(),
     };
     let ended = run.all(&mut way, &mut place);
@@ -136,13 +154,14 @@ pub(super) fn replay(flags: &Replay, config: &Config) -> Result<()> {
             Some(file) => format!("the same command with --resume {} goes on there", file.display()),
             None => format!(
                 "--from-seq {} goes on there (with --resume FILE it is remembered)",
-                place.main
+                place.main.next
             ),
         };
         error.context(format!("not everything was sent: {on}"))
     })?;
-    if run.sums.damaged > 0 {
-        let damaged = counted(run.sums.damaged, "record");
+    let damaged = place.main.damaged + place.held.damaged;
+    if damaged > 0 {
+        let damaged = counted(damaged, "record");
         return Err(Damage(format!(
             "{damaged} of the folder cannot be read; `tidegate wal verify` tells which"
         ))
@@ -159,11 +178,14 @@ pub(super) fn replay(flags: &Replay, config: &Config) -> Result<()> {
 }
 
 /// The first sequence to be sent.
-fn begin(source: &Archive, part: Part, acked_too: bool) -> Sequence {
+fn begin(source: &Archive, part: Part, acked_too: bool) -> Place {
     let marks = source.log(part).map(|log| log.watermarks()).unwrap_or_default();
-    match acked_too {
-        true => marks.trimmed + 1,
-        false => marks.acked + 1,
+    Place {
+        next: match acked_too {
+            true => marks.trimmed + 1,
+            false => marks.acked + 1,
+        },
+        ..Place::default()
     }
 }
 
@@ -179,11 +201,17 @@ fn resumed(file: &Path, place: Progress) -> Result<Progress> {
             file.display()
         ))
     })?;
-    if (&before.wal, &before.query, before.all) != (&place.wal, &place.query, place.all) {
+    let same = |progress: &Progress| Progress {
+        main: Place::default(),
+        held: Place::default(),
+        ..progress.clone()
+    };
+    if same(&before) != same(&place) {
         let text = format!(
-            "{} belongs to another replay (of log {}, or with other filters): name another file, or use the same flags",
+            "{} belongs to another replay (of log {} to {}, or with other filters): name another file, or use the same flags",
             file.display(),
-            before.wal
+            before.wal,
+            before.to
         );
         return Err(Usage(text).into());
     }
@@ -257,6 +285,40 @@ fn may_pass(error: &anyhow::Error) -> bool {
     )
 }
 
+/// Records on their way to be a batch.
+#[derive(Default)]
+struct Gathered {
+    batch: Vec<(Sequence, Record)>,
+    bytes: usize,
+    damaged: u64,
+}
+
+impl Gathered {
+    fn push(&mut self, own: WalId, sequence: Sequence, record: &RecordRef<'_>) {
+        let mut record = record.to_record();
+        record.idempotency = None;
+        record.origin.get_or_insert(Origin {
+            wal: *own.0.as_bytes(),
+            seq: sequence,
+        });
+        self.bytes += record.payload_bytes();
+        self.batch.push((sequence, record));
+    }
+
+    fn is_full(&self, pace: &Pace) -> bool {
+        self.batch.len() >= BATCH_RECORDS || self.bytes >= pace.chunk_bytes(BATCH_BYTES)
+    }
+}
+
+impl Progress {
+    fn of(&mut self, part: Part) -> &mut Place {
+        match part {
+            Part::Held => &mut self.held,
+            Part::Main | Part::DeadLetters => &mut self.main,
+        }
+    }
+}
+
 struct Run<'a> {
     source: &'a Archive,
     id: WalId,
@@ -283,24 +345,41 @@ impl Run<'_> {
         let Some(log) = self.source.log(part).map(Arc::clone) else {
             return Ok(());
         };
-        let at = |place: &Progress| if part == Part::Main { place.main } else { place.held };
-        let first = at(place).max(self.query.from_seq.unwrap_or(1));
+        let at = place.of(part);
+        let first = at.next.max(self.query.from_seq.unwrap_or(1));
         let last = self.query.to_seq.unwrap_or(Sequence::MAX);
         let mut reader = log.reader(first);
         let bar = progress::records(log.watermarks().committed.min(last), "sending");
-        let mut batch: Vec<(Sequence, Record)> = Vec::new();
-        let mut bytes = 0;
+        let mut gathered = Gathered::default();
+        // What was refused before, first: it is older.
+        for sequence in std::mem::take(&mut at.refused) {
+            reader.seek(sequence);
+            match reader.read(1)? {
+                Read::Records(chunk) => {
+                    let record = chunk.records().find(|(at, _)| *at == sequence);
+                    if let Some((_, Ok(record))) = record {
+                        gathered.push(self.id, sequence, &record);
+                    }
+                }
+                Read::Damaged { .. } => place.of(part).damaged += 1,
+                Read::Nothing => {}
+            }
+            if gathered.is_full(&self.pace) {
+                self.batch(way, &mut gathered, place.of(part))?;
+            }
+        }
+        self.batch(way, &mut gathered, place.of(part))?;
+        reader.seek(first);
         loop {
             let read = reader.read(BATCH_BYTES)?;
             let mut end = matches!(read, Read::Nothing);
             match read {
-                Read::Nothing => {}
-                Read::Damaged { told: true, .. } => {}
+                Read::Nothing | Read::Damaged { told: true, .. } => {}
                 Read::Damaged { first, last: until, .. } => {
                     if first <= last {
                         // A gateway that has started meanwhile removes what is acknowledged: that is no damage.
                         self.source.check_unused().map_err(in_use)?;
-                        self.sums.damaged += until.min(last) - first + 1;
+                        gathered.damaged += until.min(last) - first + 1;
                         eprintln!("records {first} to {until} were on disk and cannot be read; the rest goes on");
                     }
                 }
@@ -311,32 +390,27 @@ impl Run<'_> {
                             break;
                         }
                         let Ok(record) = record else {
-                            self.sums.damaged += 1;
+                            gathered.damaged += 1;
                             continue;
                         };
                         // An entry without a topic is a mark of the held lane.
                         if record.topic.is_empty() || !self.query.matches(&record) {
                             continue;
                         }
-                        let mut record = record.to_record();
-                        record.idempotency = None;
-                        record.origin.get_or_insert(Origin {
-                            wal: *self.id.0.as_bytes(),
-                            seq: sequence,
-                        });
-                        bytes += record.payload_bytes();
-                        batch.push((sequence, record));
-                        if batch.len() >= BATCH_RECORDS || bytes >= self.pace.chunk_bytes(BATCH_BYTES) {
-                            self.batch(way, &mut batch, &mut bytes)?;
-                            self.at(part, place, sequence + 1)?;
+                        gathered.push(self.id, sequence, &record);
+                        if gathered.is_full(&self.pace) {
+                            self.batch(way, &mut gathered, place.of(part))?;
+                            place.of(part).next = sequence + 1;
+                            self.save(place, false)?;
                             bar.set_position(sequence);
                         }
                     }
                 }
             }
             if end || reader.position() > last {
-                self.batch(way, &mut batch, &mut bytes)?;
-                self.at(part, place, reader.position())?;
+                self.batch(way, &mut gathered, place.of(part))?;
+                place.of(part).next = reader.position();
+                self.save(place, false)?;
                 bar.finish_and_clear();
                 return Ok(());
             }
@@ -344,7 +418,7 @@ impl Run<'_> {
     }
 
     /// Sends what has gathered.
-    fn batch(&mut self, way: &mut Way, batch: &mut Vec<(Sequence, Record)>, bytes: &mut usize) -> Result<()> {
+    fn batch(&mut self, way: &mut Way, gathered: &mut Gathered, place: &mut Place) -> Result<()> {
         loop {
             if self.stop.is_cancelled() {
                 return Err(Later("stopped by a signal".to_owned()).into());
@@ -355,6 +429,8 @@ impl Run<'_> {
             }
             std::thread::sleep(wait.min(Duration::from_millis(200)));
         }
+        let Gathered { batch, bytes, damaged } = gathered;
+        place.damaged += std::mem::take(damaged);
         if batch.is_empty() {
             return Ok(());
         }
@@ -371,19 +447,15 @@ impl Run<'_> {
         self.sums.records += (batch.len() - refused.len()) as u64;
         self.sums.bytes += *bytes as u64;
         self.sums.refused += refused.len() as u64;
+        place.refused.extend(refused.iter().map(|refused| refused.sequence));
         let room = REFUSED_TOLD.saturating_sub(self.refused.len());
         self.refused.extend(refused.into_iter().take(room));
         batch.clear();
         *bytes = 0;
-        Ok(())
-    }
-
-    fn at(&mut self, part: Part, place: &mut Progress, next: Sequence) -> Result<()> {
-        match part {
-            Part::Main => place.main = next,
-            _ => place.held = next,
+        if place.refused.len() > REFUSED_MAX {
+            anyhow::bail!("over {REFUSED_MAX} records were refused: mend that before the rest is sent");
         }
-        self.save(place, false)
+        Ok(())
     }
 
     fn save(&mut self, place: &Progress, now: bool) -> Result<()> {

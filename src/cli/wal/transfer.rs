@@ -212,7 +212,7 @@ impl Target {
 pub(super) fn import(flags: &Import, config: &Config) -> Result<()> {
     let target = match flags.at.find(config)? {
         Where::Online(listener) => Target::Gateway(listener),
-        Where::Offline(_) => Target::Log(Wal::open(options::wal(config)).map_err(|source| LogError {
+        Where::Offline(_) => Target::Log(Wal::open(options::wal_for_verb(config)).map_err(|source| LogError {
             origin: config.origin("wal.path"),
             source,
         })?),

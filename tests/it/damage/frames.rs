@@ -62,10 +62,29 @@ pub fn frames(file: &[u8], key: [u8; 8]) -> Vec<Frame> {
     frames
 }
 
+/// A frame with one entry, of a commit that has two.
+pub fn torn(key: [u8; 8], first: u64, entry: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(entry.len()).unwrap();
+    let payload = [&length.to_le_bytes()[..], entry].concat();
+    let mut body = Vec::new();
+    body.extend(first.to_le_bytes());
+    body.extend(first.to_le_bytes());
+    body.extend(2_u32.to_le_bytes());
+    body.extend((length + 4).to_le_bytes());
+    body.extend((length + 4).to_le_bytes());
+    for small in [1_u16, 0, 1, 0] {
+        body.extend(small.to_le_bytes());
+    }
+    body.extend(payload);
+    let sum = crc32c::crc32c(&body).to_le_bytes();
+    [&b"TGF\x01"[..], &key, &sum, &body].concat()
+}
+
 /// A generation's folder.
 pub struct Generation {
     pub folder: PathBuf,
     pub first: u64,
+    pub key: [u8; 8],
     pub frames: Vec<Frame>,
     /// What is whole in it, void entries too.
     entries: BTreeMap<u64, Vec<u8>>,
@@ -85,6 +104,7 @@ impl Generation {
         Some(Self {
             folder,
             first,
+            key,
             frames,
             entries,
         })
