@@ -4,7 +4,7 @@
 //! those that wait are routed. That one primitive is what a resend after a lost producer, the end of a pass
 //! over the held lane and a full queue come down to. Knows the producer's `send`, not its errors' cure.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use rdkafka::error::RDKafkaErrorCode;
 
@@ -94,6 +94,9 @@ pub(super) struct Flow {
     pub(super) group_sent: usize,
     /// Known to be in Kafka, or in the lane, although not acknowledged here.
     pub(super) settled: HashSet<Sequence>,
+    /// After a rewind: what was in the lane then, by topic. Held again it would only be there twice; but once another
+    /// record of its topic came behind it, it must come behind that.
+    pub(super) in_lane: HashMap<u32, HashSet<Origin>>,
     /// Where [`Self::settled`] ended when it was last looked at.
     settled_end: Sequence,
     /// 1 for the held lane: part of the opaque.
@@ -118,6 +121,7 @@ impl Flow {
             sift: Sift::default(),
             group_sent: 0,
             settled: HashSet::new(),
+            in_lane: HashMap::new(),
             settled_end: 0,
             lane,
             reader: None,
@@ -310,11 +314,17 @@ impl Flow {
                 return Ok(());
             }
             topics::State::Held => {
+                let who = out.identity.of(seq, record.origin);
+                if self.in_lane.get(&topic).is_some_and(|there| there.contains(&who)) {
+                    self.window.set(seq, State::Done);
+                    return Ok(());
+                }
+                self.in_lane.remove(&topic);
                 if out.defer_held {
                     self.window.set(seq, State::Deferred);
                 } else {
                     let mut record = record.to_record();
-                    record.origin = Some(out.identity.of(seq, record.origin));
+                    record.origin = Some(who);
                     // Answered by the main log's own index; in the lane it would only be repeated.
                     record.idempotency = None;
                     walk.held.push((seq, topic, record));

@@ -14,8 +14,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::hash::{BuildHasher, RandomState};
 
 use super::drain::{Drain, Step};
-use super::flow::{Flow, Identity, SLOTS_MAX};
-use super::lane::Lane;
+use super::flow::SLOTS_MAX;
 use super::start::{AWAY_MAX, AWAY_MIN, CHUNK_BYTES};
 use super::tail::{self, Seen};
 use super::topics::State as TopicState;
@@ -246,7 +245,12 @@ impl Drain {
             }
         }
         if let Some(lane) = &self.lane {
-            set_held_apart(&mut chart, lane, &self.identity)?;
+            // What is in the lane is not in Kafka.
+            lane.visit(&self.identity, |_, who, _| {
+                if let Some(place) = chart.place(own, who) {
+                    chart.set_apart(place);
+                }
+            })?;
         }
         Ok(chart)
     }
@@ -324,29 +328,6 @@ impl Drain {
                 "whether Kafka lost older records than sequence `first` cannot be known: acknowledged records are not \
                  retained (wal.retain). {ADVICE}"
             );
-        }
-    }
-}
-
-/// What is in the lane is not in Kafka.
-fn set_held_apart(chart: &mut Chart, lane: &Lane, identity: &Identity) -> Result<(), ReadError> {
-    let flow: &Flow = &lane.flow;
-    let mut reader = flow.log.reader(flow.window.acked() + 1);
-    loop {
-        let chunk = match reader.read(CHUNK_BYTES)? {
-            Read::Records(chunk) => chunk,
-            Read::Damaged { .. } => continue,
-            Read::Nothing => return Ok(()),
-        };
-        for (seq, record) in chunk.records() {
-            let Ok(record) = record else { continue };
-            // Sent by the pass that is under way.
-            if flow.is_marker(&record) || flow.window.state(seq) == Some(State::Done) {
-                continue;
-            }
-            if let Some(place) = chart.place(identity.wal, identity.of(seq, record.origin)) {
-                chart.set_apart(place);
-            }
         }
     }
 }
