@@ -192,22 +192,26 @@ impl Flow {
                 let first = chunk.first();
                 self.chunk = Some(chunk);
                 if first > self.next {
-                    return Ok(Some(self.lost(first - 1)));
+                    return Ok(Some(self.lost(first - 1, false)));
                 }
                 Ok(None)
             }
-            Read::Damaged { last, .. } => Ok(Some(self.lost(last))),
+            Read::Damaged { last, told, .. } => Ok(Some(self.lost(last, told))),
         }
     }
 
-    /// `self.next ..= last` cannot be read.
-    fn lost(&mut self, last: Sequence) -> Walk {
+    /// `self.next ..= last` cannot be read; `told`: no news.
+    fn lost(&mut self, last: Sequence, told: bool) -> Walk {
         let first = self.next;
-        tracing::error!(
-            "records {first} to {last} of the {} cannot be read and were not sent; the rest goes on. Run \
-             `tidegate wal verify`",
-            if self.lane { "held lane" } else { "log" }
-        );
+        let log = if self.lane { "held lane" } else { "log" };
+        if told {
+            tracing::info!("the {log} has no records {first} to {last}: a salvage has told so; the rest goes on");
+        } else {
+            tracing::error!(
+                "records {first} to {last} of the {log} cannot be read and were not sent; the rest goes on. Run \
+                 `tidegate wal verify`"
+            );
+        }
         for seq in first..=last.min(self.window.end() - 1) {
             if self.window.state(seq) != Some(State::Sent) {
                 self.window.set(seq, State::Done);
