@@ -47,7 +47,7 @@ pub(super) struct Walk {
     /// A send that failed for its topic.
     pub(super) refused: Option<(u32, RDKafkaErrorCode)>,
     /// Sequences (first, last) that cannot be read; the slots of those in the window are done.
-    pub(super) damaged: Option<(Sequence, Sequence)>,
+    pub(super) damaged: Vec<(Sequence, Sequence)>,
     /// Records handed to the producer.
     pub(super) sent: usize,
 }
@@ -218,7 +218,7 @@ impl Flow {
             }
         }
         let mut walk = Walk::stopped(Stop::Chunk);
-        walk.damaged = Some((first, last));
+        walk.damaged.push((first, last));
         self.next = last + 1;
         walk
     }
@@ -289,6 +289,7 @@ impl Flow {
                     "record {seq} cannot be decoded: {reason}. It was not sent; run `tidegate wal show {seq}`"
                 );
                 self.window.set(seq, State::Done);
+                walk.damaged.push((seq, seq));
                 return Ok(());
             }
         };
@@ -383,7 +384,7 @@ impl Walk {
             held: Vec::new(),
             letters: Vec::new(),
             refused: None,
-            damaged: None,
+            damaged: Vec::new(),
             sent: 0,
         }
     }
