@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use super::drain::{Drain, Ended, Step};
 use super::flow::SLOTS_MAX;
+use super::topics::State as TopicState;
 use super::{Handle, Shared};
 use crate::record::{Origin, Sequence};
 use crate::wal::{AppendError, ReadError, RewindError, Rewound};
@@ -203,9 +204,45 @@ impl Drain {
     pub(super) fn command(&mut self) -> Step<bool> {
         let lane_is_free = self.lane_is_free();
         let ready = |ask: &Ask| lane_is_free || matches!(ask, Ask::Rewind(_));
-        let Some(command) = self.shared.commands.take(ready) else {
-            return Ok(false);
-        };
+        match self.shared.commands.take(ready) {
+            Some(command) => self.obey(command).map(|()| true),
+            None => Ok(false),
+        }
+    }
+
+    /// Waits while Kafka is away and records are to be looked for there before anything is sent. Meanwhile operators
+    /// get what needs no Kafka, if the caller can bear it: work on the lane, or a rewind; whether there was one.
+    pub(super) fn meanwhile(&mut self, wait: Duration, on_lane: bool, rewinding: bool) -> Step<bool> {
+        self.shared.signal.wait(wait);
+        loop {
+            // A pass over topics that are held moves records, and sends none.
+            let sends = self.topics.with_state(TopicState::Releasing).next().is_some();
+            let passing = self.lane.as_ref().is_some_and(|lane| lane.pass.is_some());
+            if on_lane && passing && !sends {
+                let more = self.lane_step()?;
+                self.settle()?;
+                if !more || self.over() {
+                    return Ok(false);
+                }
+                continue;
+            }
+            let lane_is_free = self.lane_is_free();
+            let ready = |ask: &Ask| match ask {
+                Ask::Rewind(_) => rewinding,
+                Ask::Purge { .. } => on_lane && lane_is_free,
+            };
+            let Some(command) = self.shared.commands.take(ready) else {
+                return Ok(false);
+            };
+            let rewound = matches!(command.ask, Ask::Rewind(_));
+            self.obey(command)?;
+            if rewound {
+                return Ok(true);
+            }
+        }
+    }
+
+    fn obey(&mut self, command: Command) -> Step<()> {
         match command.ask.clone() {
             Ask::Rewind(from) => match self.rewind(from) {
                 Ok(answer) => command.answer(answer.map(Done::Rewound).map_err(CommandError::from)),
@@ -216,7 +253,7 @@ impl Drain {
             },
             Ask::Purge { topic, to } => self.begin_purge(topic, to, command),
         }
-        Ok(true)
+        Ok(())
     }
 
     /// An operator's rewind. What is on its way is waited for, so that nothing of it comes between what is sent
@@ -268,7 +305,7 @@ impl Drain {
 
     /// What is in the lane, by topic: as many records as may be in a window. Those that Kafka is known to have will
     /// not be sent from there.
-    fn in_lane(&mut self) -> Result<HashMap<u32, HashSet<Origin>>, ReadError> {
+    pub(super) fn in_lane(&mut self) -> Result<HashMap<u32, HashSet<Origin>>, ReadError> {
         let (mut there, mut count) = (HashMap::<u32, HashSet<Origin>>::new(), 0);
         let (Some(lane), topics) = (&self.lane, &mut self.topics) else {
             return Ok(there);

@@ -166,7 +166,7 @@ impl Drain {
             last = marks.acked,
             "Kafka may have lost records that it had acknowledged: those that the log still has are looked for in the topics"
         );
-        let outcome = self.look_for(&mut chart);
+        let outcome = self.look_for(&mut chart)?;
         self.surveyed_ms = None;
         let Some(cut) = outcome else { return Ok(()) };
         let lost = chart.lost(cut);
@@ -256,7 +256,7 @@ impl Drain {
     }
 
     /// Looks for what is wanted in Kafka until that worked; whether it was cut short. `None`: a shutdown is over.
-    fn look_for(&mut self, chart: &mut Chart) -> Option<bool> {
+    fn look_for(&mut self, chart: &mut Chart) -> Step<Option<bool>> {
         let mut wait = AWAY_MIN;
         loop {
             let topics = chart.topics.clone();
@@ -266,7 +266,7 @@ impl Drain {
                 false => Seen::Other,
             };
             match tail::read_back(&self.options, &self.link, &topics, &mut see, &|| self.left()) {
-                Ok(outcome) => return Some(outcome.cut),
+                Ok(outcome) => return Ok(Some(outcome.cut)),
                 Err(error) => {
                     let why = explain(&error);
                     self.link.error(format!("cannot read the topics' tails back: {why}"));
@@ -274,9 +274,10 @@ impl Drain {
             }
             self.publish(true);
             if self.over() {
-                return None;
+                return Ok(None);
             }
-            self.shared.signal.wait(wait);
+            // Not a rewind: the chart would not be true any more.
+            self.meanwhile(wait, true, false)?;
             wait = (wait * 2).min(AWAY_MAX);
         }
     }
