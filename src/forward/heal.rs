@@ -8,9 +8,9 @@
 //!
 //! Not there and not lost: what is held or among the dead letters; a record of whose key a later one is there (the
 //! end of a partition is lost, not its middle: the topic was compacted, or its retention has passed); and, where not
-//! all could be read, whatever is older than what was. What repeats all the same carries its identity.
+//! all could be read, or the topic's retention has reached into it, whatever is older than what was. What repeats all the same carries its identity.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::hash::{BuildHasher, RandomState};
 
 use super::drain::{Drain, Step};
@@ -60,6 +60,8 @@ struct Chart {
     topics: Vec<(String, i64)>,
     /// The places of records that carry another identity than their place.
     origins: HashMap<Origin, Sequence>,
+    /// Topics whose retention has removed some of this.
+    expired: HashSet<u32>,
 }
 
 impl Chart {
@@ -125,7 +127,8 @@ impl Chart {
                 .key
                 .and_then(|key| newest.get(&key))
                 .is_some_and(|later| later > seq);
-            let unread = cut && oldest.get(&slot.topic).is_none_or(|oldest| seq < oldest);
+            let partial = cut || self.expired.contains(&slot.topic);
+            let unread = partial && oldest.get(&slot.topic).is_none_or(|oldest| seq < oldest);
             slot.settled && slot.mark == Mark::Wanted && !later && !unread
         });
         lost.map(|(seq, _)| seq).collect()
@@ -266,7 +269,12 @@ impl Drain {
                 false => Seen::Other,
             };
             match tail::read_back(&self.options, &self.link, &topics, &mut see, &|| self.left()) {
-                Ok(outcome) => return Ok(Some(outcome.cut)),
+                Ok(outcome) => {
+                    let expired = (0..).zip(&chart.topics);
+                    let expired = expired.filter(|(_, (name, _))| outcome.expired.contains(name));
+                    chart.expired = expired.map(|(id, _)| id).collect();
+                    return Ok(Some(outcome.cut));
+                }
                 Err(error) => {
                     let why = explain(&error);
                     self.link.error(format!("cannot read the topics' tails back: {why}"));
@@ -321,6 +329,13 @@ impl Drain {
             tracing::warn!(
                 "not all of the tails could be read back: what Kafka lost of the older records is not known. `tidegate \
                  wal rewind` sends records again"
+            );
+        }
+        if !chart.expired.is_empty() {
+            tracing::warn!(
+                topics = chart.expired.len(),
+                "the retention of some topics has passed for some of these records: of what is older than the oldest \
+                 that is still there, nothing is sent again. `tidegate wal rewind` does that"
             );
         }
         if !self.main.log.retains() {
@@ -392,6 +407,9 @@ mod tests {
         find(&mut chart, &[12]);
         assert_eq!(chart.lost(true), [13]);
         assert_eq!(chart.lost(false), [11, 13, 14]);
+        // The retention of the first topic has passed.
+        chart.expired.insert(0);
+        assert_eq!(chart.lost(false), [13, 14]);
     }
 
     #[test]
