@@ -324,7 +324,6 @@ impl Drain {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::super::drain::tests::{drain, known, push};
-    use super::*;
     use rdkafka::error::RDKafkaErrorCode;
 
     #[test]
