@@ -207,7 +207,7 @@ fn a_letter_whose_new_place_is_damaged_waits_again() {
     assert_eq!(wal.requeue_letters(&Which::All).unwrap(), 2);
     let requeued = shown(&wal);
     let LetterState::Requeued(lost) = requeued[0].1 else {
-        panic!("{requeued:?}")
+        unreachable!()
     };
     assert_eq!(wal.keep_letters(lost, lost).unwrap(), 1);
     wal.log().ack(2).unwrap();
