@@ -3,15 +3,17 @@
 //! A command waits, for a limited time, until the thread comes to a point where it can be done; one that it did not
 //! come to is taken back, so that its answer is true: nothing was changed.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::mpsc::{RecvTimeoutError, SyncSender, sync_channel};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::drain::{Drain, Ended, Step};
+use super::flow::SLOTS_MAX;
+use super::topics::State as TopicState;
 use super::{Handle, Shared};
-use crate::record::Sequence;
-use crate::wal::{AppendError, RewindError, Rewound};
+use crate::record::{Origin, Sequence};
+use crate::wal::{AppendError, ReadError, RewindError, Rewound};
 
 /// Commands that wait.
 const WAITING_MAX: usize = 16;
@@ -202,9 +204,45 @@ impl Drain {
     pub(super) fn command(&mut self) -> Step<bool> {
         let lane_is_free = self.lane_is_free();
         let ready = |ask: &Ask| lane_is_free || matches!(ask, Ask::Rewind(_));
-        let Some(command) = self.shared.commands.take(ready) else {
-            return Ok(false);
-        };
+        match self.shared.commands.take(ready) {
+            Some(command) => self.obey(command).map(|()| true),
+            None => Ok(false),
+        }
+    }
+
+    /// Waits while Kafka is away and records are to be looked for there before anything is sent. Meanwhile operators
+    /// get what needs no Kafka, if the caller can bear it: work on the lane, or a rewind; whether there was one.
+    pub(super) fn meanwhile(&mut self, wait: Duration, on_lane: bool, rewinding: bool) -> Step<bool> {
+        self.shared.signal.wait(wait);
+        loop {
+            // A pass over topics that are held moves records, and sends none.
+            let sends = self.topics.with_state(TopicState::Releasing).next().is_some();
+            let passing = self.lane.as_ref().is_some_and(|lane| lane.pass.is_some());
+            if on_lane && passing && !sends {
+                let more = self.lane_step()?;
+                self.settle()?;
+                if !more || self.over() {
+                    return Ok(false);
+                }
+                continue;
+            }
+            let lane_is_free = self.lane_is_free();
+            let ready = |ask: &Ask| match ask {
+                Ask::Rewind(_) => rewinding,
+                Ask::Purge { .. } => on_lane && lane_is_free,
+            };
+            let Some(command) = self.shared.commands.take(ready) else {
+                return Ok(false);
+            };
+            let rewound = matches!(command.ask, Ask::Rewind(_));
+            self.obey(command)?;
+            if rewound {
+                return Ok(true);
+            }
+        }
+    }
+
+    fn obey(&mut self, command: Command) -> Step<()> {
         match command.ask.clone() {
             Ask::Rewind(from) => match self.rewind(from) {
                 Ok(answer) => command.answer(answer.map(Done::Rewound).map_err(CommandError::from)),
@@ -215,7 +253,7 @@ impl Drain {
             },
             Ask::Purge { topic, to } => self.begin_purge(topic, to, command),
         }
-        Ok(true)
+        Ok(())
     }
 
     /// An operator's rewind. What is on its way is waited for, so that nothing of it comes between what is sent
@@ -238,6 +276,7 @@ impl Drain {
         if lane_failed || self.refused.is_some() {
             self.recover()?;
         }
+        let in_lane = self.patiently(|drain| drain.in_lane())?;
         // In the window there may be records behind the watermark that Kafka has.
         let resend = self.main.window.end().saturating_sub(1).max(marks.acked);
         let rewound = match self.main.log.rewind(from, resend) {
@@ -247,6 +286,7 @@ impl Drain {
         };
         self.failures.clear();
         self.begin_anew();
+        self.main.in_lane = in_lane;
         let kind = self.wanted();
         if purged || self.producer.fatal().is_some() || kind != self.producer.kind {
             self.replace(kind);
@@ -261,5 +301,57 @@ impl Drain {
         );
         self.publish(true);
         Ok(Ok(rewound))
+    }
+
+    /// What is in the lane, by topic: as many records as may be in a window. Those that Kafka is known to have will
+    /// not be sent from there.
+    pub(super) fn in_lane(&mut self) -> Result<HashMap<u32, HashSet<Origin>>, ReadError> {
+        let (mut there, mut count) = (HashMap::<u32, HashSet<Origin>>::new(), 0);
+        let (Some(lane), topics) = (&self.lane, &mut self.topics) else {
+            return Ok(there);
+        };
+        lane.visit(&self.identity, |seq, who, record| {
+            if count < SLOTS_MAX && !lane.flow.settled.contains(&seq) {
+                there.entry(topics.id(record.topic)).or_default().insert(who);
+                count += 1;
+            }
+        })?;
+        Ok(there)
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::super::drain::tests::{drain, known, push};
+    use rdkafka::error::RDKafkaErrorCode;
+
+    #[test]
+    fn a_rewind_holds_nothing_twice_unless_order_asks_for_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut drain = drain(&folder);
+        push(&drain, &["a", "a", "a", "b"]);
+        let missing = RDKafkaErrorCode::UnknownTopicOrPartition;
+        let (a, b) = (known(&mut drain, "a"), known(&mut drain, "b"));
+        drain.topics.hold(a, missing, false);
+        // The first of b was delivered before its topic was held.
+        drain.main.settled.insert(4);
+        while drain.main_step().unwrap() {}
+        drain.topics.hold(b, missing, false);
+        push(&drain, &["b"]);
+        let mut held = |from| {
+            if let Some(from) = from {
+                drain.settle().unwrap();
+                assert_eq!(drain.rewind(from).unwrap().unwrap().acked, from - 1);
+            }
+            while drain.main_step().unwrap() {}
+            drain.settle().unwrap();
+            assert_eq!(drain.wal.log().watermarks().acked, 5);
+            drain.wal.status().held_records
+        };
+        assert_eq!((held(None), held(Some(5)), held(Some(1))), (4, 4, 6));
+        // Now the lane has b in the log's order.
+        assert_eq!((held(Some(1)), held(Some(2))), (6, 6));
+        drain.wal.close().unwrap();
     }
 }

@@ -439,6 +439,14 @@ impl Drain {
 
     /// Does what a walk left to do; whether the next may follow at once.
     pub(super) fn walked(&mut self, lane: bool, walk: Walk) -> Step<bool> {
+        // Before the watermark passes them.
+        for (first, last) in walk.damaged {
+            if !lane && let Err(error) = self.wal.keep_letters(first, last) {
+                self.trouble(format!(
+                    "dead letters whose new place is damaged cannot be kept: {error}"
+                ));
+            }
+        }
         for (seq, record, code) in walk.letters {
             self.dead_letter(lane, seq, record, Refusal { code, local: true })?;
         }

@@ -4,7 +4,7 @@
 //! those that wait are routed. That one primitive is what a resend after a lost producer, the end of a pass
 //! over the held lane and a full queue come down to. Knows the producer's `send`, not its errors' cure.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use rdkafka::error::RDKafkaErrorCode;
 
@@ -47,7 +47,7 @@ pub(super) struct Walk {
     /// A send that failed for its topic.
     pub(super) refused: Option<(u32, RDKafkaErrorCode)>,
     /// Sequences (first, last) that cannot be read; the slots of those in the window are done.
-    pub(super) damaged: Option<(Sequence, Sequence)>,
+    pub(super) damaged: Vec<(Sequence, Sequence)>,
     /// Records handed to the producer.
     pub(super) sent: usize,
 }
@@ -94,6 +94,9 @@ pub(super) struct Flow {
     pub(super) group_sent: usize,
     /// Known to be in Kafka, or in the lane, although not acknowledged here.
     pub(super) settled: HashSet<Sequence>,
+    /// After a rewind: what was in the lane then, by topic. Held again it would only be there twice; but once another
+    /// record of its topic came behind it, it must come behind that.
+    pub(super) in_lane: HashMap<u32, HashSet<Origin>>,
     /// Where [`Self::settled`] ended when it was last looked at.
     settled_end: Sequence,
     /// 1 for the held lane: part of the opaque.
@@ -118,6 +121,7 @@ impl Flow {
             sift: Sift::default(),
             group_sent: 0,
             settled: HashSet::new(),
+            in_lane: HashMap::new(),
             settled_end: 0,
             lane,
             reader: None,
@@ -188,29 +192,33 @@ impl Flow {
                 let first = chunk.first();
                 self.chunk = Some(chunk);
                 if first > self.next {
-                    return Ok(Some(self.lost(first - 1)));
+                    return Ok(Some(self.lost(first - 1, false)));
                 }
                 Ok(None)
             }
-            Read::Damaged { last, .. } => Ok(Some(self.lost(last))),
+            Read::Damaged { last, told, .. } => Ok(Some(self.lost(last, told))),
         }
     }
 
-    /// `self.next ..= last` cannot be read.
-    fn lost(&mut self, last: Sequence) -> Walk {
+    /// `self.next ..= last` cannot be read; `told`: no news.
+    fn lost(&mut self, last: Sequence, told: bool) -> Walk {
         let first = self.next;
-        tracing::error!(
-            "records {first} to {last} of the {} cannot be read and were not sent; the rest goes on. Run \
-             `tidegate wal verify`",
-            if self.lane { "held lane" } else { "log" }
-        );
+        let log = if self.lane { "held lane" } else { "log" };
+        if told {
+            tracing::info!("the {log} has no records {first} to {last}: a salvage has told so; the rest goes on");
+        } else {
+            tracing::error!(
+                "records {first} to {last} of the {log} cannot be read and were not sent; the rest goes on. Run \
+                 `tidegate wal verify`"
+            );
+        }
         for seq in first..=last.min(self.window.end() - 1) {
             if self.window.state(seq) != Some(State::Sent) {
                 self.window.set(seq, State::Done);
             }
         }
         let mut walk = Walk::stopped(Stop::Chunk);
-        walk.damaged = Some((first, last));
+        walk.damaged.push((first, last));
         self.next = last + 1;
         walk
     }
@@ -281,6 +289,7 @@ impl Flow {
                     "record {seq} cannot be decoded: {reason}. It was not sent; run `tidegate wal show {seq}`"
                 );
                 self.window.set(seq, State::Done);
+                walk.damaged.push((seq, seq));
                 return Ok(());
             }
         };
@@ -310,11 +319,17 @@ impl Flow {
                 return Ok(());
             }
             topics::State::Held => {
+                let who = out.identity.of(seq, record.origin);
+                if self.in_lane.get(&topic).is_some_and(|there| there.contains(&who)) {
+                    self.window.set(seq, State::Done);
+                    return Ok(());
+                }
+                self.in_lane.remove(&topic);
                 if out.defer_held {
                     self.window.set(seq, State::Deferred);
                 } else {
                     let mut record = record.to_record();
-                    record.origin = Some(out.identity.of(seq, record.origin));
+                    record.origin = Some(who);
                     // Answered by the main log's own index; in the lane it would only be repeated.
                     record.idempotency = None;
                     walk.held.push((seq, topic, record));
@@ -369,7 +384,7 @@ impl Walk {
             held: Vec::new(),
             letters: Vec::new(),
             refused: None,
-            damaged: None,
+            damaged: Vec::new(),
             sent: 0,
         }
     }

@@ -8,14 +8,13 @@
 //!
 //! Not there and not lost: what is held or among the dead letters; a record of whose key a later one is there (the
 //! end of a partition is lost, not its middle: the topic was compacted, or its retention has passed); and, where not
-//! all could be read, whatever is older than what was. What repeats all the same carries its identity.
+//! all could be read, or the topic's retention has reached into it, whatever is older than what was. What repeats all the same carries its identity.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::hash::{BuildHasher, RandomState};
 
 use super::drain::{Drain, Step};
-use super::flow::{Flow, Identity, SLOTS_MAX};
-use super::lane::Lane;
+use super::flow::SLOTS_MAX;
 use super::start::{AWAY_MAX, AWAY_MIN, CHUNK_BYTES};
 use super::tail::{self, Seen};
 use super::topics::State as TopicState;
@@ -61,6 +60,8 @@ struct Chart {
     topics: Vec<(String, i64)>,
     /// The places of records that carry another identity than their place.
     origins: HashMap<Origin, Sequence>,
+    /// Topics whose retention has removed some of this.
+    expired: HashSet<u32>,
 }
 
 impl Chart {
@@ -126,7 +127,8 @@ impl Chart {
                 .key
                 .and_then(|key| newest.get(&key))
                 .is_some_and(|later| later > seq);
-            let unread = cut && oldest.get(&slot.topic).is_none_or(|oldest| seq < oldest);
+            let partial = cut || self.expired.contains(&slot.topic);
+            let unread = partial && oldest.get(&slot.topic).is_none_or(|oldest| seq < oldest);
             slot.settled && slot.mark == Mark::Wanted && !later && !unread
         });
         lost.map(|(seq, _)| seq).collect()
@@ -167,7 +169,7 @@ impl Drain {
             last = marks.acked,
             "Kafka may have lost records that it had acknowledged: those that the log still has are looked for in the topics"
         );
-        let outcome = self.look_for(&mut chart);
+        let outcome = self.look_for(&mut chart)?;
         self.surveyed_ms = None;
         let Some(cut) = outcome else { return Ok(()) };
         let lost = chart.lost(cut);
@@ -246,13 +248,18 @@ impl Drain {
             }
         }
         if let Some(lane) = &self.lane {
-            set_held_apart(&mut chart, lane, &self.identity)?;
+            // What is in the lane is not in Kafka.
+            lane.visit(&self.identity, |_, who, _| {
+                if let Some(place) = chart.place(own, who) {
+                    chart.set_apart(place);
+                }
+            })?;
         }
         Ok(chart)
     }
 
     /// Looks for what is wanted in Kafka until that worked; whether it was cut short. `None`: a shutdown is over.
-    fn look_for(&mut self, chart: &mut Chart) -> Option<bool> {
+    fn look_for(&mut self, chart: &mut Chart) -> Step<Option<bool>> {
         let mut wait = AWAY_MIN;
         loop {
             let topics = chart.topics.clone();
@@ -262,7 +269,12 @@ impl Drain {
                 false => Seen::Other,
             };
             match tail::read_back(&self.options, &self.link, &topics, &mut see, &|| self.left()) {
-                Ok(outcome) => return Some(outcome.cut),
+                Ok(outcome) => {
+                    let expired = (0..).zip(&chart.topics);
+                    let expired = expired.filter(|(_, (name, _))| outcome.expired.contains(name));
+                    chart.expired = expired.map(|(id, _)| id).collect();
+                    return Ok(Some(outcome.cut));
+                }
                 Err(error) => {
                     let why = explain(&error);
                     self.link.error(format!("cannot read the topics' tails back: {why}"));
@@ -270,9 +282,10 @@ impl Drain {
             }
             self.publish(true);
             if self.over() {
-                return None;
+                return Ok(None);
             }
-            self.shared.signal.wait(wait);
+            // Not a rewind: the chart would not be true any more.
+            self.meanwhile(wait, true, false)?;
             wait = (wait * 2).min(AWAY_MAX);
         }
     }
@@ -318,35 +331,19 @@ impl Drain {
                  wal rewind` sends records again"
             );
         }
+        if !chart.expired.is_empty() {
+            tracing::warn!(
+                topics = chart.expired.len(),
+                "the retention of some topics has passed for some of these records: of what is older than the oldest \
+                 that is still there, nothing is sent again. `tidegate wal rewind` does that"
+            );
+        }
         if !self.main.log.retains() {
             tracing::warn!(
                 first = chart.first,
                 "whether Kafka lost older records than sequence `first` cannot be known: acknowledged records are not \
                  retained (wal.retain). {ADVICE}"
             );
-        }
-    }
-}
-
-/// What is in the lane is not in Kafka.
-fn set_held_apart(chart: &mut Chart, lane: &Lane, identity: &Identity) -> Result<(), ReadError> {
-    let flow: &Flow = &lane.flow;
-    let mut reader = flow.log.reader(flow.window.acked() + 1);
-    loop {
-        let chunk = match reader.read(CHUNK_BYTES)? {
-            Read::Records(chunk) => chunk,
-            Read::Damaged { .. } => continue,
-            Read::Nothing => return Ok(()),
-        };
-        for (seq, record) in chunk.records() {
-            let Ok(record) = record else { continue };
-            // Sent by the pass that is under way.
-            if flow.is_marker(&record) || flow.window.state(seq) == Some(State::Done) {
-                continue;
-            }
-            if let Some(place) = chart.place(identity.wal, identity.of(seq, record.origin)) {
-                chart.set_apart(place);
-            }
         }
     }
 }
@@ -410,6 +407,9 @@ mod tests {
         find(&mut chart, &[12]);
         assert_eq!(chart.lost(true), [13]);
         assert_eq!(chart.lost(false), [11, 13, 14]);
+        // The retention of the first topic has passed.
+        chart.expired.insert(0);
+        assert_eq!(chart.lost(false), [13, 14]);
     }
 
     #[test]

@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 
 use super::command::{Command, CommandError, Done};
 use super::drain::{CHUNK_BYTES, Drain, LOOKUP_MAX, RETRY, Step};
-use super::flow::{self, Flow, Out};
+use super::flow::{self, Flow, Identity, Out};
 use super::producer::{Lookup, Producer};
 use super::settings::Kind;
 use super::start::Survey;
@@ -27,8 +27,8 @@ use super::topics::State as TopicState;
 use super::verdict::{self, Verdict};
 use super::window::State;
 use crate::kafka::settings::explain;
-use crate::record::{Record, Sequence, now_ms};
-use crate::wal::{AppendError, Batch};
+use crate::record::{Origin, Record, RecordRef, Sequence, now_ms};
+use crate::wal::{AppendError, Batch, Read, ReadError};
 
 /// How many held topics are looked at before a pass begins.
 const LOOKS_MAX: usize = 200;
@@ -70,6 +70,31 @@ impl Lane {
             pass: None,
             probe: None,
             purge: None,
+        }
+    }
+
+    /// Gives each record that is in the lane, its place there and its identity.
+    pub(super) fn visit(
+        &self,
+        identity: &Identity,
+        mut see: impl FnMut(Sequence, Origin, &RecordRef<'_>),
+    ) -> Result<(), ReadError> {
+        let flow = &self.flow;
+        let mut reader = flow.log.reader(flow.window.acked() + 1);
+        loop {
+            let chunk = match reader.read(CHUNK_BYTES)? {
+                Read::Records(chunk) => chunk,
+                Read::Damaged { .. } => continue,
+                Read::Nothing => return Ok(()),
+            };
+            for (seq, record) in chunk.records() {
+                let Ok(record) = record else { continue };
+                // Sent by the pass that is under way.
+                if flow.is_marker(&record) || flow.window.state(seq) == Some(State::Done) {
+                    continue;
+                }
+                see(seq, identity.of(seq, record.origin), &record);
+            }
         }
     }
 

@@ -138,6 +138,13 @@ impl Survey {
 impl Drain {
     /// Before anything is sent.
     pub(super) fn start(&mut self) -> Step<()> {
+        // A rewind that came meanwhile makes more of the log to be looked at.
+        while self.survey()? {}
+        Ok(())
+    }
+
+    /// Looks at both logs and at Kafka; whether the log was rewound meanwhile.
+    fn survey(&mut self) -> Step<bool> {
         let mut in_lane = HashSet::new();
         // Nothing beyond was ever on its way.
         let in_window = self.main.window.acked().saturating_add(SLOTS_MAX as Sequence);
@@ -162,21 +169,24 @@ impl Drain {
             let mut settled = HashSet::new();
             let survey = Survey::make(&drain.main, &drain.identity, in_window, |seq, _, who| {
                 // In the lane already: the crash came between the lane's commit and the log's watermark.
-                let held = in_lane.contains(&who);
+                let held = seq > resend && in_lane.contains(&who);
                 if held {
                     settled.insert(seq);
                 }
                 !held && seq > resend
             })?;
             drain.main.settled = settled;
+            if resend > drain.main.window.acked() {
+                drain.main.in_lane = drain.in_lane()?;
+            }
             Ok(survey)
         })?;
         self.surveyed_ms = survey.oldest_ms;
         // Looking may take a while, or Kafka may be away: how old the backlog is shows meanwhile.
         self.publish(true);
-        self.read_back(false, &survey);
+        let rewound = self.read_back(false, &survey)?;
         self.surveyed_ms = None;
-        Ok(())
+        Ok(rewound)
     }
 
     /// Repeats what reads the log until it can be read.
@@ -218,17 +228,18 @@ impl Drain {
             Survey::make(flow, identity, flow.window.end() - 1, |seq, _, _| seq > resend).map(Some)
         })?;
         if let Some(survey) = survey {
-            self.read_back(lane, &survey);
+            self.read_back(lane, &survey)?;
         }
         Ok(())
     }
 
-    /// Looks for the surveyed records in Kafka until that worked, or a shutdown is over.
-    pub(super) fn read_back(&mut self, lane: bool, survey: &Survey) {
+    /// Looks for the surveyed records in Kafka until that worked, a shutdown is over, or the main log, whose survey
+    /// it is, was rewound; whether it was.
+    fn read_back(&mut self, lane: bool, survey: &Survey) -> Step<bool> {
         let mut wait = AWAY_MIN;
         while !survey.topics.is_empty() {
             match self.read_back_once(lane, survey) {
-                Ok(()) => return,
+                Ok(()) => return Ok(false),
                 Err(error) => {
                     let why = explain(&error);
                     self.link.error(format!("cannot read the topics' tails back: {why}"));
@@ -236,11 +247,14 @@ impl Drain {
             }
             self.publish(true);
             if self.over() {
-                return;
+                return Ok(false);
             }
-            self.shared.signal.wait(wait);
+            if self.meanwhile(wait, !lane, true)? && !lane {
+                return Ok(true);
+            }
             wait = (wait * 2).min(AWAY_MAX);
         }
+        Ok(false)
     }
 
     /// Looks for the surveyed records in Kafka, once.

@@ -50,12 +50,14 @@ pub(super) enum Seen {
 }
 
 /// How far the read-back came.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Outcome {
     pub(super) read: i64,
     pub(super) wanted: i64,
     /// A limit, or a right that is missing, ended it: repeats are possible.
     pub(super) cut: bool,
+    /// Topics of which Kafka itself has removed records that may have been of interest: their retention has passed.
+    pub(super) expired: Vec<String>,
 }
 
 struct Context {
@@ -128,6 +130,7 @@ pub(super) fn read_back(
             read: 0,
             wanted: 0,
             cut: false,
+            expired: Vec::new(),
         },
         left,
     };
@@ -211,7 +214,7 @@ impl Tail<'_> {
     }
 
     /// Where each partition ends, and how far back it is of interest.
-    fn parts(&self, topic: &str, oldest_ms: i64) -> Result<Vec<Part>, KafkaError> {
+    fn parts(&mut self, topic: &str, oldest_ms: i64) -> Result<Vec<Part>, KafkaError> {
         let metadata = self.consumer.fetch_metadata(Some(topic), self.patience())?;
         let Some(known) = metadata.topics().first() else {
             return Ok(Vec::new());
@@ -239,11 +242,13 @@ impl Tail<'_> {
         }
         let times = self.consumer.offsets_for_times(times, self.patience())?;
         let mut parts = Vec::new();
+        let mut expired = false;
         for found in times.elements() {
             let (low, high) = self
                 .consumer
                 .fetch_watermarks(topic, found.partition(), self.patience())?;
             found.error()?;
+            expired |= is_expired(found.offset(), low, high);
             if let Offset::Offset(offset) = found.offset() {
                 parts.push(Part {
                     id: found.partition(),
@@ -252,6 +257,9 @@ impl Tail<'_> {
                     ground: false,
                 });
             }
+        }
+        if expired {
+            self.outcome.expired.push(topic.to_owned());
         }
         Ok(parts)
     }
@@ -330,6 +338,13 @@ impl Tail<'_> {
     }
 }
 
+/// Whether a partition's retention may have removed records from the time that was asked for: its beginning is gone,
+/// and what is left begins after that time (`found`), or nothing is left.
+fn is_expired(found: Offset, low: i64, high: i64) -> bool {
+    let begins_later = matches!(found, Offset::Offset(offset) if offset <= low);
+    low > 0 && (begins_later || low >= high)
+}
+
 /// Who a record in Kafka is, if a gateway sent it.
 fn identity(message: &BorrowedMessage<'_>) -> Option<Origin> {
     let wal = uuid::Uuid::try_parse_ascii(native::header(message, native::WAL)?).ok()?;
@@ -378,6 +393,7 @@ mod tests {
                 read: 0,
                 wanted: 0,
                 cut: false,
+                expired: Vec::new(),
             },
             left: &|| Duration::MAX,
         };
@@ -391,6 +407,16 @@ mod tests {
             .blocks("denied", &mut [&mut part], 1, &mut |_, _| Seen::Other)
             .unwrap_err();
         assert!(is_final(&error), "{error}");
+    }
+
+    #[test]
+    fn a_beginning_that_is_gone_counts_only_where_it_was_of_interest() {
+        assert!(is_expired(Offset::Offset(50), 50, 90), "what is left begins later");
+        assert!(is_expired(Offset::End, 90, 90), "nothing is left");
+        assert!(!is_expired(Offset::Offset(60), 50, 90), "older ones are still there");
+        assert!(!is_expired(Offset::End, 50, 90), "the end is lost, not the beginning");
+        assert!(!is_expired(Offset::Offset(0), 0, 90), "nothing is gone");
+        assert!(!is_expired(Offset::End, 0, 0), "all of it is lost");
     }
 
     #[test]

@@ -6,7 +6,8 @@
 //! The log is only ever appended to. A letter without a topic is no letter but says what became of one, by its
 //! origin: code "removed", or code "requeued" with the main log's sequence (decimal) as its reason. A requeued
 //! letter is removed once the main log's watermark has passed that sequence; a record that fails again comes as a
-//! letter anew, which takes the place of the old one. The beginning of the log in which nothing is left is acked.
+//! letter anew, which takes the place of the old one. If that sequence cannot be read, code "waiting" says that the
+//! letter waits as before: it is the last good copy. The beginning of the log in which nothing is left is acked.
 //!
 //! Knows nothing of why Kafka refused.
 
@@ -31,6 +32,7 @@ const REQUEUE_BYTES_MAX: usize = 4 << 20;
 const EVENTS_MAX: usize = 10_000;
 const REMOVED: &str = "removed";
 const REQUEUED: &str = "requeued";
+const WAITING: &str = "waiting";
 
 /// One record that Kafka refused when it was sent alone.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
@@ -151,6 +153,8 @@ impl Register {
             self.known.insert(letter.origin, known);
         } else if letter.code == REMOVED {
             self.known.remove(&letter.origin);
+        } else if let (WAITING, Some(known)) = (letter.code.as_str(), self.known.get_mut(&letter.origin)) {
+            known.state = LetterState::Waiting;
         } else if let (REQUEUED, Ok(sequence)) = (letter.code.as_str(), letter.reason.parse())
             && let Some(known) = self.known.get_mut(&letter.origin)
         {
@@ -358,6 +362,20 @@ impl DeadLetters {
         Ok(events.len() as u64)
     }
 
+    /// Requeued letters wait again whose places in the main log, `first` to `last`, cannot be read; returns how many.
+    fn keep(&self, first: Sequence, last: Sequence) -> Result<u64, AppendError> {
+        let _changing = lock(&self.changing);
+        let lost = |known: &Known| matches!(known.state, LetterState::Requeued(at) if (first..=last).contains(&at));
+        let events: Vec<Letter> = (lock(&self.register).known.iter())
+            .filter(|(_, known)| lost(known))
+            .map(|(origin, _)| Letter::event(*origin, WAITING, String::new()))
+            .collect();
+        for group in events.chunks(EVENTS_MAX) {
+            self.write(group)?;
+        }
+        Ok(events.len() as u64)
+    }
+
     /// Removes letters that wait; returns how many.
     fn discard(&self, which: &Which) -> Result<u64, LettersError> {
         let mut origins = Vec::new();
@@ -482,6 +500,25 @@ impl Wal {
         self.settle_letters();
         let letters = self.inner.letters.get();
         letters.map_or(Ok(0), |letters| letters.requeue(&self.inner.main, which))
+    }
+
+    /// The main log's records `first` to `last` cannot be read: letters that were requeued there wait again. To be
+    /// called before the watermark passes them. Blocks. Returns how many.
+    ///
+    /// # Errors
+    /// The letters' log takes nothing.
+    pub fn keep_letters(&self, first: Sequence, last: Sequence) -> Result<u64, AppendError> {
+        let Some(letters) = self.inner.letters.get() else {
+            return Ok(0);
+        };
+        let kept = letters.keep(first, last)?;
+        if kept > 0 {
+            tracing::warn!(
+                letters = kept,
+                "records that had been requeued cannot be read in the log any more; their dead letters wait as before"
+            );
+        }
+        Ok(kept)
     }
 
     /// Removes letters that wait, for good. Blocks. Returns how many.

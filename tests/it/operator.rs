@@ -18,6 +18,7 @@ cases!["operator":
     held_records_are_discarded_and_redirected_also_after_a_kill [Kafka],
     a_rewind_sends_again_with_identity [Kafka],
     operators_are_answered_while_kafka_is_away [OwnKafka],
+    operators_are_answered_after_a_start_without_kafka [OwnKafka],
     what_is_wrong_with_a_verb_is_said_and_nothing_is_done [Kafka],
 ];
 
@@ -327,11 +328,19 @@ fn a_rewind_sends_again_with_identity() {
 }
 
 fn operators_are_answered_while_kafka_is_away() {
+    answered_while_kafka_is_away(|_| {});
+}
+
+fn operators_are_answered_after_a_start_without_kafka() {
+    answered_while_kafka_is_away(Gateway::kill_and_restart);
+}
+
+fn answered_while_kafka_is_away(meanwhile: impl FnOnce(&mut Gateway)) {
     let kafka = Kafka::private();
     kafka.create_topic("t", 1, &[]);
     let mut config = Config::with(&kafka);
     config.set("wal.retain", "1 GiB");
-    let gateway = Gateway::start(&config);
+    let mut gateway = Gateway::start(&config);
     post(&gateway, "t", &numbered(100));
     gateway.wait_drained(seconds(30));
     post(&gateway, "missing", &numbered(50));
@@ -341,6 +350,7 @@ fn operators_are_answered_while_kafka_is_away() {
     });
     kafka.stop();
     post(&gateway, "t", &numbered(100));
+    meanwhile(&mut gateway);
     assert_eq!(
         done(&gateway, "/v1/held/discard", &json!({"topic": "missing"})),
         json!({"discarded": 50})

@@ -197,3 +197,25 @@ fn a_letter_that_was_requeued_before_a_crash_is_removed_after_it() {
     let letters = wal.inner.letters.get().unwrap();
     wait_until("it is removed", || letters.count() == 0);
 }
+
+#[test]
+fn a_letter_whose_new_place_is_damaged_waits_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let wal = open(folder.path());
+    wal.add_dead_letters(&[letter(&wal, 901, 1), letter(&wal, 902, 2)])
+        .unwrap();
+    assert_eq!(wal.requeue_letters(&Which::All).unwrap(), 2);
+    let requeued = shown(&wal);
+    let LetterState::Requeued(lost) = requeued[0].1 else {
+        unreachable!()
+    };
+    assert_eq!(wal.keep_letters(lost, lost).unwrap(), 1);
+    wal.log().ack(2).unwrap();
+    let left = [(901, LetterState::Waiting, 1, 1)];
+    assert_eq!(shown(&wal), left);
+    wal.close().unwrap();
+    drop(wal);
+    let wal = open(folder.path());
+    assert_eq!(shown(&wal), left);
+    wal.close().unwrap();
+}
