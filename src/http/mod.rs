@@ -23,6 +23,7 @@ mod page;
 mod pages;
 mod picture;
 mod produce;
+mod readers;
 mod records;
 mod samples;
 mod server;

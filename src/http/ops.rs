@@ -22,7 +22,7 @@ use crate::ops::{
     Redirected, Requeued, RewindOrder, Selection, WholeLetter,
 };
 use crate::record::Topic;
-use crate::wal::{LettersCause, LettersError, ReadError, RewindError, Wal};
+use crate::wal::{LettersCause, LettersError, Log, Part, ReadError, RewindError, Wal};
 
 type Answer = Result<Response, Problem>;
 
@@ -66,14 +66,23 @@ pub(super) async fn letters(
 ) -> Response {
     let read = async {
         let query = given(query, "from, limit, topic and whole")?;
+        let readers = Arc::clone(&admin.readers);
         beside(&admin, move |wal| {
-            let mut letters = Letters::open(wal);
+            let mut letters = Letters::open(wal, |log, from| {
+                readers.take(Part::DeadLetters, log, query.from.unwrap_or(from).max(from))
+            });
             let limits = Limits::ANSWER;
             let page = match query.whole {
-                true => (letters.page(&query, limits, WholeLetter::of)).map(|page| admin::json(StatusCode::OK, &page)),
-                false => (letters.page(&query, limits, LetterItem::of)).map(|page| admin::json(StatusCode::OK, &page)),
+                true => (letters.page(&query, limits, WholeLetter::of))
+                    .map(|page| (page.next, admin::json(StatusCode::OK, &page))),
+                false => (letters.page(&query, limits, LetterItem::of))
+                    .map(|page| (page.next, admin::json(StatusCode::OK, &page))),
             };
-            page.map_err(|error| unreadable(&error))
+            let (next, answer) = page.map_err(|error| unreadable(&error))?;
+            if let (Some(next), Some(reader)) = (next, letters.into_reader()) {
+                readers.keep(Part::DeadLetters, reader, next);
+            }
+            Ok(answer)
         })
         .await
     };
@@ -95,7 +104,8 @@ pub(super) async fn letter(State(admin): State<Arc<Admin>>, Path((wal, seq)): Pa
         };
         beside(&admin, move |wal| {
             let origin = (name.origin(wal.id())).map_err(|error| Problem::new(Reason::Malformed, format!("{error}.")))?;
-            let letter = Letters::open(wal).one(&origin).map_err(|error| unreadable(&error))?;
+            let mut letters = Letters::open(wal, Log::reader);
+            let letter = letters.one(&origin).map_err(|error| unreadable(&error))?;
             letter.ok_or_else(|| {
                 Problem::new(
                     Reason::NotFound,
@@ -181,6 +191,7 @@ pub(super) async fn held(State(admin): State<Arc<Admin>>, query: Result<Given<He
             },
         );
     }
+    let readers = Arc::clone(&admin.readers);
     let page = beside(&admin, move |wal| {
         let Some(log) = wal.held() else {
             return Ok(Page {
@@ -189,13 +200,17 @@ pub(super) async fn held(State(admin): State<Arc<Admin>>, query: Result<Given<He
             });
         };
         let first = log.watermarks().acked + 1;
-        let mut reader = log.reader(query.from.unwrap_or(first).max(first));
+        let mut reader = readers.take(Part::Held, &log, query.from.unwrap_or(first).max(first));
         let query = Query {
             topic: query.topic,
             limit: query.limit,
             ..Query::default()
         };
-        ops::page(&mut reader, wal.id(), &query, Limits::ANSWER).map_err(|error| unreadable(&error))
+        let page = ops::page(&mut reader, wal.id(), &query, Limits::ANSWER).map_err(|error| unreadable(&error))?;
+        if !page.end {
+            readers.keep(Part::Held, reader, page.next);
+        }
+        Ok(page)
     });
     answer(page.await)
 }

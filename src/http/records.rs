@@ -14,6 +14,7 @@ use axum::response::{IntoResponse, Response};
 use super::admin::{self, Admin};
 use super::error::{Problem, Reason};
 use crate::ops::{self, Limits, Query};
+use crate::wal::{Part, ReadError};
 
 /// `GET /v1/wal/records`.
 pub(super) async fn list(State(admin): State<Arc<Admin>>, query: Result<Given<Query>, QueryRejection>) -> Response {
@@ -25,11 +26,16 @@ pub(super) async fn list(State(admin): State<Arc<Admin>>, query: Result<Given<Qu
         }
     };
     let wal = admin.gateway.wal.clone();
+    let readers = Arc::clone(&admin.readers);
     let read = move || {
         let log = wal.log();
         let first = log.watermarks().trimmed + 1;
-        let mut reader = log.reader(query.from_seq.unwrap_or(first).max(first));
-        ops::page(&mut reader, wal.id(), &query, Limits::ANSWER)
+        let mut reader = readers.take(Part::Main, log, query.from_seq.unwrap_or(first).max(first));
+        let page = ops::page(&mut reader, wal.id(), &query, Limits::ANSWER)?;
+        if !page.end {
+            readers.keep(Part::Main, reader, page.next);
+        }
+        Ok::<_, ReadError>(page)
     };
     match admin.ask(read).await {
         Ok(Ok(page)) => admin::json(StatusCode::OK, &page),

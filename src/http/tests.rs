@@ -416,3 +416,29 @@ fn admin_token_guards_everything_but_the_probes() {
     assert_eq!(token("Bearer 0123456789abcdef"), 200);
     assert_eq!(token("Bearer 0123456789abcdee"), 401);
 }
+
+#[test]
+fn pages_of_the_log_follow_each_other() {
+    let running = Running::start(options());
+    let lines: Vec<String> = (0..2500).map(|number| format!("{{\"n\":{number}}}")).collect();
+    assert_eq!(running.post("/v1/topics/t", NDJSON, lines.join("\n").as_bytes()).0, 202);
+    let page = |from: u64| -> Value {
+        let (answer, body) = running.get(running.admin, &format!("/v1/wal/records?from_seq={from}&limit=700"));
+        assert_eq!(answer.status(), 200, "{body}");
+        serde_json::from_str(&body).unwrap()
+    };
+    let sequences = |page: &Value| -> Vec<u64> {
+        let items = page["items"].as_array().unwrap();
+        items.iter().map(|item| item["sequence"].as_u64().unwrap()).collect()
+    };
+    // The same ones again, one that goes back, and each page of two questions in turn.
+    for from in [1, 701, 1, 701, 1401, 1401, 2101, 350, 1050] {
+        let page = page(from);
+        let last = (from + 699).min(2500);
+        assert_eq!(sequences(&page), (from..=last).collect::<Vec<u64>>());
+        assert_eq!(
+            (page["next"].as_u64(), &page["end"]),
+            (Some(last + 1), &(last == 2500).into())
+        );
+    }
+}
