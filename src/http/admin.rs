@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::error::{Problem, Reason};
 use super::events::News;
+use super::order::ORDERS_MAX;
 use super::readers::Readers;
 use super::{Gateway, access, events, health, limits, ops, page, pages, records, server, status};
 use crate::metrics as names;
@@ -47,6 +48,8 @@ pub(super) struct Admin {
     pub(super) gateway: Arc<Gateway>,
     pub(super) news: News,
     pub(super) readers: Arc<Readers>,
+    /// Places of bodies.
+    pub(super) orders: Arc<Semaphore>,
     questions: Arc<Semaphore>,
     verbs: Arc<Semaphore>,
 }
@@ -100,6 +103,7 @@ pub(super) async fn serve(
         gateway: Arc::clone(&gateway),
         news: News::new(shutdown.clone()),
         readers: Arc::default(),
+        orders: Arc::new(Semaphore::new(ORDERS_MAX)),
         questions: Arc::new(Semaphore::new(QUESTIONS_MAX)),
         verbs: Arc::new(Semaphore::new(VERBS_MAX)),
     });

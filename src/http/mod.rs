@@ -19,6 +19,7 @@ mod health;
 mod lander;
 mod limits;
 mod ops;
+mod order;
 mod page;
 mod pages;
 mod picture;
