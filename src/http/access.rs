@@ -3,9 +3,14 @@
 //! A program sends the token as a bearer; a browser, which cannot on a page's first request, sends it as the password
 //! of HTTP basic. Browsers send what they know along with whatever any page asks of them, so a request of a page
 //! (it has an `Origin`) that would change something is taken only where a token is needed and the page is our own.
+//!
+//! A page may also look at what it may not change: it gives its own name our address (DNS rebinding), and its browser
+//! takes us for the page's server. That browser says the name as `Host`, so without a token only an address is taken.
 
 use std::hint::black_box;
+use std::net::{IpAddr, Ipv6Addr};
 
+use axum::http::uri::Authority;
 use axum::http::{HeaderMap, HeaderValue, Method, Request, header};
 use axum::response::{IntoResponse, Response};
 use base64::Engine as _;
@@ -24,8 +29,17 @@ const ASK_THE_USER: HeaderValue = HeaderValue::from_static("Basic realm=\"tidega
 pub(super) fn check<B>(request: &Request<B>, token: Option<&str>) -> Result<(), Box<Response>> {
     let path = request.uri().path();
     let headers = request.headers();
+    let open = OPEN_PATHS.contains(&path);
+    if token.is_none() && !open && !headers.get_all(header::HOST).iter().all(is_address) {
+        let problem = Problem::new(
+            Reason::Forbidden,
+            "this listener has no token and is asked by a name (Host), which a page in a browser could do too. Nothing \
+             was done; ask it by its address, such as http://127.0.0.1:4001, or set admin.token.",
+        );
+        return Err(Box::new(problem.into_response()));
+    }
     if let Some(token) = token
-        && !OPEN_PATHS.contains(&path)
+        && !open
         && !has_token(headers, token)
     {
         let mut response = Problem::new(
@@ -94,6 +108,18 @@ fn check_body(method: &Method, headers: &HeaderMap) -> Result<(), Problem> {
         ));
     }
     Ok(())
+}
+
+/// Whether `host` is what nobody can point elsewhere: an address, or `localhost`.
+fn is_address(host: &HeaderValue) -> bool {
+    let Ok(authority) = Authority::try_from(host.as_bytes()) else {
+        return false;
+    };
+    let host = authority.host();
+    let v6 = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+    v6.is_some_and(|host| host.parse::<Ipv6Addr>().is_ok())
+        || host.parse::<IpAddr>().is_ok()
+        || host.eq_ignore_ascii_case("localhost")
 }
 
 /// `http://host:port` against `host:port`, both as the browser wrote them.
@@ -226,6 +252,37 @@ mod tests {
             asked("GET", "/v1/status", None, &[host, ("origin", "http://evil.example")]),
             200
         );
+    }
+
+    #[test]
+    fn without_a_token_it_is_asked_by_its_address_only() {
+        let get = |path, token, host: &str| asked("GET", path, token, &[("host", host)]);
+        for host in [
+            "127.0.0.1:4001",
+            "127.0.0.1",
+            "[::1]:4001",
+            "localhost:4001",
+            "LocalHost",
+        ] {
+            assert_eq!(get("/v1/wal/records", None, host), 200, "{host}");
+        }
+        for host in [
+            "evil.example:4001",
+            "localhost.evil.example",
+            "127.0.0.1.evil.example",
+            "[evil]",
+            "a b",
+            "",
+        ] {
+            assert_eq!(get("/v1/wal/records", None, host), 403, "{host}");
+            assert_eq!(get("/livez", None, host), 200, "{host}");
+        }
+        let bearer = ("authorization", "Bearer 0123456789abcdef");
+        let named = [("host", "gateway.example"), bearer];
+        assert_eq!(asked("GET", "/v1/status", Some(TOKEN), &named), 200);
+        assert_eq!(asked("GET", "/v1/status", None, &[]), 200, "HTTP/1.0");
+        let two = [("host", "127.0.0.1"), ("host", "evil.example")];
+        assert_eq!(asked("GET", "/v1/status", None, &two), 403);
     }
 
     #[test]

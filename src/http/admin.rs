@@ -20,6 +20,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::error::{Problem, Reason};
 use super::events::News;
+use super::order::ORDERS_MAX;
+use super::readers::Readers;
 use super::{Gateway, access, events, health, limits, ops, page, pages, records, server, status};
 use crate::metrics as names;
 use crate::{forward, wal};
@@ -45,6 +47,9 @@ const UPKEEP: Duration = Duration::from_secs(5);
 pub(super) struct Admin {
     pub(super) gateway: Arc<Gateway>,
     pub(super) news: News,
+    pub(super) readers: Arc<Readers>,
+    /// Places of bodies.
+    pub(super) orders: Arc<Semaphore>,
     questions: Arc<Semaphore>,
     verbs: Arc<Semaphore>,
 }
@@ -97,11 +102,14 @@ pub(super) async fn serve(
     let admin = Arc::new(Admin {
         gateway: Arc::clone(&gateway),
         news: News::new(shutdown.clone()),
+        readers: Arc::default(),
+        orders: Arc::new(Semaphore::new(ORDERS_MAX)),
         questions: Arc::new(Semaphore::new(QUESTIONS_MAX)),
         verbs: Arc::new(Semaphore::new(VERBS_MAX)),
     });
     let token = gateway.options.admin_token.clone();
     let watching = events::watch(Arc::clone(&admin));
+    let sweeping = sweep(Arc::clone(&admin.readers), shutdown.clone());
     let served = serve_routes(
         "admin",
         router(admin),
@@ -110,8 +118,20 @@ pub(super) async fn serve(
         listener,
         shutdown,
     );
-    let (served, ()) = tokio::join!(served, watching);
+    let (served, (), ()) = tokio::join!(served, watching, sweeping);
     served
+}
+
+/// Drops the readers that nobody asks for the next page.
+async fn sweep(readers: Arc<Readers>, shutdown: CancellationToken) {
+    let mut ticks = interval(UPKEEP);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            () = shutdown.cancelled() => return,
+            _ = ticks.tick() => readers.sweep(),
+        }
+    }
 }
 
 /// Serves a listener for operators: its limits, its token, and the upkeep of the metrics that it shows.

@@ -6,23 +6,22 @@
 
 use std::sync::Arc;
 
-use axum::body::Bytes;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Path, Query as Given, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
-use serde::de::DeserializeOwned;
 
 use super::admin::{self, Admin};
 use super::error::{Problem, Reason};
+use super::order::Order;
 use crate::forward::{self, CommandError};
 use crate::ops::{
     self, Discarded, HeldOrder, HeldTopic, HeldTopics, LetterItem, LetterQuery, Letters, Limits, Name, Page, Query,
     Redirected, Requeued, RewindOrder, Selection, WholeLetter,
 };
 use crate::record::Topic;
-use crate::wal::{LettersCause, LettersError, ReadError, RewindError, Wal};
+use crate::wal::{LettersCause, LettersError, Log, Part, ReadError, RewindError, Wal};
 
 type Answer = Result<Response, Problem>;
 
@@ -32,18 +31,13 @@ fn given<T>(query: Result<Given<T>, QueryRejection>, known: &str) -> Result<T, P
         .map_err(|error| Problem::new(Reason::Malformed, format!("{}; known are {known}.", error.body_text())))
 }
 
-fn parsed<T: DeserializeOwned>(body: &Bytes, shape: &str) -> Result<T, Problem> {
-    serde_json::from_slice(body)
-        .map_err(|error| Problem::new(Reason::Malformed, format!("{error}; send {shape}. Nothing was done.")))
-}
-
 fn unreadable(error: &ReadError) -> Problem {
     tracing::error!("an operator's question cannot be answered: {error}");
     Problem::new(Reason::Busy, "the log cannot be read now; the gateway's log says why.")
 }
 
 /// Runs a verb beside the runtime.
-async fn beside<T: Send + 'static>(
+pub(super) async fn beside<T: Send + 'static>(
     admin: &Admin,
     verb: impl FnOnce(&Wal) -> Result<T, Problem> + Send + 'static,
 ) -> Result<T, Problem> {
@@ -52,7 +46,7 @@ async fn beside<T: Send + 'static>(
     done.unwrap_or_else(|no_answer| Err(Problem::new(Reason::Busy, format!("{no_answer}."))))
 }
 
-fn answer(answer: Result<impl serde::Serialize, Problem>) -> Response {
+pub(super) fn answer(answer: Result<impl serde::Serialize, Problem>) -> Response {
     match answer {
         Ok(body) => admin::json(StatusCode::OK, &body),
         Err(problem) => problem.into_response(),
@@ -66,14 +60,23 @@ pub(super) async fn letters(
 ) -> Response {
     let read = async {
         let query = given(query, "from, limit, topic and whole")?;
+        let readers = Arc::clone(&admin.readers);
         beside(&admin, move |wal| {
-            let mut letters = Letters::open(wal);
+            let mut letters = Letters::open(wal, |log, from| {
+                readers.take(Part::DeadLetters, log, query.from.unwrap_or(from).max(from))
+            });
             let limits = Limits::ANSWER;
             let page = match query.whole {
-                true => (letters.page(&query, limits, WholeLetter::of)).map(|page| admin::json(StatusCode::OK, &page)),
-                false => (letters.page(&query, limits, LetterItem::of)).map(|page| admin::json(StatusCode::OK, &page)),
+                true => (letters.page(&query, limits, WholeLetter::of))
+                    .map(|page| (page.next, admin::json(StatusCode::OK, &page))),
+                false => (letters.page(&query, limits, LetterItem::of))
+                    .map(|page| (page.next, admin::json(StatusCode::OK, &page))),
             };
-            page.map_err(|error| unreadable(&error))
+            let (next, answer) = page.map_err(|error| unreadable(&error))?;
+            if let (Some(next), Some(reader)) = (next, letters.into_reader()) {
+                readers.keep(Part::DeadLetters, reader, next);
+            }
+            Ok(answer)
         })
         .await
     };
@@ -95,7 +98,8 @@ pub(super) async fn letter(State(admin): State<Arc<Admin>>, Path((wal, seq)): Pa
         };
         beside(&admin, move |wal| {
             let origin = (name.origin(wal.id())).map_err(|error| Problem::new(Reason::Malformed, format!("{error}.")))?;
-            let letter = Letters::open(wal).one(&origin).map_err(|error| unreadable(&error))?;
+            let mut letters = Letters::open(wal, Log::reader);
+            let letter = letters.one(&origin).map_err(|error| unreadable(&error))?;
             letter.ok_or_else(|| {
                 Problem::new(
                     Reason::NotFound,
@@ -112,12 +116,12 @@ const SELECTION: &str = r#"{"all":true}, {"topic":"NAME"} or {"letters":[{"wal":
 
 async fn selected<T: Send + 'static>(
     admin: &Admin,
-    body: &Bytes,
+    order: Order,
     done: impl FnOnce(u64) -> T + Send + 'static,
     verb: impl FnOnce(&Wal, &crate::wal::Which) -> Result<u64, LettersError> + Send + 'static,
 ) -> Result<T, Problem> {
-    let selection: Selection = parsed(body, SELECTION)?;
     beside(admin, move |wal| {
+        let selection: Selection = order.parsed(SELECTION)?;
         let which = (selection.which(wal.id()))
             .map_err(|error| Problem::new(Reason::Malformed, format!("{error}. Nothing was done.")))?;
         let count = match selection.dry_run {
@@ -138,15 +142,15 @@ fn letters_problem(error: LettersError) -> Problem {
 }
 
 /// `POST /v1/dead-letters/requeue`.
-pub(super) async fn requeue(State(admin): State<Arc<Admin>>, body: Bytes) -> Response {
+pub(super) async fn requeue(State(admin): State<Arc<Admin>>, order: Order) -> Response {
     let done = |requeued| Requeued { requeued };
-    answer(selected(&admin, &body, done, Wal::requeue_letters).await)
+    answer(selected(&admin, order, done, Wal::requeue_letters).await)
 }
 
 /// `POST /v1/dead-letters/discard`.
-pub(super) async fn discard(State(admin): State<Arc<Admin>>, body: Bytes) -> Response {
+pub(super) async fn discard(State(admin): State<Arc<Admin>>, order: Order) -> Response {
     let done = |discarded| Discarded { discarded };
-    answer(selected(&admin, &body, done, Wal::discard_letters).await)
+    answer(selected(&admin, order, done, Wal::discard_letters).await)
 }
 
 /// What `GET /v1/held` is asked for; with anything of it, records instead of topics.
@@ -181,6 +185,7 @@ pub(super) async fn held(State(admin): State<Arc<Admin>>, query: Result<Given<He
             },
         );
     }
+    let readers = Arc::clone(&admin.readers);
     let page = beside(&admin, move |wal| {
         let Some(log) = wal.held() else {
             return Ok(Page {
@@ -189,13 +194,17 @@ pub(super) async fn held(State(admin): State<Arc<Admin>>, query: Result<Given<He
             });
         };
         let first = log.watermarks().acked + 1;
-        let mut reader = log.reader(query.from.unwrap_or(first).max(first));
+        let mut reader = readers.take(Part::Held, &log, query.from.unwrap_or(first).max(first));
         let query = Query {
             topic: query.topic,
             limit: query.limit,
             ..Query::default()
         };
-        ops::page(&mut reader, wal.id(), &query, Limits::ANSWER).map_err(|error| unreadable(&error))
+        let page = ops::page(&mut reader, wal.id(), &query, Limits::ANSWER).map_err(|error| unreadable(&error))?;
+        if !page.end {
+            readers.keep(Part::Held, reader, page.next);
+        }
+        Ok(page)
     });
     answer(page.await)
 }
@@ -230,29 +239,28 @@ fn topic(name: &str, member: &str) -> Result<(), Problem> {
 }
 
 /// `POST /v1/held/discard`.
-pub(super) async fn discard_held(State(admin): State<Arc<Admin>>, body: Bytes) -> Response {
-    let done = async {
-        let order: HeldOrder = parsed(&body, r#"{"topic":"NAME"}"#)?;
+pub(super) async fn discard_held(State(admin): State<Arc<Admin>>, order: Order) -> Response {
+    let handle = operator(&admin);
+    let done = beside(&admin, move |_| {
+        let order: HeldOrder = order.parsed(r#"{"topic":"NAME"}"#)?;
         topic(&order.topic, "topic")?;
         if order.to.is_some() {
             let text =
                 "a discard has no \"to\": send records to another topic with /v1/held/redirect. Nothing was done.";
             return Err(Problem::new(Reason::Malformed, text));
         }
-        let handle = operator(&admin)?;
-        let done = beside(&admin, move |_| {
-            handle.discard_held(&order.topic).map_err(command_problem)
-        });
-        done.await.map(|discarded| Discarded { discarded })
-    };
+        let discarded = handle?.discard_held(&order.topic).map_err(command_problem)?;
+        Ok(Discarded { discarded })
+    });
     answer(done.await)
 }
 
 /// `POST /v1/held/redirect`.
-pub(super) async fn redirect_held(State(admin): State<Arc<Admin>>, body: Bytes) -> Response {
-    let done = async {
+pub(super) async fn redirect_held(State(admin): State<Arc<Admin>>, order: Order) -> Response {
+    let handle = operator(&admin);
+    let done = beside(&admin, move |_| {
         let shape = r#"{"topic":"NAME","to":"OTHER"}"#;
-        let order: HeldOrder = parsed(&body, shape)?;
+        let order: HeldOrder = order.parsed(shape)?;
         topic(&order.topic, "topic")?;
         let to = match order.to {
             Some(to) if to != order.topic => to,
@@ -262,21 +270,18 @@ pub(super) async fn redirect_held(State(admin): State<Arc<Admin>>, body: Bytes) 
             }
         };
         topic(&to, "to")?;
-        let handle = operator(&admin)?;
-        let done = beside(&admin, move |_| {
-            handle.redirect_held(&order.topic, &to).map_err(command_problem)
-        });
-        done.await.map(|redirected| Redirected { redirected })
-    };
+        let redirected = handle?.redirect_held(&order.topic, &to).map_err(command_problem)?;
+        Ok(Redirected { redirected })
+    });
     answer(done.await)
 }
 
 /// `POST /v1/wal/rewind`.
-pub(super) async fn rewind(State(admin): State<Arc<Admin>>, body: Bytes) -> Response {
-    let done = async {
-        let order: RewindOrder = parsed(&body, r#"{"from_seq":1}"#)?;
-        let handle = operator(&admin)?;
-        beside(&admin, move |_| handle.rewind(order.from_seq).map_err(command_problem)).await
-    };
+pub(super) async fn rewind(State(admin): State<Arc<Admin>>, order: Order) -> Response {
+    let handle = operator(&admin);
+    let done = beside(&admin, move |_| {
+        let order: RewindOrder = order.parsed(r#"{"from_seq":1}"#)?;
+        handle?.rewind(order.from_seq).map_err(command_problem)
+    });
     answer(done.await)
 }

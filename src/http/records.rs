@@ -5,7 +5,6 @@
 
 use std::sync::Arc;
 
-use axum::body::Bytes;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query as Given, State};
 use axum::http::StatusCode;
@@ -13,7 +12,9 @@ use axum::response::{IntoResponse, Response};
 
 use super::admin::{self, Admin};
 use super::error::{Problem, Reason};
+use super::order::Order;
 use crate::ops::{self, Limits, Query};
+use crate::wal::{Part, ReadError};
 
 /// `GET /v1/wal/records`.
 pub(super) async fn list(State(admin): State<Arc<Admin>>, query: Result<Given<Query>, QueryRejection>) -> Response {
@@ -25,11 +26,16 @@ pub(super) async fn list(State(admin): State<Arc<Admin>>, query: Result<Given<Qu
         }
     };
     let wal = admin.gateway.wal.clone();
+    let readers = Arc::clone(&admin.readers);
     let read = move || {
         let log = wal.log();
         let first = log.watermarks().trimmed + 1;
-        let mut reader = log.reader(query.from_seq.unwrap_or(first).max(first));
-        ops::page(&mut reader, wal.id(), &query, Limits::ANSWER)
+        let mut reader = readers.take(Part::Main, log, query.from_seq.unwrap_or(first).max(first));
+        let page = ops::page(&mut reader, wal.id(), &query, Limits::ANSWER)?;
+        if !page.end {
+            readers.keep(Part::Main, reader, page.next);
+        }
+        Ok::<_, ReadError>(page)
     };
     match admin.ask(read).await {
         Ok(Ok(page)) => admin::json(StatusCode::OK, &page),
@@ -43,16 +49,12 @@ pub(super) async fn list(State(admin): State<Arc<Admin>>, query: Result<Given<Qu
 
 /// `POST /v1/wal/records` of `{"items":[...]}`, as `GET` gives them: committed with the identity that they name, all of
 /// them or none.
-pub(super) async fn import(State(admin): State<Arc<Admin>>, body: Bytes) -> Response {
-    let records = serde_json::from_slice::<ops::Items>(&body).map_err(|error| error.to_string());
-    let records = match records.and_then(|items| items.into_records().map_err(|error| error.to_string())) {
-        Ok(records) => records,
-        Err(error) => return Problem::new(Reason::Malformed, format!("{error}; none was taken.")).into_response(),
-    };
-    let wal = admin.gateway.wal.clone();
-    match admin.ask(move || ops::import(&wal, &records)).await {
-        Ok(Ok(imported)) => admin::json(StatusCode::OK, &imported),
-        Ok(Err(error)) => Problem::from(error).into_response(),
-        Err(no_answer) => Problem::new(Reason::Busy, format!("{no_answer}.")).into_response(),
-    }
+pub(super) async fn import(State(admin): State<Arc<Admin>>, order: Order) -> Response {
+    let imported = super::ops::beside(&admin, move |wal| {
+        let items: ops::Items = order.parsed(r#"{"items":[...]}"#)?;
+        let records = items.into_records();
+        let records = records.map_err(|error| Problem::new(Reason::Malformed, format!("{error}; none was taken.")))?;
+        ops::import(wal, &records).map_err(Problem::from)
+    });
+    super::ops::answer(imported.await)
 }

@@ -1,7 +1,7 @@
 //! Both listeners over real sockets, on a real log.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
 
-use std::io::Write;
+use std::io::{Read as _, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Mutex;
 
@@ -415,4 +415,81 @@ fn admin_token_guards_everything_but_the_probes() {
     };
     assert_eq!(token("Bearer 0123456789abcdef"), 200);
     assert_eq!(token("Bearer 0123456789abcdee"), 401);
+}
+
+#[test]
+fn without_a_token_a_page_of_another_name_reads_nothing() {
+    let running = Running::start(options());
+    let get = |path: &str, host: &str| {
+        let url = format!("http://{}{path}", running.admin);
+        running.agent.get(url).header("host", host).call().unwrap().status()
+    };
+    for path in [
+        "/v1/wal/records",
+        "/v1/dead-letters?whole=true",
+        "/v1/held?limit=1",
+        "/",
+    ] {
+        assert_eq!(get(path, "evil.example"), 403, "{path}");
+        assert_eq!(get(path, "localhost:1"), 200, "{path}");
+    }
+    assert_eq!(get("/readyz", "evil.example"), 200);
+}
+
+#[test]
+fn bodies_that_do_not_come_leave_the_admin_listener_to_others() {
+    let running = Running::start(options());
+    let head = format!(
+        "POST /v1/wal/records HTTP/1.1\r\nhost: {}\r\ncontent-type: application/json\r\ncontent-length: 100\r\n\r\n",
+        running.admin
+    );
+    // All the connections that the listener takes.
+    let stuck: Vec<TcpStream> = (0..64)
+        .map(|_| {
+            let mut client = TcpStream::connect(running.admin).unwrap();
+            client.write_all(head.as_bytes()).unwrap();
+            client
+        })
+        .collect();
+    let mut refused = [0, 0];
+    for mut client in stuck {
+        client.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        let mut status = [0; 12];
+        client.read_exact(&mut status).unwrap();
+        match &status[..] {
+            b"HTTP/1.1 408" => refused[0] += 1, // in a place
+            b"HTTP/1.1 503" => refused[1] += 1, // waiting for one
+            other => panic!("{}", String::from_utf8_lossy(other)),
+        }
+    }
+    // A place that is given back at the end of everybody's time may still go to one who waited.
+    assert_eq!(refused.iter().sum::<i32>(), 64);
+    assert!(refused[0] >= 4, "{refused:?}");
+    assert_eq!(running.get(running.admin, "/livez").0.status(), 200);
+}
+
+#[test]
+fn pages_of_the_log_follow_each_other() {
+    let running = Running::start(options());
+    let lines: Vec<String> = (0..2500).map(|number| format!("{{\"n\":{number}}}")).collect();
+    assert_eq!(running.post("/v1/topics/t", NDJSON, lines.join("\n").as_bytes()).0, 202);
+    let page = |from: u64| -> Value {
+        let (answer, body) = running.get(running.admin, &format!("/v1/wal/records?from_seq={from}&limit=700"));
+        assert_eq!(answer.status(), 200, "{body}");
+        serde_json::from_str(&body).unwrap()
+    };
+    let sequences = |page: &Value| -> Vec<u64> {
+        let items = page["items"].as_array().unwrap();
+        items.iter().map(|item| item["seq"].as_u64().unwrap()).collect()
+    };
+    // The same ones again, one that goes back, and each page of two questions in turn.
+    for from in [1, 701, 1, 701, 1401, 1401, 2101, 350, 1050] {
+        let page = page(from);
+        let last = (from + 699).min(2500);
+        assert_eq!(sequences(&page), (from..=last).collect::<Vec<u64>>());
+        assert_eq!(
+            (page["next"].as_u64(), &page["end"]),
+            (Some(last + 1), &(last == 2500).into())
+        );
+    }
 }

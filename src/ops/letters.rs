@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::Limits;
 use super::item::Item;
 use crate::record::{Origin, Sequence, WalId};
-use crate::wal::{Archive, Letter, LetterState, Part, Read, ReadError, Reader, Register, Wal, Which};
+use crate::wal::{Archive, Letter, LetterState, Log, Part, Read, ReadError, Reader, Register, Wal, Which};
 
 /// How much is read at once.
 const CHUNK_BYTES: usize = 1 << 20;
@@ -225,14 +225,14 @@ enum Known {
 }
 
 impl Letters {
-    /// Of an open log.
+    /// Of an open log, read by what `reader` gives of its log and first sequence.
     #[must_use]
-    pub fn open(wal: &Wal) -> Self {
+    pub fn open(wal: &Wal, reader: impl FnOnce(&Log, Sequence) -> Reader) -> Self {
         let log = wal.letters_log();
         let first = log.as_ref().map_or(1, |log| log.watermarks().acked + 1);
         Self {
             own: wal.id(),
-            reader: log.map(|log| log.reader(first)),
+            reader: log.map(|log| reader(&log, first)),
             register: Known::Open(wal.clone()),
             first,
         }
@@ -261,6 +261,12 @@ impl Letters {
             reader,
             first,
         })
+    }
+
+    /// The reader, for the next page.
+    #[must_use]
+    pub fn into_reader(self) -> Option<Reader> {
+        self.reader
     }
 
     /// How many there are.

@@ -12,7 +12,7 @@ use super::super::exit::Usage;
 use crate::config::Config;
 use crate::ops::{Limits, Page, Query, page};
 use crate::record::{Sequence, WalId};
-use crate::wal::{Archive, Part, Reader};
+use crate::wal::{Archive, Part, Reader, Watermarks};
 
 /// What a folder gives at once: nobody else waits for it.
 const FOLDER: Limits = Limits {
@@ -142,13 +142,24 @@ impl Records {
 
     /// The last sequence that is on disk.
     pub(in crate::cli) fn committed(&self) -> Result<Sequence> {
+        self.watermark("committed", |marks| marks.committed)
+    }
+
+    /// The last sequence up to which Kafka has acknowledged everything.
+    pub(super) fn acked(&self) -> Result<Sequence> {
+        self.watermark("acked", |marks| marks.acked)
+    }
+
+    fn watermark(&self, name: &str, of: impl Fn(Watermarks) -> Sequence) -> Result<Sequence> {
         match self {
             Self::Online(listener) => {
                 let status = listener.status()?.value;
-                let committed = status.pointer("/wal/committed").and_then(serde_json::Value::as_u64);
-                committed.context("the gateway's status has no wal.committed: it is of another version")
+                let value = status
+                    .pointer(&format!("/wal/{name}"))
+                    .and_then(serde_json::Value::as_u64);
+                value.with_context(|| format!("the gateway's status has no wal.{name}: it is of another version"))
             }
-            Self::Offline { archive, .. } => Ok(archive.log(Part::Main).map_or(0, |log| log.watermarks().committed)),
+            Self::Offline { archive, .. } => Ok(archive.log(Part::Main).map_or(0, |log| of(log.watermarks()))),
         }
     }
 
