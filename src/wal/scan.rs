@@ -68,7 +68,7 @@ impl Index {
     pub fn scan_past_faults(path: &Path, key: Key) -> io::Result<(Self, u64)> {
         let file = File::open(path)?;
         // Only a hint: the kernel reads further ahead.
-        drop(rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::Sequential));
+        rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::Sequential).unwrap_or_default();
         let size = file.metadata()?.len();
         let mut faulty = 0;
         let mut read = past_faults(size, &mut faulty, |free, offset| file.read_at(free, offset));
