@@ -36,6 +36,7 @@ fn folder() -> PathBuf {
 }
 
 fn every_page_has_a_test_and_a_place_in_the_index() {
+    assert!(is_shown("disk ... free", "  disk   1 of 2 free") && !is_shown("disk ... free", "free disk"));
     let index = fs::read_to_string(folder().join("README.md")).unwrap();
     let mut metrics = BTreeSet::new();
     let mut pages = 0;
@@ -496,12 +497,6 @@ fn gateway_cloned() {
     let rows = store.query(&sql);
     assert_eq!(rows.len(), 20, "{rows:?}");
     let values: Vec<&str> = rows.iter().map(|row| row[4].as_str()).collect();
-    assert!(
-        values
-            .iter()
-            .all(|value| value.contains(&clone.admin) || value.contains("\"on\"")),
-        "{values:?}"
-    );
     fs::write(page.path("values.ndjson"), values.join("\n")).unwrap();
     page.step();
     wait_until("every record has its row", seconds(60), || {
