@@ -11,6 +11,25 @@ use crate::config::{ConfigError, Origin};
 use crate::wal;
 use crate::{forward, land};
 
+/// Every code and what it means to whoever reads `--help`.
+pub(super) const CODES: &[(u8, &str)] = &[
+    (0, "done"),
+    (FAILED, "failed; the message says why"),
+    (
+        CONFIGURATION,
+        "wrong usage or configuration, or --yes was not given: nothing was changed",
+    ),
+    (
+        FOUND,
+        "damage, loss or something that does not work was found (verify, salvage, doctor)",
+    ),
+    (WAL_IN_USE, "the log is in use by a running gateway"),
+    (
+        TRY_AGAIN_LATER,
+        "try again later: Kafka, the disk or the database does not work now",
+    ),
+];
+
 const FAILED: u8 = 1;
 const CONFIGURATION: u8 = 2;
 const FOUND: u8 = 3;

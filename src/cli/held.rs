@@ -20,9 +20,9 @@ use crate::wal::{Archive, Part, Reader};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
-    /// List the topics whose records are held, or the records
+    /// List the topics that have held records, with the reason; or the records themselves
     List(List),
-    /// Remove the held records of a topic for good
+    /// Remove the held records of a topic for good: these records are lost then
     Discard(Discard),
     /// Send the held records of a topic to another one, with the identity they had
     Redirect(Redirect),
@@ -30,16 +30,16 @@ pub(super) enum Command {
 
 #[derive(Debug, clap::Args)]
 pub(super) struct List {
-    /// The records of this topic
+    /// List the records of this topic instead of the topics
     #[arg(long, value_name = "TOPIC")]
     topic: Option<String>,
-    /// The records of all topics
+    /// List the records of all topics instead of the topics
     #[arg(long)]
     records: bool,
-    /// Records: go on where a list ended
+    /// Of records: begin at this place, the number that the end of a list named
     #[arg(long, value_name = "N")]
     from: Option<Sequence>,
-    /// Records: the most of them; 0: all
+    /// Of records: show at most so many; 0: all
     #[arg(long, value_name = "N", default_value_t = 100)]
     limit: u64,
     /// One JSON object a line
@@ -51,10 +51,10 @@ pub(super) struct List {
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Discard {
-    /// The topic
+    /// The topic whose records are held
     #[arg(long, value_name = "TOPIC", value_parser = topic_name)]
     topic: String,
-    /// Do it
+    /// Do it; without it, only say how many records are meant
     #[arg(long)]
     yes: bool,
     /// The outcome as JSON
@@ -66,13 +66,13 @@ pub(super) struct Discard {
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Redirect {
-    /// The topic
+    /// The topic whose records are held
     #[arg(long, value_name = "TOPIC", value_parser = topic_name)]
     topic: String,
-    /// Where its records go
+    /// The topic that takes its records instead
     #[arg(long, value_name = "TOPIC", value_parser = topic_name)]
     to: String,
-    /// Do it
+    /// Do it; without it, only say how many records are meant
     #[arg(long)]
     yes: bool,
     /// The outcome as JSON

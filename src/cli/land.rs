@@ -29,8 +29,8 @@ pub(super) struct Flags {
     /// Land everything up to the topics' present end, then exit
     #[arg(long)]
     once: bool,
-    /// Read the topics from their beginning to their present end, beside the groups, and print how their
-    /// records would be classified; nothing is written
+    /// Write nothing: read the topics from their beginning to their present end, outside the consumer groups, and print
+    /// how many records would be valid, invalid, duplicates and rejected
     #[arg(long)]
     dry_run: bool,
 }

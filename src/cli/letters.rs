@@ -34,13 +34,14 @@ const DISCARD: &str = "/v1/dead-letters/discard";
 pub(super) enum Command {
     /// List the dead letters, oldest first
     List(List),
-    /// Show one, whole
+    /// Show one dead letter: why Kafka refused it, when, and the whole record
     Show(Show),
-    /// Send letters once more, with the identity they had; each is removed when Kafka has it
+    /// Send dead letters once more, with the identity they had; each is removed once Kafka has it, and comes back if it is
+    /// refused again
     Requeue(Requeue),
-    /// Remove letters for good
+    /// Remove dead letters for good: these records are lost then
     Discard(Discard),
-    /// Write letters as lines of JSON
+    /// Write dead letters as lines of JSON; they stay
     Export(Export),
 }
 
@@ -49,10 +50,10 @@ pub(super) struct List {
     /// Only of this topic
     #[arg(long, value_name = "TOPIC")]
     topic: Option<String>,
-    /// Go on where a list ended
+    /// Begin at this place: the number that the end of a list named
     #[arg(long, value_name = "N")]
     from: Option<Sequence>,
-    /// The most letters; 0: all
+    /// Show at most so many; 0: all
     #[arg(long, value_name = "N", default_value_t = 100)]
     limit: usize,
     /// One JSON object a line
@@ -64,7 +65,7 @@ pub(super) struct List {
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Show {
-    /// As `list` names it; the sequence alone is one of this log
+    /// Its name, as `list` shows it (the sequence alone means this log)
     #[arg(value_name = "WAL:SEQ")]
     letter: Name,
     /// As JSON
@@ -77,13 +78,13 @@ pub(super) struct Show {
 #[derive(Debug, clap::Args)]
 #[group(required = true, multiple = false)]
 struct Chosen {
-    /// These letters, as `list` names them
+    /// The names of letters, as `list` shows them (the sequence alone means this log)
     #[arg(value_name = "WAL:SEQ")]
     letters: Vec<Name>,
     /// All letters
     #[arg(long)]
     all: bool,
-    /// The letters of a topic
+    /// All letters of this topic
     #[arg(long, value_name = "TOPIC")]
     topic: Option<String>,
 }
@@ -103,7 +104,7 @@ pub(super) struct Requeue {
 pub(super) struct Discard {
     #[command(flatten)]
     which: Chosen,
-    /// Do it
+    /// Do it; without it, only say what would be removed
     #[arg(long)]
     yes: bool,
     /// The outcome as JSON
@@ -118,7 +119,7 @@ pub(super) struct Export {
     /// Only of this topic
     #[arg(long, value_name = "TOPIC")]
     topic: Option<String>,
-    /// A new file [default: stdout]
+    /// The file to write; it must not exist yet [default: stdout]
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
     #[command(flatten)]

@@ -15,6 +15,7 @@ mod land;
 mod letters;
 mod listen;
 mod options;
+mod reference;
 mod serve;
 mod signals;
 mod status;
@@ -38,7 +39,8 @@ use crate::words;
     version,
     about,
     max_term_width = 100,
-    disable_help_subcommand = true
+    disable_help_subcommand = true,
+    after_help = exit_codes()
 )]
 struct Arguments {
     #[command(flatten)]
@@ -74,21 +76,22 @@ struct Settings {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Run the gateway and its forwarder
+    /// Run the gateway: take records over HTTP, keep them on disk, send them to Kafka; until SIGTERM
     Serve,
     /// Run the lander: from Kafka into a database or files, each record once
     Land(land::Flags),
     /// Try it on this machine: gateway, an embedded Kafka broker and the lander into SQLite; prints each delivery
     Dev,
-    /// Show how a running gateway and lander stand: backlog, watermarks, disk, Kafka, lag of each partition
+    /// Show how gateway and lander stand: backlog, watermarks, disk, Kafka, lag of each partition; of a gateway that does
+    /// not run, what its folder says
     Status(status::Flags),
     /// See, prove, repair and replay the log
     #[command(subcommand)]
     Wal(wal::Command),
-    /// Records that Kafka can never take: see them, send them once more, discard them
+    /// Records that Kafka refuses for good (too large, say): see them, send them once more, discard them
     #[command(subcommand)]
     DeadLetters(letters::Command),
-    /// Records whose topic does not work: see them, discard them, send them to another topic
+    /// Records whose topic is missing or denied, and which wait for it: see them, discard them, send them to another topic
     #[command(subcommand)]
     Held(held::Command),
     /// Check disk, machine, Kafka (every address that it advertises) and database, and say what to do
@@ -98,9 +101,22 @@ enum Command {
     Config(config::Command),
     /// Print a completion script for a shell
     Completions {
-        /// The shell
+        /// Which shell
         shell: Shell,
     },
+    /// Write the man pages into a folder
+    #[command(hide = true)]
+    Man {
+        /// The folder, made if it is missing
+        folder: PathBuf,
+    },
+}
+
+fn exit_codes() -> String {
+    let lines = exit::CODES
+        .iter()
+        .map(|(code, meaning)| format!("  {code:<4}{meaning}\n"));
+    format!("Exit codes:\n{}", lines.collect::<String>())
 }
 
 /// Runs the program of this process: its arguments, its environment. Ends with one of the exit codes of
@@ -134,6 +150,7 @@ fn run(arguments: Arguments) -> Result<()> {
             clap_complete::generate(shell, &mut Arguments::command(), "tidegate", &mut script);
             print(&script)
         }
+        Command::Man { folder } => reference::man(Arguments::command(), &folder),
     }
 }
 

@@ -30,7 +30,8 @@ const ROWS: u16 = 24;
 /// Whom to ask, and how to show it.
 #[derive(Debug, Clone, clap::Args)]
 pub(super) struct Flags {
-    /// One line: {"gateway": its /v1/status (of its folder, with "running": false, while it does not run) or null, "lander": its /v1/status or null}
+    /// One line of JSON: {"gateway": its /v1/status (of its folder, with "running": false, while it does not run) or null,
+    /// "lander": its /v1/status or null}
     #[arg(long)]
     json: bool,
     /// Look again every 2 seconds, until a signal

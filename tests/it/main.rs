@@ -25,6 +25,7 @@ mod land_faults;
 mod land_files;
 mod land_postgres;
 mod operator;
+mod runbook;
 mod sinks;
 mod status_page;
 mod wal_verbs;
@@ -60,6 +61,7 @@ fn main() -> ExitCode {
         cli_status::CASES,
         wal_verbs::CASES,
         operator::CASES,
+        runbook::CASES,
         heal::CASES,
         status_page::CASES,
         cli_doctor::CASES,

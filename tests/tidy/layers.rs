@@ -40,6 +40,7 @@ const BANNED: &[Ban] = &[
     only("rdkafka", &["kafka/", "forward/", "land/"]),
     only("clap", &["cli/"]),
     only("clap_complete", &["cli/"]),
+    only("clap_mangen", &["cli/"]),
     only("ureq", &["cli/ask.rs"]),
     only("anyhow", &["cli/", "main.rs"]),
     // Everybody else gets an Options of its own.

@@ -32,7 +32,8 @@ pub(in crate::cli) struct Salvage {
     /// The new folder; it must not exist yet. Best on another disk
     #[arg(long, value_name = "DIR")]
     to: PathBuf,
-    /// The identity of the log, where its file is missing or damaged: the header tidegate-wal of its records in Kafka
+    /// The identity of the log, needed only where its file is missing or damaged: the header tidegate-wal of its records
+    /// in Kafka
     #[arg(long, value_name = "UUID")]
     identity: Option<WalId>,
     /// One JSON object a line, one for each log of the folder

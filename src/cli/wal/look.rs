@@ -26,7 +26,7 @@ const VALUE_CHARACTERS: usize = 80;
 pub(in crate::cli) struct List {
     #[command(flatten)]
     filter: Filter,
-    /// The most records; 0: all that match
+    /// Show at most so many records; 0: all that match
     #[arg(long, value_name = "N", default_value_t = 100)]
     limit: u64,
     /// One JSON object a line, as `wal export` writes them, and `sequence` where a record came from another log
@@ -39,7 +39,7 @@ pub(in crate::cli) struct List {
 /// `wal show`
 #[derive(Debug, clap::Args)]
 pub(in crate::cli) struct Show {
-    /// Its sequence
+    /// The sequence of the record, as `wal list` shows it
     sequence: Sequence,
     /// As JSON
     #[arg(long)]

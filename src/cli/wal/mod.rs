@@ -30,21 +30,22 @@ use crate::config::Config;
 pub(super) enum Command {
     /// List records: by sequence, time, topic, key or text
     List(look::List),
-    /// Show one record, whole
+    /// Show one record with its headers and its whole value
     Show(look::Show),
-    /// Show the newest records, and those to come
+    /// Show the newest records, and with --follow those to come
     Tail(look::Tail),
-    /// Read everything and tell what is damaged or missing; changes nothing
+    /// Read everything and tell which sequences are damaged or missing; changes nothing
     Verify(check::Verify),
-    /// Make a whole log of what is left of a damaged one; the damaged one is only read
+    /// Make a new, whole log of everything that a damaged one (--wal) still has; the damaged one is only read
     Salvage(check::Salvage),
-    /// Send everything from a sequence on again, with its identity: what was acknowledged too, as far as wal.retain kept it
+    /// Send everything from a sequence on to Kafka again, also what Kafka has acknowledged, as far as wal.retain kept it
     Rewind(rewind::Rewind),
     /// Write records as JSON lines, with their identity
     Export(transfer::Export),
     /// Take records of an export into a log, with the identity that they have
     Import(transfer::Import),
-    /// Send a folder's records to Kafka, or to a running gateway, with the identity that they have
+    /// Send the records of a folder (--wal) that no gateway uses to Kafka or to a running gateway, with the identity that
+    /// they have; the folder is only read
     Replay(replay::Replay),
 }
 

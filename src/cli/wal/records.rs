@@ -24,25 +24,25 @@ const FOLDER: Limits = Limits {
 /// Which records.
 #[derive(Debug, Clone, Default, clap::Args)]
 pub(in crate::cli) struct Filter {
-    /// From this sequence on
+    /// Only from this sequence on
     #[arg(long, value_name = "N")]
     pub(super) from_seq: Option<Sequence>,
-    /// Up to this sequence
+    /// Only up to this sequence
     #[arg(long, value_name = "N")]
     pub(super) to_seq: Option<Sequence>,
-    /// Received at this time or later: 2026-11-24T03:00:00Z, or "2 h" ago
+    /// Only what was received at this time or later: 2026-11-24T03:00:00Z, or "2 h" for two hours ago
     #[arg(long, value_name = "TIME", value_parser = moment)]
     since: Option<i64>,
-    /// Received before this time
+    /// Only what was received before this time
     #[arg(long, value_name = "TIME", value_parser = moment)]
     until: Option<i64>,
-    /// Of this topic
+    /// Only of this topic
     #[arg(long, value_name = "TOPIC")]
     topic: Option<String>,
-    /// With exactly this key
+    /// Only with exactly this key
     #[arg(long, value_name = "KEY")]
     key: Option<String>,
-    /// With this text in the value
+    /// Only with this text in the value
     #[arg(long, value_name = "TEXT")]
     text: Option<String>,
 }

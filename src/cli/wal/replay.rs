@@ -44,19 +44,19 @@ const REFUSED_MAX: usize = 100_000;
 pub(in crate::cli) struct Replay {
     #[command(flatten)]
     filter: Filter,
-    /// Also what Kafka has acknowledged and is still there [default: only what it has not, and what is held]
+    /// Also send what Kafka has acknowledged and is still on disk [default: only what it has not, and what is held]
     #[arg(long)]
     all: bool,
-    /// To the running gateway whose admin listener is there [default: to Kafka, kafka.bootstrap_servers]
+    /// Send to the running gateway whose admin listener is there [default: to Kafka, kafka.bootstrap_servers]
     #[arg(long, value_name = "URL")]
     admin: Option<Address>,
-    /// The most bytes of values a second, such as "2 MiB"
+    /// Send at most so many bytes a second, such as "2 MiB"
     #[arg(long, value_name = "SIZE")]
     rate: Option<bytesize::ByteSize>,
-    /// Tell what would be sent, by topic, and send nothing
+    /// Only tell how many records would be sent, by topic
     #[arg(long)]
     dry_run: bool,
-    /// Keep the place in this file, and go on from there if it is there
+    /// Keep the place in this file; if the file exists, go on from there
     #[arg(long, value_name = "FILE")]
     resume: Option<PathBuf>,
     /// One JSON object at the end

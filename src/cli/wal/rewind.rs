@@ -17,7 +17,7 @@ pub(in crate::cli) struct Rewind {
     /// The first sequence that is sent again
     #[arg(long, value_name = "N")]
     from_seq: Sequence,
-    /// Do it
+    /// Do it; without it, only say what would be sent
     #[arg(long)]
     yes: bool,
     /// The outcome as JSON

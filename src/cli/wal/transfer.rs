@@ -33,7 +33,8 @@ const LINE_BYTES_MAX: u64 = 48 << 20;
 pub(in crate::cli) struct Export {
     #[command(flatten)]
     filter: Filter,
-    /// The file to write, compressed and with a checksum if its name ends in .zst [default: stdout]
+    /// The file to write, which must not exist yet; compressed and with a checksum if its name ends in .zst [default:
+    /// stdout]
     #[arg(long, short, value_name = "FILE")]
     output: Option<PathBuf>,
     /// One JSON object a line, which is what an export always is
@@ -48,7 +49,7 @@ pub(in crate::cli) struct Export {
 pub(in crate::cli) struct Import {
     /// A file of `wal export`, compressed if its name ends in .zst; - is stdin
     file: PathBuf,
-    /// Pass over so many records at the beginning: what an import that was cut off has told
+    /// Leave out so many records at the beginning: the number that an import which was cut off has named
     #[arg(long, value_name = "N", default_value_t = 0)]
     skip: u64,
     #[command(flatten)]
