@@ -221,7 +221,11 @@ impl Drain {
             if on_lane && passing && !sends {
                 let more = self.lane_step()?;
                 self.settle()?;
-                if !more || self.over() {
+                // A walk that came to the pass's end is followed by the step that ends it.
+                let ends = (self.lane.as_ref()).is_some_and(|lane| {
+                    lane.flow.window.is_empty() && lane.pass.is_some_and(|end| lane.flow.next > end)
+                });
+                if !(more || ends) || self.over() {
                     return Ok(false);
                 }
                 continue;
