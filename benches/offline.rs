@@ -89,7 +89,8 @@ fn make(wal: &Path) -> u64 {
 
 fn files(folder: &Path) -> Vec<PathBuf> {
     let mut files = Vec::new();
-    for item in fs::read_dir(folder).unwrap().map(Result::unwrap) {
+    // While the folder is made, generations in it get other names.
+    for item in fs::read_dir(folder).into_iter().flatten().map(Result::unwrap) {
         match item.file_type().unwrap().is_dir() {
             true => files.extend(self::files(&item.path())),
             false => files.push(item.path()),
@@ -100,7 +101,10 @@ fn files(folder: &Path) -> Vec<PathBuf> {
 }
 
 fn size(folder: &Path) -> u64 {
-    files(folder).iter().map(|file| fs::metadata(file).unwrap().len()).sum()
+    files(folder)
+        .iter()
+        .map(|file| fs::metadata(file).map_or(0, |meta| meta.len()))
+        .sum()
 }
 
 /// The next read of these files comes from the disk.
@@ -162,7 +166,7 @@ fn tidegate(arguments: &[&str]) -> f64 {
 }
 
 fn main() {
-    common::print_machine();
+    common::print_machine_for(runs());
     let base = std::env::var_os("TIDEGATE_BENCH_DIR").map_or_else(|| "target".into(), PathBuf::from);
     let folder = tempfile::tempdir_in(base).unwrap();
     let (wal, new) = (folder.path().join("wal"), folder.path().join("new"));

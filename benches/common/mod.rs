@@ -8,6 +8,11 @@ pub struct Row {
 
 /// Says what was measured where.
 pub fn print_machine() {
+    print_machine_for(runs());
+}
+
+/// As [`print_machine`], for another number of runs.
+pub fn print_machine_for(runs: usize) {
     let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
     let cpuinfo = read("/proc/cpuinfo");
     let model = cpuinfo
@@ -21,7 +26,7 @@ pub fn print_machine() {
         kernel.trim(),
         std::thread::available_parallelism().map_or(0, usize::from),
         model.trim_start_matches([' ', '\t', ':']),
-        runs()
+        runs
     );
 }
 
