@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use anyhow::Result;
 
 use super::ask::{Listener, Part, Place};
-use super::exit::{InUse, LogError};
+use super::exit::{InUse, LogError, Usage};
 use super::options;
 use crate::config::{Config, Origin};
 use crate::wal::{self, Archive, ArchiveError, Wal};
@@ -35,11 +35,18 @@ impl At {
     pub(super) fn find(&self, config: &Config) -> Result<Where> {
         let path = &config.wal.path;
         let gateway = || Where::Online(Listener::new(Part::Gateway, self.admin.clone(), config));
-        if self.admin.is_some() {
-            return Ok(gateway());
-        }
-        if matches!(config.origin("wal.path"), Origin::Flag(_)) {
-            return Ok(Where::Offline(path.clone()));
+        let is_named = matches!(config.origin("wal.path"), Origin::Flag(_));
+        match (&self.admin, is_named) {
+            (Some(admin), true) => {
+                let path = path.display();
+                let text = format!(
+                    "--wal {path} is a folder, --admin {admin} a running gateway: name one of them; nothing was done"
+                );
+                return Err(Usage(text).into());
+            }
+            (Some(_), false) => return Ok(gateway()),
+            (None, true) => return Ok(Where::Offline(path.clone())),
+            (None, false) => {}
         }
         match wal::check_unused(path) {
             Err(ArchiveError::InUse { .. }) => Ok(gateway()),

@@ -131,7 +131,8 @@ pub(super) enum StoppedError {
 /// A folder that is to be read is in use.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "{0}. Ask the gateway that runs there: leave --wal out, or name its admin listener with --admin URL; or stop it first"
+    "{0}. Stop its gateway first, or copy the folder and name the copy with --wal. Verbs that only look can ask the running \
+     gateway instead: without --wal, or with --admin URL"
 )]
 pub(super) struct InUse(#[source] pub(super) wal::ArchiveError);
 

@@ -54,8 +54,8 @@ pub enum ArchiveError {
     },
     /// Who the records are is not known.
     #[error(
-        "{path}: {reason}, so nobody can say who its records are. `tidegate wal salvage --identity UUID` makes a whole \
-         log of it: the UUID is in Kafka, in the header tidegate-wal of any record of this gateway, and in its log lines"
+        "{path}: {reason}, so nobody can say who its records are. `tidegate wal salvage --wal DIR --identity UUID --to NEW` \
+         makes a whole log of it: the UUID is in Kafka, in the header tidegate-wal of any record of this gateway, and in its log lines"
     )]
     NoIdentity {
         /// The file.

@@ -42,11 +42,7 @@ pub fn claim(folder: &Path) -> Result<(File, WalId), OpenError> {
             reason: fault.reason(),
         })?,
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            let has_generations = fs::read_dir(folder)
-                .map_err(OpenError::io("read", folder))?
-                .filter_map(Result::ok)
-                .any(|item| item.file_name().to_string_lossy().starts_with("gen-"));
-            if has_generations {
+            if has_generations(folder).map_err(OpenError::io("read", folder))? {
                 return Err(OpenError::Format {
                     path,
                     reason: "it is missing although the folder has records; a new identity would make them other \
@@ -121,6 +117,8 @@ pub struct Peek {
     pub identity: Option<Result<String, String>>,
     /// The pid, as told, of the process that has the folder.
     pub user: Option<String>,
+    /// Whether there are records, as far as names tell.
+    pub has_generations: bool,
 }
 
 /// See [`Peek`]. For the moment of the look at the lock nobody else can take it.
@@ -151,7 +149,17 @@ pub fn peek(folder: &Path) -> io::Result<Peek> {
     Ok(Peek {
         identity: text.map(|text| parse(&text).map(|id| id.to_string()).map_err(Fault::reason)),
         user,
+        has_generations: has_generations(folder)?,
     })
+}
+
+fn has_generations(folder: &Path) -> io::Result<bool> {
+    for item in fs::read_dir(folder)? {
+        if item?.file_name().to_string_lossy().starts_with("gen-") {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// Why an identity file says nothing.

@@ -143,7 +143,7 @@ fn tell(log: &Archived, unreadable_bytes: u64, verified: &mut Verified) -> Resul
     }
     for (first, last) in log.lost() {
         verified.notes.push(format!(
-            "sequences {first} to {last} were lost before a salvage, which has told so"
+            "sequences {first} to {last} are not here since a salvage, which has told so"
         ));
     }
     for entry in log.aside() {

@@ -216,6 +216,13 @@ fn folder(facts: &Facts, log: &Log, findings: &mut Findings) {
     };
     match &peek.identity {
         Some(Ok(id)) => findings.ok("identity", format!("the log {id}")),
+        None if peek.has_generations => findings.failure(
+            "identity",
+            format!("{path}/identity is missing, and the folder has records"),
+            "the gateway does not start: it cannot tell whose records these are",
+            "restore the file, or make a whole log with `tidegate wal salvage --wal DIR --identity UUID --to NEW`; the UUID is \
+             in the header tidegate-wal of any of its records in Kafka",
+        ),
         None => findings.ok("identity", "none yet: no log was made here, the first start makes one"),
         Some(Err(why)) => findings.failure(
             "identity",

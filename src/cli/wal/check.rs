@@ -154,9 +154,10 @@ fn verify_folder(flags: &Verify, path: &std::path::Path) -> Result<()> {
         lost => format!("{} cannot be read", counted(lost, "record")),
     };
     Err(Damage(format!(
-        "{what}. The folder was not changed. `tidegate wal salvage --wal {} --to NEW` makes a whole log of everything else, \
+        "{what}. The folder was not changed. `tidegate wal salvage --wal {}{} --to NEW` makes a whole log of everything else, \
          with the same identity and sequences",
-        path.display()
+        path.display(),
+        identity.map_or("", |_| " --identity UUID")
     ))
     .into())
 }

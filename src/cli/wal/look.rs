@@ -134,7 +134,7 @@ pub(super) fn tail(flags: &Tail, config: &Config) -> Result<()> {
     let mut from = (records.committed()? + 1).saturating_sub(flags.lines).max(1);
     let mut listing = Listing::new(flags.json);
     let query = Query::default();
-    let mut look = move || -> Result<bool> {
+    let mut look = || -> Result<bool> {
         loop {
             let page = records.page(&query, from)?;
             if !listing.print(&page.items)? {
@@ -148,7 +148,8 @@ pub(super) fn tail(flags: &Tail, config: &Config) -> Result<()> {
         }
     };
     if !flags.follow {
-        return look().map(drop);
+        look()?;
+        return listing.end();
     }
     let runtime = Runtime::new().context("no threads could be started")?;
     runtime.block_on(async {

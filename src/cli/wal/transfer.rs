@@ -245,7 +245,10 @@ fn import_file(flags: &Import, target: &Target) -> Result<u64> {
     loop {
         let cut_off = |what: String| {
             let begin = flags.skip + taken;
-            format!("{path}: {what}. The first {begin} records are in the log; `--skip {begin}` goes on behind them")
+            let taken = counted(taken, "record");
+            format!(
+                "{path}: {what}. {taken} before that were taken; once it is mended `--skip {begin}` goes on behind them"
+            )
         };
         line.clear();
         let read = (&mut lines).take(LINE_BYTES_MAX).read_until(b'\n', &mut line);
@@ -276,6 +279,10 @@ fn import_file(flags: &Import, target: &Target) -> Result<u64> {
             bytes = 0;
         }
         if end {
+            if flags.skip > number {
+                let text = format!("--skip {}: {path} has only {}", flags.skip, counted(number, "record"));
+                return Err(Usage(text).into());
+            }
             return Ok(taken);
         }
     }

@@ -33,12 +33,14 @@ pub fn start(folder: &Path, address: &str) -> Ab {
     fs::write(&body, SEED_BODY).expect("the body's file");
     let output = folder.join("ab");
     let stdout = File::create(&output).expect("a file for its output");
+    // Apart: a complaint would land in the middle of an answer's head, where stdout's buffer ends.
+    let stderr = File::create(folder.join("ab.errors")).expect("a file for its complaints");
     let child = Command::new("ab")
         .args(["-q", "-v", "2", "-c", "100", "-n", "10000", "-T", FORM, "-p"])
         .arg(&body)
         .arg(format!("http://{address}/financial_pro"))
         .stdin(Stdio::null())
-        .stderr(stdout.try_clone().expect("a second handle"))
+        .stderr(stderr)
         .stdout(stdout)
         .spawn()
         .expect("ab starts");

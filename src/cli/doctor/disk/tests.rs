@@ -31,6 +31,7 @@ fn facts() -> Facts {
             peek: Ok(Peek {
                 identity: Some(Ok("0b5c".to_owned())),
                 user: None,
+                has_generations: true,
             }),
         }),
         bytes_max: 64 << 30,
