@@ -71,14 +71,22 @@ pub struct Sender {
     /// Each topic's index with the producer, and why it takes nothing, if so.
     topics: HashMap<String, (u32, Option<RDKafkaErrorCode>)>,
     patience: Duration,
+    /// Told once for each batch that has to wait, with the reason.
+    waiting: Box<dyn Fn(&str)>,
 }
 
 impl Sender {
-    /// For records of the log `own`; gives up when Kafka takes nothing for `patience`.
+    /// For records of the log `own`; gives up when Kafka takes nothing for `patience`. `waiting` is told when a batch has to
+    /// wait, with the reason.
     ///
     /// # Errors
     /// [`SendError::Properties`].
-    pub fn new(options: Options, own: WalId, patience: Duration) -> Result<Self, SendError> {
+    pub fn new(
+        options: Options,
+        own: WalId,
+        patience: Duration,
+        waiting: Box<dyn Fn(&str)>,
+    ) -> Result<Self, SendError> {
         let signal = Arc::new(Signal::default());
         let link = Arc::new(Link::new(WORDS));
         tail::settings(&options)
@@ -94,6 +102,7 @@ impl Sender {
             link,
             topics: HashMap::new(),
             patience,
+            waiting,
         })
     }
 
@@ -108,19 +117,22 @@ impl Sender {
         let mut moved_at = Instant::now();
         // Suspects: one of them is bad, and only one that fails alone is it.
         let mut one_by_one = false;
+        let mut told = false;
         while !waiting.is_empty() {
             if stop() {
                 return Err(SendError::Stopped);
             }
             if moved_at.elapsed() > self.patience {
-                let why = self.link.state().last_error;
                 return Err(SendError::Away {
-                    why: why.unwrap_or_else(|| "no broker answers".to_owned()),
+                    why: self.trouble(),
                     patience: self.patience,
                 });
             }
             let before = waiting.len();
             if !self.open_topics(batch, &waiting) {
+                if !std::mem::replace(&mut told, true) {
+                    (self.waiting)(&self.trouble());
+                }
                 self.signal.wait(RETRY);
                 continue;
             }
@@ -160,10 +172,19 @@ impl Sender {
                 moved_at = Instant::now();
             }
             if pause {
+                if !std::mem::replace(&mut told, true) {
+                    (self.waiting)(&self.trouble());
+                }
                 self.signal.wait(RETRY);
             }
         }
         Ok(refused)
+    }
+
+    /// What Kafka last complained of.
+    fn trouble(&self) -> String {
+        let why = self.link.state().last_error;
+        why.unwrap_or_else(|| "no broker answers".to_owned())
     }
 
     /// Why this record's topic takes nothing, if so.

@@ -5,7 +5,6 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 use std::process::Command;
-use std::thread;
 
 use serde_json::Value;
 
@@ -297,7 +296,7 @@ fn a_pulled_disk_is_replayed_while_the_original_restarts() {
     }
     let place: Value = serde_json::from_slice(&fs::read(&progress).unwrap()).unwrap();
     assert!(
-        place["main"].as_u64().unwrap() < 20_000,
+        place["main"]["next"].as_u64().unwrap() < 20_000,
         "the kills were in the middle: {place}"
     );
     let ended = run(folder.path(), command(), &arguments);
@@ -423,8 +422,10 @@ fn a_replay_without_kafka_can_be_gone_on_with() {
         .spawn()
         .unwrap();
     let mut replay = Killed(child);
-    // It waits for Kafka; a signal ends that.
-    thread::sleep(std::time::Duration::from_millis(300));
+    // It waits for Kafka, and says so; a signal ends that.
+    wait_until("it says that it waits", seconds(20), || {
+        fs::read_to_string(folder.path().join("stderr")).is_ok_and(|text| text.contains("waiting"))
+    });
     signal_terminate(replay.0.id());
     let status = poll("it ends", seconds(20), || replay.0.try_wait().unwrap());
     assert_eq!(status.code(), Some(75));

@@ -124,7 +124,7 @@ pub(super) fn replay(flags: &Replay, config: &Config) -> Result<()> {
         (None, false) => {
             config.validate(Broker::Configured)?;
             Way::Kafka(Box::new(
-                Sender::new(options::forward(config), id, PATIENCE).map_err(kafka)?,
+                Sender::new(options::forward(config), id, PATIENCE, Box::new(waiting)).map_err(kafka)?,
             ))
         }
     };
@@ -177,6 +177,13 @@ pub(super) fn replay(flags: &Replay, config: &Config) -> Result<()> {
     Ok(())
 }
 
+fn waiting(why: &str) {
+    eprintln!(
+        "Kafka takes nothing now ({why}); waiting for it, {} s at most",
+        PATIENCE.as_secs()
+    );
+}
+
 /// The first sequence to be sent.
 fn begin(source: &Archive, part: Part, acked_too: bool) -> Place {
     let marks = source.log(part).map(|log| log.watermarks()).unwrap_or_default();
@@ -201,9 +208,12 @@ fn resumed(file: &Path, place: Progress) -> Result<Progress> {
             file.display()
         ))
     })?;
+    // A place at the beginning is nobody's.
+    let is_begun = (&before.main, &before.held) != (&place.main, &place.held);
     let same = |progress: &Progress| Progress {
         main: Place::default(),
         held: Place::default(),
+        to: if is_begun { progress.to.clone() } else { String::new() },
         ..progress.clone()
     };
     if same(&before) != same(&place) {
@@ -215,7 +225,7 @@ fn resumed(file: &Path, place: Progress) -> Result<Progress> {
         );
         return Err(Usage(text).into());
     }
-    Ok(before)
+    Ok(Progress { to: place.to, ..before })
 }
 
 fn kafka(error: SendError) -> anyhow::Error {
