@@ -81,8 +81,9 @@ fn client(bootstrap: &str) -> ClientConfig {
 
 /// Waits until the broker answers a metadata request with itself in it.
 pub fn wait_for_broker(bootstrap: &str, limit: Duration) {
-    let consumer: BaseConsumer = client(bootstrap).create().expect("a consumer");
     poll("the broker answers", limit, || {
+        // A new one each time: one that has learned an advertised name which leads nowhere asks there from then on.
+        let consumer: BaseConsumer = client(bootstrap).create().expect("a consumer");
         let metadata = consumer.fetch_metadata(None, seconds(2)).ok()?;
         (!metadata.brokers().is_empty()).then_some(())
     });

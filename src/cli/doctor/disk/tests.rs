@@ -31,7 +31,7 @@ fn facts() -> Facts {
             peek: Ok(Peek {
                 identity: Some(Ok("0b5c".to_owned())),
                 user: None,
-                has_generations: true,
+                has_generations: false,
             }),
         }),
         bytes_max: 64 << 30,
@@ -131,6 +131,8 @@ fn the_folder_is_told_as_it_is() {
         "do not remove",
     );
     says(peek(|peek| peek.identity = None), "identity", Fine, "none yet");
+    let lost = |peek: &mut Peek| (peek.identity, peek.has_generations) = (None, true);
+    says(peek(lost), "identity", Failure, "wal salvage");
 }
 
 #[test]
