@@ -186,7 +186,7 @@ fn a_folder_in_use_is_exit_4_and_its_gateway_goes_on() {
     let wal = gateway.wal();
     let target = wal.with_file_name("new");
     let pid = gateway.pid().to_string();
-    let words = ["in use", &pid, "--admin", "leave --wal out"];
+    let words = ["in use", &pid, "without --wal", "--admin URL"];
     ends(&["verify", "--wal", text(&wal)], 4, &words);
     ends(&["list", "--wal", text(&wal)], 4, &words);
     ends(&["show", "1", "--wal", text(&wal)], 4, &words);
