@@ -179,9 +179,9 @@ impl Page {
         self.put(
             "damaged",
             told(&|wal| match wal.corruption_records {
-                0 => "none found since the start".to_owned(),
+                0 => "none found".to_owned(),
                 damaged => format!(
-                    "{} found since the start; the gateway's log names them",
+                    "{} that cannot be read; the gateway's log names them",
                     noun(damaged, "record")
                 ),
             }),

@@ -12,12 +12,13 @@ use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::generations::{self, DAMAGED, Entry, Place};
+use super::generations::{self, Entry, Place};
+use super::ranges::{Range, Told};
 use super::reader::{Reader, View};
-use super::recovery::end_of;
+use super::recovery::{end_of, seen_behind};
 use super::scan::Index;
 use super::witness::{self, Marks};
-use super::{HELD, LETTERS, Watermarks, identity, lost};
+use super::{HELD, LETTERS, MAIN, Watermarks, identity, made_mark};
 use crate::record::{Sequence, WalId};
 
 /// Why a folder cannot be read as a WAL.
@@ -105,7 +106,7 @@ impl Part {
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
-            Self::Main => "main",
+            Self::Main => MAIN,
             Self::Held => HELD,
             Self::DeadLetters => LETTERS,
         }
@@ -126,6 +127,7 @@ pub struct Archive {
     folder: PathBuf,
     id: Result<WalId, String>,
     logs: Vec<Arc<Archived>>,
+    gone: Vec<Part>,
 }
 
 impl Archive {
@@ -154,11 +156,16 @@ impl Archive {
             Err(source) => return Err(ArchiveError::io("read", &path)(source)),
         };
         let mut logs = Vec::new();
+        let mut gone = Vec::new();
         for part in Part::ALL {
             let place = part.folder(folder);
             match fs::metadata(&place) {
                 // It was never needed. Anything else that is no folder is told.
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    if made_mark(folder, part.name()).exists() {
+                        gone.push(part);
+                    }
+                }
                 Err(source) => return Err(ArchiveError::io("read", &place)(source)),
                 Ok(_) => logs.push(Arc::new(Archived::open(part, place)?)),
             }
@@ -173,6 +180,7 @@ impl Archive {
             folder: folder.to_path_buf(),
             id,
             logs,
+            gone,
         })
     }
 
@@ -196,6 +204,12 @@ impl Archive {
     /// Its logs that are there: the main one always, and first.
     pub fn logs(&self) -> impl Iterator<Item = &Arc<Archived>> {
         self.logs.iter()
+    }
+
+    /// Logs that were made once and whose folder is not here: nobody knows what was in them.
+    #[must_use]
+    pub fn gone(&self) -> &[Part] {
+        &self.gone
     }
 
     /// One of them.
@@ -262,29 +276,22 @@ pub struct Archived {
     witnessed: Witnessed,
     acked: Sequence,
     committed: Sequence,
+    next: Sequence,
     /// A commit that was cut off before anybody was answered OK.
-    torn: Option<(Sequence, Sequence)>,
-    lost: Vec<(Sequence, Sequence)>,
-    lost_fault: Option<String>,
+    torn: Option<Range>,
+    told: Told,
+    all_told: Arc<[Range]>,
+    unsent: Vec<Range>,
 }
 
 impl Archived {
     fn open(part: Part, folder: PathBuf) -> Result<Self, ArchiveError> {
         let entries = generations::list(&folder).map_err(ArchiveError::io("read", &folder))?;
-        let aside = folder.join(DAMAGED);
-        let aside = if aside.is_dir() {
-            generations::list(&aside).map_err(ArchiveError::io("read", &aside))?
-        } else {
-            Vec::new()
-        };
+        let aside = generations::aside(&folder).map_err(ArchiveError::io("read what was set aside in", &folder))?;
+        let unsent = generations::unsent(&aside).map_err(ArchiveError::io("read what was set aside in", &folder))?;
         let witnessed = witnessed(&folder)?;
-        let (lost, lost_fault) = match lost::read(&folder) {
-            Ok(lost) => (lost, None),
-            Err(error) if error.kind() == io::ErrorKind::InvalidData || is_fault(&error) => {
-                (Vec::new(), Some(error.to_string()))
-            }
-            Err(source) => return Err(ArchiveError::io("read the list of lost sequences in", &folder)(source)),
-        };
+        let told = Told::read(&folder).map_err(ArchiveError::io("read the list of lost sequences in", &folder))?;
+        let all_told: Arc<[Range]> = told.all().into();
         let trimmed = entries.first().map_or(0, |first| first.first - 1);
         let marks = match witnessed {
             Witnessed::Marks(marks) => marks,
@@ -301,10 +308,15 @@ impl Archived {
             aside,
             witnessed,
             acked: marks.acked,
-            committed: marks.committed.max(trimmed),
+            committed: marks
+                .committed
+                .max(trimmed)
+                .max(all_told.last().map_or(0, |(_, last)| *last)),
+            next: 1,
             torn: None,
-            lost,
-            lost_fault,
+            told,
+            all_told,
+            unsent,
         };
         log.find_end(marks)?;
         Ok(log)
@@ -312,14 +324,17 @@ impl Archived {
 
     /// Finds the last committed sequence: of the newest generation that holds anything.
     fn find_end(&mut self, marks: Marks) -> Result<(), ArchiveError> {
+        let mut seen = None;
         for entry in self.entries.iter().rev() {
             let path = entry.data_path();
-            let tail = match Index::scan_past_faults(&path, entry.key) {
-                Ok((index, _)) => index.tail(),
-                Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            let index = match Index::scan_past_faults(&path, entry.key, &self.all_told) {
+                Ok((index, _)) => Some(index),
+                Err(error) if generations::is_damage(&error) => None,
                 Err(source) => return Err(ArchiveError::io("read", &path)(source)),
             };
+            let tail = index.as_ref().and_then(Index::tail);
             let end = end_of(tail, entry.first, marks);
+            seen = seen.max(index.as_ref().and_then(|index| seen_behind(index, end)));
             self.committed = self.committed.max(end - 1);
             if end.max(marks.committed + 1) > entry.first {
                 self.torn = tail
@@ -328,6 +343,7 @@ impl Archived {
                 break;
             }
         }
+        self.next = self.committed.max(seen.unwrap_or(0)) + 1;
         Ok(())
     }
 
@@ -351,7 +367,7 @@ impl Archived {
             trimmed: trimmed.min(self.acked),
             acked: self.acked,
             committed: self.committed,
-            next: self.committed + 1,
+            next: self.next,
         }
     }
 
@@ -369,14 +385,26 @@ impl Archived {
 
     /// What a salvage could not save, and has told.
     #[must_use]
-    pub fn lost(&self) -> &[(Sequence, Sequence)] {
-        &self.lost
+    pub fn lost(&self) -> &[Range] {
+        &self.told.lost
+    }
+
+    /// What a start has passed over: no record has these sequences.
+    #[must_use]
+    pub fn void(&self) -> &[Range] {
+        &self.told.void
+    }
+
+    /// What could not be read when its turn to be sent came, and whose generation was set aside since.
+    #[must_use]
+    pub fn unsent(&self) -> &[Range] {
+        &self.unsent
     }
 
     /// Why that is not known, if it is not: what was told is told again.
     #[must_use]
     pub fn lost_fault(&self) -> Option<&str> {
-        self.lost_fault.as_deref()
+        self.told.fault.as_deref()
     }
 
     /// Bytes of its files, those set aside included.
@@ -450,8 +478,8 @@ impl View for Archived {
         }
     }
 
-    fn untold(&self, first: Sequence, last: Sequence) -> Vec<(Sequence, Sequence)> {
-        lost::unknown(first, last, &self.lost)
+    fn told(&self) -> Arc<[Range]> {
+        Arc::clone(&self.all_told)
     }
 
     fn damaged(&self, _: Sequence, _: Sequence, _: &str) {}

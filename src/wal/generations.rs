@@ -5,7 +5,7 @@
 //! gen-00000000000000305218-0f1e2d3c4b5a6978/   the newest: written by this process
 //! next-a1b2c3d4e5f60718/                       made ahead; gets its sequence when it is put to use
 //! gone-...                                     on its way out; removed at the next chance
-//! damaged/gen-...                              set aside because something in it could not be read
+//! damaged/gen-...                              set aside because something in it, or behind it, could not be read
 //! ```
 //! What a generation holds at or beyond the next one's first sequence is void: a torn commit from before a
 //! crash. So a generation ends where the next begins.
@@ -22,14 +22,11 @@ use std::time::{Duration, SystemTime};
 use super::durable;
 use super::frame::Key;
 use super::generation::{DATA_FILE, Generation};
-use super::lost;
+use super::ranges::{self, Range, Told};
 use crate::record::Sequence;
 
 /// The folder for generations that were found damaged.
 pub const DAMAGED: &str = "damaged";
-
-/// An empty file in a generation's folder: it is to be set aside, also after a restart.
-const DAMAGED_MARK: &str = "damaged";
 
 /// What of the acknowledged generations is kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,9 +57,7 @@ pub struct Entry {
     pub disk_bytes: u64,
     /// When it was last written.
     pub sealed: SystemTime,
-    /// Sequences in it that were committed and cannot be read, as far as this process knows.
-    pub damaged: Vec<(Sequence, Sequence)>,
-    /// Something in it could not be read, now or before a restart: it is not deleted.
+    /// Something in it, or behind it, could not be read, now or before a restart: it is not deleted.
     pub set_aside: bool,
 }
 
@@ -91,8 +86,10 @@ pub struct Place {
 /// All of them, oldest first.
 pub struct Row {
     entries: VecDeque<Entry>,
-    /// Sequences that a salvage could not save: known, and not to be told again as damage.
-    lost: Vec<(Sequence, Sequence)>,
+    /// Sequences that hold nothing, and not to be told as damage: a salvage has told them, or no record ever had them.
+    told: Arc<[Range]>,
+    /// Sequences that were committed and cannot be read, as far as this process has found out.
+    damaged: Vec<Range>,
 }
 
 /// What became of a generation, and the bytes of its file.
@@ -126,6 +123,45 @@ pub fn folder_bytes(folder: &Path) -> u64 {
     items.filter_map(Result::ok).map(bytes).sum()
 }
 
+/// Remembers in a generation's folder what could not be read.
+fn remember(generation: &Path, unsent: Vec<Range>) -> io::Result<()> {
+    let path = generation.join(ranges::DAMAGED);
+    let before = match ranges::read(&path) {
+        Err(error) if error.kind() == io::ErrorKind::InvalidData => Vec::new(),
+        before => before?,
+    };
+    ranges::write(&path, &ranges::joined([before, unsent].concat()))
+}
+
+/// What was lost of the generations in the folder [`DAMAGED`] of a log: committed, never acknowledged, not readable.
+/// A mark that cannot be read tells nothing.
+///
+/// # Errors
+/// The system's.
+pub fn unsent(aside: &[Entry]) -> io::Result<Vec<Range>> {
+    let mut all = Vec::new();
+    for entry in aside {
+        match ranges::read(&entry.folder.join(ranges::DAMAGED)) {
+            Ok(ranges) => all.extend(ranges),
+            Err(error) if error.kind() == io::ErrorKind::InvalidData || is_damage(&error) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(ranges::joined(all))
+}
+
+/// The generations that were set aside in a log's folder.
+///
+/// # Errors
+/// The system's.
+pub fn aside(folder: &Path) -> io::Result<Vec<Entry>> {
+    let aside = folder.join(DAMAGED);
+    match aside.is_dir() {
+        true => list(&aside),
+        false => Ok(Vec::new()),
+    }
+}
+
 /// The generations in a folder, oldest first. Reads names and sizes, changes nothing.
 ///
 /// # Errors
@@ -141,7 +177,7 @@ pub fn list(folder: &Path) -> io::Result<Vec<Entry>> {
         let (disk_bytes, sealed) = match fs::metadata(item.path().join(DATA_FILE)) {
             Ok(meta) => (meta.len(), meta.modified()?),
             // A generation without its file: reading it tells what is lost.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => (0, SystemTime::now()),
+            Err(error) if is_damage(&error) => (0, SystemTime::now()),
             Err(error) => return Err(error),
         };
         entries.push(Entry {
@@ -152,12 +188,21 @@ pub fn list(folder: &Path) -> io::Result<Vec<Entry>> {
             raw_bytes: None,
             disk_bytes,
             sealed,
-            damaged: Vec::new(),
-            set_aside: item.path().join(DAMAGED_MARK).exists(),
+            set_aside: item.path().join(ranges::DAMAGED).exists(),
         });
     }
     entries.sort_by_key(|entry| entry.first);
     Ok(entries)
+}
+
+/// Whether a file that is asked for is not there, or is what no file can be, or the disk does not give it: what it held
+/// is lost, and that is to be told; not a matter of rights or of the moment.
+#[must_use]
+pub fn is_damage(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory | io::ErrorKind::IsADirectory
+    ) || error.raw_os_error() == Some(libc::EIO)
 }
 
 /// The folder's name of a generation.
@@ -198,16 +243,34 @@ impl Row {
                 fs::remove_dir_all(item.path())?;
             }
         }
+        let told = Told::read(folder)?;
+        if let Some(fault) = &told.fault {
+            tracing::warn!("{fault}: what is known to be missing is told again as damage");
+        }
         Ok(Self {
             entries: list(folder)?.into(),
-            lost: match lost::read(folder) {
-                Err(error) if error.kind() == io::ErrorKind::InvalidData => {
-                    tracing::warn!(%error, "what a salvage could not save is told again as damage");
-                    Vec::new()
-                }
-                lost => lost?,
-            },
+            told: told.all().into(),
+            damaged: Vec::new(),
         })
+    }
+
+    /// From now on `void` holds nothing, also after a restart: no record ever had these sequences, or none is left.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn pass_over(&mut self, folder: &Path, void: Range) -> io::Result<()> {
+        let path = folder.join(ranges::VOID);
+        let first = self.first().unwrap_or(1);
+        let mut all = match ranges::read(&path) {
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => Vec::new(),
+            ranges => ranges?,
+        };
+        all.retain(|(_, last)| *last >= first);
+        all.push(void);
+        ranges::write(&path, &ranges::joined(all))?;
+        let told = self.told.iter().copied().chain([void]).collect();
+        self.told = ranges::joined(told).into();
+        Ok(())
     }
 
     /// Makes a store that no sequence was given to yet.
@@ -246,7 +309,6 @@ impl Row {
             live: Some(Arc::new(store)),
             raw_bytes: Some(0),
             sealed: SystemTime::now(),
-            damaged: Vec::new(),
             set_aside: false,
         })
     }
@@ -356,35 +418,45 @@ impl Row {
         })
     }
 
-    /// The parts of `first ..= last` that no salvage has told as lost.
+    /// The sequences that hold nothing, and are no news.
     #[must_use]
-    pub fn untold(&self, first: Sequence, last: Sequence) -> Vec<(Sequence, Sequence)> {
-        lost::unknown(first, last, &self.lost)
+    pub fn told(&self) -> Arc<[Range]> {
+        Arc::clone(&self.told)
     }
 
-    /// Notes damage, once; returns how many sequences of it are new.
-    pub fn note_damage(&mut self, first: Sequence, last: Sequence) -> u64 {
-        let at = self
-            .entries
-            .partition_point(|entry| entry.first <= first)
-            .saturating_sub(1);
-        let Some(entry) = self.entries.get_mut(at) else {
+    /// Notes damage, once; returns how many sequences of it are new. What is not `acked` is remembered, until an
+    /// operator removes what was set aside.
+    pub fn note_damage(&mut self, folder: &Path, (first, last): Range, acked: Sequence) -> u64 {
+        let untold = ranges::unknown(first, last, &self.told);
+        let new: Vec<Range> = (untold.iter())
+            .flat_map(|(first, last)| ranges::unknown(*first, *last, &self.damaged))
+            .collect();
+        if new.is_empty() {
             return 0;
-        };
-        let known = |sequence: &Sequence| entry.damaged.iter().any(|(a, b)| (a..=b).contains(&sequence));
-        let untold = lost::unknown(first, last, &self.lost);
-        let sequences = untold.iter().flat_map(|(first, last)| *first..=*last);
-        let new = sequences.filter(|sequence| !known(sequence)).count() as u64;
-        if new > 0 {
-            entry.damaged.push((first, last));
-            entry.set_aside = true;
-            let marked =
-                fs::File::create(entry.folder.join(DAMAGED_MARK)).and_then(|_| durable::sync_folder(&entry.folder));
-            if let Err(error) = marked {
-                tracing::warn!(%error, "a damaged generation cannot be marked: after a restart it may be removed");
-            }
         }
-        new
+        let damaged = self.damaged.iter().copied().chain(new.iter().copied()).collect();
+        self.damaged = ranges::joined(damaged);
+        let unsent = new.iter().filter(|(_, last)| *last > acked);
+        let unsent: Vec<Range> = unsent.map(|(first, last)| ((*first).max(acked + 1), *last)).collect();
+        let at = self.entries.partition_point(|entry| entry.first <= first);
+        let marked = match at.checked_sub(1).and_then(|at| self.entries.get_mut(at)) {
+            Some(entry) => {
+                entry.set_aside = true;
+                remember(&entry.folder, unsent)
+            }
+            // Nothing is left of it that could be set aside.
+            None if unsent.is_empty() => Ok(()),
+            None => {
+                let place = folder.join(DAMAGED).join(name(first, [0; 8]));
+                (fs::create_dir_all(&place).and_then(|()| remember(&place, unsent)))
+                    .and_then(|()| durable::sync_folder(&folder.join(DAMAGED)))
+                    .and_then(|()| durable::sync_folder(folder))
+            }
+        };
+        if let Err(error) = marked {
+            tracing::warn!(%error, "a damaged generation cannot be marked: after a restart nobody may know of it");
+        }
+        new.iter().map(|(first, last)| last - first + 1).sum()
     }
 
     /// A scan found out how many bytes the entries of a generation have.

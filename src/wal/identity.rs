@@ -13,8 +13,8 @@ use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::durable;
 use super::error::OpenError;
+use super::{HELD, LETTERS, durable, generations, ranges, witness};
 use crate::record::WalId;
 
 /// The file with the identity.
@@ -37,10 +37,26 @@ pub fn claim(folder: &Path) -> Result<(File, WalId), OpenError> {
     let lock = take_lock(folder)?;
     let path = folder.join(IDENTITY);
     let id = match fs::read_to_string(&path) {
-        Ok(text) => parse(&text).map_err(|fault| OpenError::Format {
-            path,
-            reason: fault.reason(),
-        })?,
+        Ok(text) => {
+            let id = parse(&text).map_err(|fault| OpenError::Format {
+                path,
+                reason: fault.reason(),
+            })?;
+            match is_bare(folder).map_err(OpenError::io("read", folder))? {
+                false => id,
+                // A first start that a crash ended, or somebody removed everything else: nobody knows which sequences
+                // were used under this identity, and a record with a used one would be taken for a repeat.
+                true => {
+                    let new = make(folder).map_err(OpenError::io("create the identity in", folder))?;
+                    tracing::warn!(
+                        "{} has an identity and no log: it gets a new one, {new} instead of {id}, so that no new record \
+                         is taken for one of before",
+                        folder.display()
+                    );
+                    new
+                }
+            }
+        }
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             if has_generations(folder).map_err(OpenError::io("read", folder))? {
                 return Err(OpenError::Format {
@@ -151,6 +167,25 @@ pub fn peek(folder: &Path) -> io::Result<Peek> {
         user,
         has_generations: has_generations(folder)?,
     })
+}
+
+/// Whether a folder has nothing of a log: neither a witness nor anything that holds records.
+fn is_bare(folder: &Path) -> io::Result<bool> {
+    let is_there = |name: &str| folder.join(name).try_exists();
+    let logs = [
+        witness::FILE,
+        generations::DAMAGED,
+        ranges::LOST,
+        ranges::VOID,
+        HELD,
+        LETTERS,
+    ];
+    for name in logs {
+        if is_there(name)? {
+            return Ok(false);
+        }
+    }
+    Ok(!has_generations(folder)?)
 }
 
 fn has_generations(folder: &Path) -> io::Result<bool> {

@@ -22,11 +22,12 @@ use super::housekeeper::Chores;
 use super::latency::{CommitTimes, Latency};
 use super::poison::Poison;
 use super::quota::Quota;
+use super::ranges::Range;
 use super::reader::{Reader, View};
 use super::signal::Signal;
 use super::witness::{Marks, Witness};
 use super::writer::Queue;
-use super::{Batch, Commit, Watermarks, durable, generations, housekeeper, recovery, rewind, writer};
+use super::{Batch, Commit, MAIN, Watermarks, durable, generations, housekeeper, recovery, rewind, writer};
 use crate::record::Sequence;
 
 /// How one log is opened.
@@ -103,13 +104,14 @@ impl Log {
                 trimmed + 1
             );
         }
-        let marks = marks.unwrap_or(Marks {
-            committed: 0,
-            acked: trimmed,
-        });
-        let recovered = recovery::recover(&folder, &mut row, marks, options.name)?;
-        let acked = marks.acked;
-        let next = recovered.next.max(marks.committed + 1);
+        let is_main = options.name == MAIN;
+        let recovered = recovery::recover(&folder, &mut row, marks, is_main, options.name)?;
+        let acked = marks.map_or(trimmed, |marks| marks.acked);
+        let next = recovered.next;
+        if let Some(void) = recovered.void {
+            row.pass_over(&folder, void)
+                .map_err(OpenError::io("write what is passed over in", &folder))?;
+        }
         let prepared = Row::prepare(&folder).map_err(|source| OpenError::Io {
             what: "make a generation in",
             path: folder.clone(),
@@ -120,6 +122,9 @@ impl Log {
         row.push(newest);
         let resend = rewind::read_mark(&folder).map_err(OpenError::io("read the mark of a rewind in", &folder))?;
         let aside_bytes = generations::folder_bytes(&folder.join(generations::DAMAGED));
+        let first = row.first().unwrap_or(next);
+        let unsent = generations::aside(&folder).and_then(|aside| generations::unsent(&aside));
+        let unsent = unsent.map_err(OpenError::io("read what was set aside in", &folder))?;
         let shared = Arc::new(Shared {
             options,
             queue: Queue::default(),
@@ -136,10 +141,13 @@ impl Log {
             latency: Latency::default(),
             live_bytes: AtomicU64::new(0),
             aside_bytes: AtomicU64::new(aside_bytes),
-            damaged: AtomicU64::new(0),
+            damaged: AtomicU64::new(unsent.iter().map(|(first, last)| last - first + 1).sum()),
             opened: Instant::now(),
             subscribers: Mutex::default(),
         });
+        if acked + 1 < first {
+            shared.note_damage(acked + 1, first - 1, "their generation is gone");
+        }
         for (first, last) in recovered.damaged {
             shared.note_damage(first, last, "found at start");
         }
@@ -359,8 +367,8 @@ impl View for Shared {
         lock(&self.row).place(sequence)
     }
 
-    fn untold(&self, first: Sequence, last: Sequence) -> Vec<(Sequence, Sequence)> {
-        lock(&self.row).untold(first, last)
+    fn told(&self) -> Arc<[Range]> {
+        lock(&self.row).told()
     }
 
     fn damaged(&self, first: Sequence, last: Sequence, reason: &str) {
@@ -474,7 +482,7 @@ impl Shared {
     /// Sequences that were committed and cannot be read: counted once, told, and their generation is set
     /// aside instead of removed when its time comes.
     pub(super) fn note_damage(&self, first: Sequence, last: Sequence, reason: &str) {
-        let new = lock(&self.row).note_damage(first, last);
+        let new = lock(&self.row).note_damage(&self.options.folder, (first, last), self.acked_sequence());
         if new > 0 {
             self.damaged.fetch_add(new, Ordering::Relaxed);
             metrics::counter!(crate::metrics::WAL_CORRUPTION_RECORDS_TOTAL).increment(new);
@@ -483,8 +491,9 @@ impl Shared {
                 first,
                 last,
                 reason,
-                "records that were on disk can no longer be read; the rest goes on; the damaged generation is set \
-                 aside in the folder 'damaged', not deleted: check the disk"
+                "records that were on disk can no longer be read; the rest goes on; what is left of their generation is \
+                 set aside in the folder 'damaged', not deleted, and 'wal verify' tells of them until it is removed: \
+                 check the disk"
             );
         }
     }

@@ -9,6 +9,7 @@
 //!   lock  witness               see witness.rs
 //!   gen-<first>-<key>/ ...      see generations.rs
 //!   held/  dead-letters/        logs of the same kind, made when first needed
+//!   held.made  ...              says so, that the loss of the whole folder is noticed
 //! ```
 //!
 //! A record's way: [`Batch::push`] encodes it in the caller's thread; [`Log::append`] queues the batch; the
@@ -37,9 +38,9 @@ mod housekeeper;
 mod identity;
 mod latency;
 mod log;
-mod lost;
 mod poison;
 mod quota;
+mod ranges;
 mod reader;
 mod recovery;
 mod rewind;
@@ -52,7 +53,7 @@ mod verify;
 mod witness;
 mod writer;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, OnceLock};
 use std::task::{Context, Poll};
@@ -68,8 +69,9 @@ pub use generations::Retain;
 pub use identity::{Peek, peek};
 pub use log::Log;
 pub use reader::{Chunk, Read, Reader};
+pub use recovery::GUESSED;
 pub use rewind::{RewindError, Rewound};
-pub use salvage::{GUESSED, SalvageError, Salvaged, salvage};
+pub use salvage::{SalvageError, Salvaged, salvage};
 pub use signal::Signal;
 pub use verify::{Lost, Verified, verify_all};
 pub use witness::Marks;
@@ -147,7 +149,8 @@ pub struct Status {
     pub free_bytes: u64,
     /// Of the main log.
     pub generations: u64,
-    /// Records found damaged since the start.
+    /// Records that were committed and cannot be read: found since the start, or before it and not
+    /// dismissed (what was set aside is still there).
     pub corruption_records: u64,
     /// Why the log has stopped, if it has.
     pub poisoned: Option<String>,
@@ -310,7 +313,7 @@ impl Wal {
         let main = Log::open(
             LogOptions {
                 folder: options.path.clone(),
-                name: "main",
+                name: MAIN,
                 generation_bytes: options.generation_bytes,
                 compression: options.compression,
                 retain: options.retain,
@@ -333,6 +336,15 @@ impl Wal {
                 lock,
             }),
         };
+        for name in [HELD, LETTERS] {
+            if !wal.side_folder(name).exists() && made_mark(&wal.inner.options.path, name).exists() {
+                tracing::error!(
+                    log = name,
+                    "the folder '{name}' of the log is gone, and what was in it: put it back while the gateway is stopped, or \
+                     remove the file '{name}.made' beside it to accept the loss"
+                );
+            }
+        }
         if wal.side_folder(HELD).exists() {
             wal.held_or_create()?;
         }
@@ -410,7 +422,7 @@ impl Wal {
 
     fn open_side(&self, name: &'static str) -> Result<Log, OpenError> {
         let options = &self.inner.options;
-        Log::open(
+        let log = Log::open(
             LogOptions {
                 folder: self.side_folder(name),
                 name,
@@ -422,7 +434,15 @@ impl Wal {
             },
             Arc::clone(&self.inner.quota),
             Arc::clone(&self.inner.poison),
-        )
+        )?;
+        // Before it has any record.
+        let mark = made_mark(&options.path, name);
+        if !mark.exists() {
+            let made = std::fs::File::create(&mark).and_then(|_| durable::sync_folder(&options.path));
+            made.inspect_err(|_| log.close())
+                .map_err(OpenError::io("write", &mark))?;
+        }
+        Ok(log)
     }
 
     /// Counts, sizes and limits, computed now.
@@ -497,5 +517,11 @@ impl Wal {
     }
 }
 
+/// The file that says that a log of its own was made in a WAL's folder.
+fn made_mark(wal: &Path, name: &str) -> PathBuf {
+    wal.join(format!("{name}.made"))
+}
+
+const MAIN: &str = "main";
 const HELD: &str = "held";
 const LETTERS: &str = "dead-letters";

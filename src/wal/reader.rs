@@ -4,13 +4,14 @@
 //! as long as the reader is in it. What cannot be read is told as a range, counted and passed over: nothing
 //! is skipped silently, and nothing stops.
 
-use std::ops::Range;
+use std::ops;
 use std::sync::Arc;
 
 use super::error::ReadError;
 use super::frame::{self, Key};
 use super::generation::Generation;
 use super::generations::Place;
+use super::ranges::{self, Range};
 use super::scan::{Added, Assembled, Index};
 use crate::record::{ENCODING, RecordRef, Sequence};
 
@@ -22,8 +23,8 @@ pub(super) trait View: Send + Sync {
     fn acked(&self) -> Sequence;
     /// The generation that `sequence` belongs to; for one before the first, the first.
     fn place(&self, sequence: Sequence) -> Option<Place>;
-    /// The parts of `first ..= last` that no salvage has told as lost.
-    fn untold(&self, first: Sequence, last: Sequence) -> Vec<(Sequence, Sequence)>;
+    /// The sequences that hold nothing and are no news: a salvage has told them as lost, or no record ever had them.
+    fn told(&self) -> Arc<[Range]>;
     /// Sequences that were committed and cannot be read.
     fn damaged(&self, first: Sequence, last: Sequence, reason: &str);
     /// A scan found out how many bytes the entries of a generation have.
@@ -50,7 +51,7 @@ pub enum Read {
         first: Sequence,
         /// The last one.
         last: Sequence,
-        /// A salvage has told all of them as lost: no news.
+        /// No news: a salvage has told all of them as lost, or no record ever had them.
         told: bool,
     },
     /// Nothing more is committed now.
@@ -148,7 +149,7 @@ impl Reader {
         };
         if self.scanned.as_ref().is_none_or(|(key, _)| *key != place.key) {
             self.scanned = None;
-            match Index::scan(&place.data, place.key) {
+            match Index::scan(&place.data, place.key, &self.view.told()) {
                 Ok(index) => {
                     self.view.scanned(place.first, index.raw_bytes());
                     self.scanned = Some((place.key, index));
@@ -173,7 +174,7 @@ impl Reader {
 
     fn damaged(&mut self, last: Sequence, reason: &str) -> Read {
         let first = self.position;
-        let (last, told) = match self.view.untold(first, last).first() {
+        let (last, told) = match ranges::unknown(first, last, &self.view.told()).first() {
             None => (last, true),
             Some((from, _)) if *from > first => (from - 1, true),
             Some((_, to)) => (*to, false),
@@ -243,7 +244,7 @@ fn step(chunk: &mut Assembled, bytes: &[u8], key: Key, last: Sequence, bytes_max
 pub struct Chunk {
     first: Sequence,
     payload: Vec<u8>,
-    ranges: Vec<Range<usize>>,
+    ranges: Vec<ops::Range<usize>>,
 }
 
 impl Chunk {

@@ -5,7 +5,7 @@
 //! <target>/               the name it gets once everything in it is fsynced
 //! ```
 //! The source is only read. The new generations are plain files of frames: they are sealed, and what is sealed is never
-//! opened by a store. What could not be saved goes to the file `lost` (lost.rs).
+//! opened by a store. What could not be saved goes to the file `lost` (ranges.rs).
 //!
 //! Where the witness says nothing, or the log's end is lost, how far it had come is not known: the new one goes on
 //! [`GUESSED`] sequences later, so that none is used twice.
@@ -19,13 +19,14 @@ use super::archive::{Archive, ArchiveError, Archived, Part, Witnessed};
 use super::error::OpenError;
 use super::frame::{Framer, Key};
 use super::generation::DATA_FILE;
+use super::ranges::Range;
+use super::reader::View as _;
+use super::recovery::GUESSED;
 use super::verify::{self, Lost};
 use super::witness::{Marks, Witness};
-use super::{durable, generations, identity, lost, rewind};
+use super::{durable, generations, identity, ranges, rewind};
 use crate::record::{Sequence, WalId};
 
-/// Sequences that are passed over when nobody knows how many were used.
-pub const GUESSED: Sequence = 1_000_000;
 /// In the folder that is written, until it is whole.
 const UNFINISHED: &str = "unfinished";
 /// A new generation is begun at this size.
@@ -210,11 +211,11 @@ fn copy(log: &Archived, folder: &Path, progress: &dyn Fn(u64)) -> Result<Salvage
         made.map_err(SalvageError::target("create", folder))?;
     }
     let mut sink = Sink::new(folder);
-    let mut lost: Vec<Lost> = verify::before(log).into_iter().collect();
+    let mut lost: Vec<Lost> = verify::missing(log);
     let mut records = 0;
     for (entry, end) in log.segments() {
         let mut put = |sequence: Sequence, bytes: &[u8]| sink.put(sequence, bytes);
-        let found = verify::read(log.part(), entry, end, &mut put).map_err(|error| match sink.failed {
+        let found = verify::read(log, entry, end, &mut put).map_err(|error| match sink.failed {
             true => SalvageError::target("write", folder)(error),
             false => ArchiveError::io("read", &entry.data_path())(error).into(),
         })?;
@@ -223,7 +224,8 @@ fn copy(log: &Archived, folder: &Path, progress: &dyn Fn(u64)) -> Result<Salvage
         progress(entry.disk_bytes);
     }
     sink.end().map_err(SalvageError::target("write", folder))?;
-    let told = verify::joined(lost, log.lost());
+    let known = log.told();
+    let told = verify::joined(lost, &known);
     let marks = log.watermarks();
     // After a power loss the witness is up to a second old: where the end is damaged it may have been further.
     let is_end_lost = told.last().is_some_and(|range| range.last == marks.committed);
@@ -232,18 +234,20 @@ fn copy(log: &Archived, folder: &Path, progress: &dyn Fn(u64)) -> Result<Salvage
         // Everything that was saved is sent again.
         Witnessed::Missing | Witnessed::Damaged => (marks.trimmed, false),
     };
-    // Nothing that may have been used is used again.
-    let guessed = (marks.committed + 1, marks.committed + GUESSED);
+    // Nothing that may have been used is used again, of a commit that was cut off neither.
+    let passed_over = (marks.committed + 1 < marks.next).then(|| (marks.committed + 1, marks.next - 1));
+    let guessed = (marks.next, marks.next - 1 + GUESSED);
     let unknown = (log.part() == Part::Main && !is_certain).then_some(guessed);
     rewind::copy_mark(log.folder(), folder).map_err(SalvageError::target("copy the mark of a rewind to", folder))?;
-    let committed = unknown.map_or(marks.committed, |(_, last)| last);
-    let mut gone: Vec<(Sequence, Sequence)> = log.lost().to_vec();
-    gone.extend(told.iter().map(|range| (range.first, range.last)));
-    gone.extend(unknown);
-    gone.sort_unstable();
-    if !gone.is_empty() {
-        let path = folder.join(lost::FILE);
-        write(&path, &lost::text(&gone)).map_err(SalvageError::target("write", &path))?;
+    let committed = unknown.map_or(marks.next - 1, |(_, last)| last);
+    let told_now = told.iter().map(|range| (range.first, range.last));
+    let gone: Vec<Range> = log.lost().iter().copied().chain(told_now).collect();
+    let void: Vec<Range> = log.void().iter().copied().chain(passed_over).chain(unknown).collect();
+    for (name, ranges) in [(ranges::LOST, gone), (ranges::VOID, void)] {
+        if !ranges.is_empty() {
+            let path = folder.join(name);
+            ranges::write(&path, &ranges::joined(ranges)).map_err(SalvageError::target("write", &path))?;
+        }
     }
     let (mut witness, _) = Witness::open(folder).map_err(SalvageError::target("write the witness in", folder))?;
     witness

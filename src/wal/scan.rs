@@ -16,6 +16,7 @@ use std::path::Path;
 use memchr::memmem;
 
 use super::frame::{self, FRAME_BYTES_MAX, HEADER_BYTES, Header, Key};
+use super::ranges;
 use crate::record::Sequence;
 
 /// How much is read at once.
@@ -44,20 +45,41 @@ pub struct Tail {
 }
 
 impl Index {
-    /// Scans the file.
+    /// Scans the file. Frames of sequences that are known to hold nothing (`told`, in order) are left out: of a commit that
+    /// was cut off long ago, and would come back.
     ///
     /// # Errors
     /// The system's. A damaged file is no error: what is intact is found.
-    pub fn scan(path: &Path, key: Key) -> io::Result<Self> {
+    pub fn scan(path: &Path, key: Key, told: &[ranges::Range]) -> io::Result<Self> {
         let file = File::open(path)?;
         let mut read = |free: &mut [u8], offset| file.read_at(free, offset);
-        let (frames, broken) = search(&mut read, key)?;
-        Ok(Self {
+        let found = search(&mut read, key)?;
+        Ok(Self::of(file, key, found, told))
+    }
+
+    fn of(file: File, key: Key, (mut frames, mut broken): Frames, told: &[ranges::Range]) -> Self {
+        let is_told = |sequence: Sequence| {
+            let at = told.partition_point(|(_, last)| *last < sequence);
+            told.get(at).is_some_and(|(first, _)| *first <= sequence)
+        };
+        frames.retain(|(header, _)| !is_told(header.first));
+        broken.retain(|(first, _)| !is_told(*first));
+        Self {
             file,
             key,
             frames,
             broken,
-        })
+        }
+    }
+
+    /// The last sequence, up to `limit`, that any frame is of, broken ones included.
+    #[must_use]
+    pub fn last_seen(&self, limit: Sequence) -> Option<Sequence> {
+        let whole = self.frames.iter().map(|(header, _)| header.commit_last());
+        whole
+            .chain(self.broken.iter().map(|(_, last)| *last))
+            .filter(|last| *last <= limit)
+            .max()
     }
 
     /// As [`scan`](Self::scan), and where the disk does not give what is in the file, that counts as zeros; also tells how
@@ -65,7 +87,7 @@ impl Index {
     ///
     /// # Errors
     /// The file cannot be opened.
-    pub fn scan_past_faults(path: &Path, key: Key) -> io::Result<(Self, u64)> {
+    pub fn scan_past_faults(path: &Path, key: Key, told: &[ranges::Range]) -> io::Result<(Self, u64)> {
         let file = File::open(path)?;
         // The kernel reads further ahead, where it can.
         if let Err(error) = rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::Sequential) {
@@ -74,15 +96,9 @@ impl Index {
         let size = file.metadata()?.len();
         let mut faulty = 0;
         let mut read = past_faults(size, &mut faulty, |free, offset| file.read_at(free, offset));
-        let (frames, broken) = search(&mut read, key)?;
+        let found = search(&mut read, key)?;
         drop(read);
-        let index = Self {
-            file,
-            key,
-            frames,
-            broken,
-        };
-        Ok((index, faulty))
+        Ok((Self::of(file, key, found, told), faulty))
     }
 
     /// The last commit of which anything is here. Whatever lies before it was on disk before it was written.
@@ -402,7 +418,7 @@ mod tests {
     fn scan(bytes: &[u8]) -> Index {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), bytes).unwrap();
-        Index::scan(file.path(), KEY).unwrap()
+        Index::scan(file.path(), KEY, &[]).unwrap()
     }
 
     proptest! {

@@ -14,8 +14,9 @@ use super::archive::{Archive, ArchiveError, Archived, Part, Witnessed};
 use super::frame;
 use super::generations::Entry;
 use super::log::lock;
+use super::reader::View as _;
 use super::scan::{Added, Assembled, Index};
-use super::{Letter, Watermarks, lost};
+use super::{Letter, Watermarks, generations, ranges};
 use crate::record::{ENCODING, RecordRef, Sequence};
 
 /// How many generations are read at once: one more than a small machine has cores, since some wait for the disk.
@@ -30,6 +31,8 @@ pub struct Lost {
     pub last: Sequence,
     /// Why, as far as that can be seen.
     pub reason: String,
+    /// The log went on without them: they were never acknowledged, although the watermark is past them.
+    pub passed: bool,
 }
 
 /// What one log is like.
@@ -81,7 +84,7 @@ pub fn verify(log: &Archived, progress: &(dyn Fn(u64) + Sync)) -> Result<Verifie
                 loop {
                     let at = next.fetch_add(1, Ordering::Relaxed);
                     let Some((entry, end)) = segments.get(at) else { return };
-                    let found = read(log.part(), entry, *end, &mut |_, _| Ok(()));
+                    let found = read(log, entry, *end, &mut |_, _| Ok(()));
                     lock(&results).push((at, found.map_err(ArchiveError::io("read", &entry.data_path()))));
                     progress(entry.disk_bytes);
                 }
@@ -91,7 +94,7 @@ pub fn verify(log: &Archived, progress: &(dyn Fn(u64) + Sync)) -> Result<Verifie
     let mut results = std::mem::take(&mut *lock(&results));
     results.sort_by_key(|(at, _)| *at);
     let mut found = Found::default();
-    found.lost.extend(before(log));
+    found.lost.extend(missing(log));
     for (_, result) in results {
         let result = result?;
         found.records += result.records;
@@ -104,16 +107,16 @@ pub fn verify(log: &Archived, progress: &(dyn Fn(u64) + Sync)) -> Result<Verifie
         generations: log.generations(),
         disk_bytes: log.disk_bytes(),
         records: found.records,
-        lost: joined(found.lost, log.lost()),
+        lost: joined(found.lost, &log.told()),
         faults: Vec::new(),
         notes: Vec::new(),
     };
-    tell(log, found.unreadable_bytes, &mut verified)?;
+    tell(log, found.unreadable_bytes, &mut verified);
     Ok(verified)
 }
 
 /// What is wrong, or worth knowing, beside the records.
-fn tell(log: &Archived, unreadable_bytes: u64, verified: &mut Verified) -> Result<(), ArchiveError> {
+fn tell(log: &Archived, unreadable_bytes: u64, verified: &mut Verified) {
     // A log without generations has a witness too: without it nobody can say that nothing is missing.
     let witness = match log.witnessed() {
         Witnessed::Marks(_) => None,
@@ -129,7 +132,7 @@ fn tell(log: &Archived, unreadable_bytes: u64, verified: &mut Verified) -> Resul
     if let Some(fault) = log.lost_fault() {
         verified
             .faults
-            .push(format!("{fault}: what a salvage could not save is told again"));
+            .push(format!("{fault}: what is known to be missing is told again"));
     }
     if unreadable_bytes > 0 {
         verified.faults.push(format!(
@@ -146,8 +149,13 @@ fn tell(log: &Archived, unreadable_bytes: u64, verified: &mut Verified) -> Resul
             "sequences {first} to {last} are not here since a salvage, which has told so"
         ));
     }
+    for (first, last) in log.void() {
+        verified.notes.push(format!(
+            "no record has the sequences {first} to {last}: a start passed them over, so that none is used twice"
+        ));
+    }
     for entry in log.aside() {
-        // Whatever it holds is acknowledged, or never was answered OK.
+        // Whatever of it can be read is acknowledged, or never was answered OK.
         let name = entry
             .folder
             .file_name()
@@ -155,12 +163,11 @@ fn tell(log: &Archived, unreadable_bytes: u64, verified: &mut Verified) -> Resul
             .to_string_lossy()
             .into_owned();
         verified.notes.push(format!(
-            "{name} was set aside in 'damaged' when something in it could not be read ({} bytes); remove it when it is no \
-             longer wanted",
+            "{name} was set aside in 'damaged' when something in it, or behind it, could not be read ({} bytes); remove it \
+             when it is no longer wanted: nothing tells of what was lost with it then",
             entry.disk_bytes
         ));
     }
-    Ok(())
 }
 
 /// Reads every log of a folder.
@@ -168,10 +175,22 @@ fn tell(log: &Archived, unreadable_bytes: u64, verified: &mut Verified) -> Resul
 /// # Errors
 /// As [`verify`], or a gateway has taken the folder meanwhile: what was found may be its doing.
 pub fn verify_all(archive: &Archive, progress: &(dyn Fn(u64) + Sync)) -> Result<Vec<Verified>, ArchiveError> {
-    let verified: Vec<Verified> = archive
-        .logs()
-        .map(|log| verify(log, progress))
-        .collect::<Result<_, _>>()?;
+    let there = archive.logs().map(|log| verify(log, progress));
+    let mut verified: Vec<Verified> = there.collect::<Result<_, _>>()?;
+    verified.extend(archive.gone().iter().map(|part| Verified {
+        part: *part,
+        watermarks: Watermarks::default(),
+        generations: 0,
+        disk_bytes: 0,
+        records: 0,
+        lost: Vec::new(),
+        faults: vec![format!(
+            "the folder '{0}' was made and is gone: what was in it is lost, and nobody knows how much that was. Put it back, \
+             or remove the file '{0}.made' to accept the loss",
+            part.name()
+        )],
+        notes: Vec::new(),
+    }));
     archive.check_unused()?;
     Ok(verified)
 }
@@ -184,15 +203,28 @@ pub(super) struct Found {
     pub(super) unreadable_bytes: u64,
 }
 
-/// What is missing before the first generation.
-pub(super) fn before(log: &Archived) -> Option<Lost> {
+/// What is missing before the first generation: what the log went on without, and what it does not know of yet.
+pub(super) fn missing(log: &Archived) -> Vec<Lost> {
     let marks = log.watermarks();
-    let first = log.segments().next().map_or(marks.next, |(entry, _)| entry.first);
-    (marks.acked + 1 < first).then(|| Lost {
-        first: marks.acked + 1,
-        last: first - 1,
+    let first = log
+        .segments()
+        .next()
+        .map_or(marks.committed + 1, |(entry, _)| entry.first);
+    let passed = log.unsent().iter().map(|(first, last)| Lost {
+        first: *first,
+        last: *last,
+        reason: "it could not be read when its turn came; what is left of its generation is in 'damaged'".to_owned(),
+        passed: true,
+    });
+    // It may have been told at a start, and not been passed yet.
+    let unknown = ranges::unknown(marks.acked + 1, first.saturating_sub(1), log.unsent());
+    let gone = unknown.into_iter().map(|(first, last)| Lost {
+        first,
+        last,
         reason: "their generation is missing".to_owned(),
-    })
+        passed: false,
+    });
+    passed.chain(gone).collect()
 }
 
 /// Reads one generation, which holds the sequences before `end`: each intact entry is given to `each`, in order.
@@ -200,23 +232,28 @@ pub(super) fn before(log: &Archived) -> Option<Lost> {
 /// # Errors
 /// The system's, or of `each`. What cannot be read is no error.
 pub(super) fn read(
-    part: Part,
+    log: &Archived,
     entry: &Entry,
     end: Sequence,
     each: &mut dyn FnMut(Sequence, &[u8]) -> io::Result<()>,
 ) -> io::Result<Found> {
     let mut found = Found::default();
-    let index = match Index::scan_past_faults(&entry.data_path(), entry.key) {
+    let told = log.told();
+    let index = match Index::scan_past_faults(&entry.data_path(), entry.key, &told) {
         Ok((index, unreadable_bytes)) => {
             found.unreadable_bytes = unreadable_bytes;
             index
         }
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+        Err(error) if generations::is_damage(&error) => {
             if entry.first < end {
                 found.lost.push(Lost {
                     first: entry.first,
                     last: end - 1,
-                    reason: "their generation's file is missing".to_owned(),
+                    reason: match error.kind() {
+                        io::ErrorKind::NotFound => "their generation's file is missing".to_owned(),
+                        _ => format!("their generation's file cannot be read: {error}"),
+                    },
+                    passed: false,
                 });
             }
             return Ok(found);
@@ -227,7 +264,14 @@ pub(super) fn read(
         true => "damaged: a checksum does not hold".to_owned(),
         false => "missing: nothing of them is in the file".to_owned(),
     };
-    let mut lose = |first: Sequence, last: Sequence, reason: String| found.lost.push(Lost { first, last, reason });
+    let mut lose = |first: Sequence, last: Sequence, reason: String| {
+        found.lost.push(Lost {
+            first,
+            last,
+            reason,
+            passed: false,
+        });
+    };
     let mut chunk = Assembled::from(entry.first);
     let mut bytes = Vec::new();
     let mut at = 0;
@@ -264,7 +308,7 @@ pub(super) fn read(
             if sequence >= end {
                 break;
             }
-            match decodes(part, bytes) {
+            match decodes(log.part(), bytes) {
                 Ok(()) => {
                     each(sequence, bytes)?;
                     records += 1;
@@ -305,13 +349,14 @@ pub(super) fn joined(mut lost: Vec<Lost>, known: &[(Sequence, Sequence)]) -> Vec
     lost.sort_by_key(|range| range.first);
     let mut joined: Vec<Lost> = Vec::new();
     for range in lost {
-        for (first, last) in lost::unknown(range.first, range.last, known) {
+        for (first, last) in ranges::unknown(range.first, range.last, known) {
             match joined.last_mut() {
                 Some(before) if before.last + 1 == first && before.reason == range.reason => before.last = last,
                 _ => joined.push(Lost {
                     first,
                     last,
                     reason: range.reason.clone(),
+                    passed: range.passed,
                 }),
             }
         }

@@ -27,7 +27,7 @@ pub(super) fn gateway(address: &str, status: &Value) -> String {
         let damaged = counted(damaged, "record");
         rows.add(
             "damage",
-            format!("{damaged} found damaged since its start; its log names them"),
+            format!("{damaged} cannot be read; the gateway's log and `tidegate wal verify` name them"),
         );
     }
     rows.add("dead letters", records(status, "/dead_letters"));

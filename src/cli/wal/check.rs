@@ -80,7 +80,7 @@ impl<'a> ToldLost<'a> {
             first: lost.first,
             last: lost.last,
             records: lost.last - lost.first + 1,
-            acked: lost.last <= acked,
+            acked: lost.last <= acked && !lost.passed,
             reason: &lost.reason,
         }
     }
@@ -226,6 +226,7 @@ fn verify_online(flags: &Verify, config: &Config) -> Result<()> {
             first: *first,
             last: *last,
             reason: "it cannot be read".to_owned(),
+            passed: false,
         }));
         from = page.next;
         bar.set_position(from);

@@ -67,7 +67,7 @@ gateway edge-7 on 127.0.0.1:4001, version 0.1.0
   rates         in 0.2 records/s, out ? records/s, not draining
   watermarks    trimmed 0, acknowledged 120, committed 132, next 133
   disk          192.0 MiB of 64.0 GiB (0.2%), 69.9 GiB free on its file system, 3 generations
-  damage        1 record found damaged since its start; its log names them
+  damage        1 record cannot be read; the gateway's log and `tidegate wal verify` name them
   dead letters  2 records
   held          3 records of 1001 topics
                 orders: 3 records for 11days 13h, it does not exist: make it

@@ -1,0 +1,200 @@
+//! Ranges of sequences that hold no record, in small files: what is remembered of a loss, and of what never was.
+//!
+//! ```text
+//! a line for each range, "<first> <last>", decimal; then "crc32c " and the checksum of those lines, 8 hexadecimal digits
+//!
+//! lost            in a log's folder: what a salvage could not save
+//! void            in a log's folder: sequences that a start passed over. A commit that a crash cut off may have had them,
+//!                 or a damaged one; no record gets the sequence of another, and whoever comes there learns that it is no news
+//! gen-../damaged  in a generation's folder: what was committed, not acknowledged yet, and could not be read
+//! ```
+//! Without them a loss would be told again for ever, or be forgotten once the watermark has passed it.
+//!
+//! Knows nothing of why something was lost.
+
+use std::fs::{self, OpenOptions};
+use std::io::{self, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::Path;
+
+use super::{durable, generations};
+use crate::record::Sequence;
+
+/// What a salvage could not save.
+pub const LOST: &str = "lost";
+/// What a start passed over.
+pub const VOID: &str = "void";
+/// What of a generation could not be read.
+pub const DAMAGED: &str = "damaged";
+/// What the last line begins with.
+const SUM: &str = "crc32c ";
+/// Bytes of a list that is believed: more ranges than a log of 64 GiB has frames are no list.
+const BYTES_MAX: usize = 256 << 20;
+
+/// A range: both ends are in it.
+pub type Range = (Sequence, Sequence);
+
+/// The ranges in the file; none where there is no such file.
+///
+/// # Errors
+/// The system's, or `InvalidData`: it is not what was written.
+pub fn read(path: &Path) -> io::Result<Vec<Range>> {
+    let text = match fs::read_to_string(path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(error),
+    };
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let damaged = |what: String| io::Error::new(io::ErrorKind::InvalidData, format!("{name}: {what}"));
+    let lines = text.rfind(SUM).and_then(|at| text.get(..at)).unwrap_or_default();
+    if lines.len() > BYTES_MAX || with_sum(lines.to_owned()) != text {
+        return Err(damaged("its checksum does not hold".to_owned()));
+    }
+    let ranges = lines.lines().map(|line| {
+        let range = line.split_once(' ').and_then(|(first, last)| {
+            let range = (first.parse().ok()?, last.parse().ok()?);
+            (range.0 <= range.1).then_some(range)
+        });
+        range.ok_or_else(|| damaged(format!("{line:?} is no range")))
+    });
+    ranges.collect()
+}
+
+/// What of a log's sequences holds nothing and is no news.
+#[derive(Debug, Default)]
+pub struct Told {
+    /// A salvage could not save them.
+    pub lost: Vec<Range>,
+    /// No record ever had them, or it was lost before anybody was sure of it.
+    pub void: Vec<Range>,
+    /// Why one of them is not known.
+    pub fault: Option<String>,
+}
+
+impl Told {
+    /// Reads both lists of a log.
+    ///
+    /// # Errors
+    /// The system's. A damaged list is empty, and its fault is told.
+    pub fn read(folder: &Path) -> io::Result<Self> {
+        let mut told = Self::default();
+        let mut list = |name| match read(&folder.join(name)) {
+            Err(error) if error.kind() == io::ErrorKind::InvalidData || generations::is_damage(&error) => {
+                told.fault = Some(error.to_string());
+                Ok(Vec::new())
+            }
+            list => list,
+        };
+        let (lost, void) = (list(LOST)?, list(VOID)?);
+        Ok(Self { lost, void, ..told })
+    }
+
+    /// Both, in order.
+    #[must_use]
+    pub fn all(&self) -> Vec<Range> {
+        joined([self.lost.as_slice(), &self.void].concat())
+    }
+}
+
+/// Puts the ranges in the file, durably: all of them, or the file stays as it was.
+///
+/// # Errors
+/// The system's.
+pub fn write(path: &Path, ranges: &[Range]) -> io::Result<()> {
+    let temporary = path.with_extension("new");
+    let mut options = OpenOptions::new();
+    let mut file = options
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(&temporary)?;
+    file.write_all(text(ranges).as_bytes())?;
+    file.sync_all()?;
+    fs::rename(&temporary, path)?;
+    path.parent().map_or(Ok(()), durable::sync_folder)
+}
+
+/// In order, what overlaps or follows on joined.
+#[must_use]
+pub fn joined(mut ranges: Vec<Range>) -> Vec<Range> {
+    ranges.sort_unstable();
+    let mut joined: Vec<Range> = Vec::new();
+    for (first, last) in ranges {
+        match joined.last_mut() {
+            Some(before) if first <= before.1.saturating_add(1) => before.1 = before.1.max(last),
+            _ => joined.push((first, last)),
+        }
+    }
+    joined
+}
+
+fn text(ranges: &[Range]) -> String {
+    let lines: Vec<String> = ranges.iter().map(|(first, last)| format!("{first} {last}\n")).collect();
+    with_sum(lines.concat())
+}
+
+fn with_sum(lines: String) -> String {
+    let sum = crc32c::crc32c(lines.as_bytes());
+    lines + &format!("{SUM}{sum:08x}\n")
+}
+
+/// The parts of `first ..= last` that are not in `known`, which is in order.
+#[must_use]
+pub fn unknown(first: Sequence, last: Sequence, known: &[Range]) -> Vec<Range> {
+    let mut left = Vec::new();
+    let mut at = first;
+    for (from, to) in known {
+        if *to < at || *from > last {
+            continue;
+        }
+        if *from > at {
+            left.push((at, from - 1));
+        }
+        at = to + 1;
+    }
+    if at <= last {
+        left.push((at, last));
+    }
+    left
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::indexing_slicing)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_written_is_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join(LOST);
+        assert_eq!(read(&path).unwrap(), vec![]);
+        let ranges = vec![(3, 3), (7, 900)];
+        write(&path, &ranges).unwrap();
+        assert_eq!(read(&path).unwrap(), ranges);
+        let whole = text(&ranges).into_bytes();
+        for at in 0..whole.len() {
+            let mut flipped = whole.clone();
+            flipped[at] ^= 4;
+            for bytes in [&flipped[..], &whole[..at]] {
+                fs::write(&path, bytes).unwrap();
+                assert_eq!(read(&path).unwrap_err().kind(), io::ErrorKind::InvalidData);
+            }
+        }
+    }
+
+    #[test]
+    fn what_meets_is_joined() {
+        let ranges = vec![(8, 8), (3, 4), (5, 6), (10, 12), (11, 11)];
+        assert_eq!(joined(ranges), vec![(3, 6), (8, 8), (10, 12)]);
+    }
+
+    #[test]
+    fn only_what_is_not_known_is_left() {
+        let known = [(3, 4), (8, 8)];
+        assert_eq!(unknown(1, 10, &known), vec![(1, 2), (5, 7), (9, 10)]);
+        assert_eq!(unknown(3, 4, &known), vec![]);
+        assert_eq!(unknown(4, 8, &known), vec![(5, 7)]);
+        assert_eq!(unknown(9, 9, &known), vec![(9, 9)]);
+    }
+}
