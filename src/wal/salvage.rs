@@ -89,6 +89,8 @@ pub struct Salvaged {
     pub acked: Sequence,
     /// The sequence that the next record gets.
     pub next: Sequence,
+    /// Its folder is gone: nobody knows what was in it.
+    pub gone: bool,
 }
 
 /// Copies what can be read of `source` to `target`, as the log `id`. `progress` is told of bytes that were read.
@@ -131,6 +133,15 @@ fn fill(source: &Archive, id: WalId, work: &Path, progress: &dyn Fn(u64)) -> Res
     for log in source.logs() {
         salvaged.push(copy(log, &log.part().folder(work), progress)?);
     }
+    salvaged.extend(source.gone().iter().map(|part| Salvaged {
+        part: *part,
+        records: 0,
+        lost: Vec::new(),
+        unknown: None,
+        acked: 0,
+        next: 1,
+        gone: true,
+    }));
     source.check_unused()?;
     let path = work.join(identity::IDENTITY);
     write(&path, &identity::text(id)).map_err(SalvageError::target("write", &path))?;
@@ -262,6 +273,7 @@ fn copy(log: &Archived, folder: &Path, progress: &dyn Fn(u64)) -> Result<Salvage
         unknown,
         acked,
         next: committed + 1,
+        gone: false,
     })
 }
 

@@ -306,13 +306,13 @@ pub(super) fn salvage(flags: &Salvage, config: &Config) -> Result<()> {
         "Start a gateway on it (wal.path = \"{to}\"), or send it with `tidegate wal replay --wal {to}`: what Kafka had already \
          carries the same identity and is landed once"
     );
-    let unknown = salvaged.iter().any(|log| log.unknown.is_some());
+    let unknown = salvaged.iter().any(|log| log.unknown.is_some() || log.gone);
     if lost == 0 && !unknown {
         eprintln!("{to} has everything that was in {}. {next}", path.display());
         return Ok(());
     }
     let lost = match lost {
-        0 => "whether something is lost at the log's end is not known".to_owned(),
+        0 => "whether something is lost is not known".to_owned(),
         lost => format!("{} lost", counted(lost, "record")),
     };
     Err(Damage(format!(
@@ -324,6 +324,9 @@ pub(super) fn salvage(flags: &Salvage, config: &Config) -> Result<()> {
 
 fn saved(log: &Salvaged, json: bool) -> Result<String> {
     let lost: Vec<ToldLost<'_>> = log.lost.iter().map(|lost| ToldLost::of(lost, log.acked)).collect();
+    let gone = log
+        .gone
+        .then_some("its folder was made and is gone: what was in it is lost, and nobody knows how much that was");
     if json {
         let told = Told {
             log: log.part.name(),
@@ -335,10 +338,13 @@ fn saved(log: &Salvaged, json: bool) -> Result<String> {
             records: log.records,
             lost,
             unknown: log.unknown,
-            faults: Vec::new(),
+            faults: gone.into_iter().collect(),
             notes: Vec::new(),
         };
         return Ok(format!("{}\n", serde_json::to_string(&told)?));
+    }
+    if let Some(gone) = gone {
+        return Ok(format!("{}\n  FAULT       {gone}\n", log.part.name()));
     }
     let mut text = format!(
         "{}\n  saved       {}; acknowledged up to {}, the next sequence is {}\n",
