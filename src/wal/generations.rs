@@ -7,8 +7,8 @@
 //! gone-...                                     on its way out; removed at the next chance
 //! damaged/gen-...                              set aside because something in it, or behind it, could not be read
 //! ```
-//! What a generation holds at or beyond the next one's first sequence is void: a torn commit from before a
-//! crash. So a generation ends where the next begins.
+//! What a generation holds at or beyond the next one's first sequence is void. So a generation ends where the next
+//! begins.
 //!
 //! Knows folders and sequences. Knows nothing of the queue, the witness, or who reads.
 
