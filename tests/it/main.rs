@@ -16,6 +16,7 @@ mod cli_doctor;
 mod cli_status;
 mod crash;
 mod damage;
+mod faults;
 mod forward;
 mod harness;
 mod heal;
@@ -47,6 +48,8 @@ fn main() -> ExitCode {
         crash::CASES,
         damage::CASES,
         damage::folder::CASES,
+        faults::calls::CASES,
+        faults::power::CASES,
         land::CASES,
         land_faults::CASES,
         land_files::CASES,

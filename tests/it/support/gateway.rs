@@ -19,14 +19,20 @@ const START_LIMIT: Duration = Duration::from_secs(30);
 /// A bootstrap address where nobody answers: Kafka is away.
 pub const NOWHERE: &str = "127.0.0.1:9";
 
-/// What goes into the configuration file.
+/// What goes into the configuration file, and into the environment.
 #[derive(Clone)]
-pub struct Config(toml::Table);
+pub struct Config {
+    table: toml::Table,
+    environment: Vec<(String, String)>,
+}
 
 impl Config {
     /// Free ports, log lines as JSON, and `kafka` as the broker.
     pub fn new(bootstrap: &str) -> Self {
-        let mut config = Self(toml::Table::new());
+        let mut config = Self {
+            table: toml::Table::new(),
+            environment: Vec::new(),
+        };
         config
             .set("gateway.id", "under-test")
             .set("http.listen", "127.0.0.1:0")
@@ -64,7 +70,7 @@ impl Config {
     /// Declares a source for the lander, with keys such as `("field_count", 4)`.
     pub fn landed(&mut self, name: &str, topic: &str, keys: &[(&str, toml::Value)]) -> &mut Self {
         self.source(name, topic, None);
-        let sources = self.0.get_mut("source").and_then(toml::Value::as_array_mut);
+        let sources = self.table.get_mut("source").and_then(toml::Value::as_array_mut);
         let source = sources
             .and_then(|sources| sources.last_mut())
             .and_then(toml::Value::as_table_mut);
@@ -84,18 +90,29 @@ impl Config {
         if let Some(key) = key {
             source.insert("key".to_owned(), key.into());
         }
-        let sources = self.0.entry("source").or_insert_with(|| toml::Value::Array(Vec::new()));
+        let sources = self
+            .table
+            .entry("source")
+            .or_insert_with(|| toml::Value::Array(Vec::new()));
         sources.as_array_mut().expect("an array").push(source.into());
+        self
+    }
+
+    /// A variable of the process's environment, in place of one of this name; `None`: no longer.
+    pub fn environment(&mut self, name: &str, value: Option<&str>) -> &mut Self {
+        self.environment.retain(|(known, _)| known != name);
+        let value = value.map(|value| (name.to_owned(), value.to_owned()));
+        self.environment.extend(value);
         self
     }
 
     /// The file.
     pub fn text(&self) -> String {
-        self.0.to_string()
+        self.table.to_string()
     }
 
     fn section(&mut self, name: &str) -> &mut toml::Table {
-        let section = self.0.entry(name).or_insert_with(|| toml::Table::new().into());
+        let section = self.table.entry(name).or_insert_with(|| toml::Table::new().into());
         section.as_table_mut().expect("a table")
     }
 }
@@ -122,38 +139,61 @@ impl Gateway {
 
     /// Starts one on `folder`, which another may have left; returns once both listeners are open.
     pub fn start_in(folder: Arc<tempfile::TempDir>, config: &Config) -> Self {
+        let mut gateway = Self::spawned(folder, config);
+        gateway.wait_for_listeners();
+        gateway
+    }
+
+    fn spawned(folder: Arc<tempfile::TempDir>, config: &Config) -> Self {
         let mut config = config.clone();
         let wal = folder.path().join("wal");
         config.set("wal.path", wal.to_str().expect("UTF-8"));
         let log = folder.path().join("log");
         let child = spawn(folder.path(), &config, &log);
-        let mut gateway = Self {
+        Self {
             folder,
             config,
             child,
             log,
             ingest: String::new(),
             admin: String::new(),
-        };
-        gateway.wait_for_listeners();
-        gateway
+        }
     }
 
     fn wait_for_listeners(&mut self) {
+        assert!(
+            self.serves(),
+            "the gateway ended ({:?}) instead of serving:\n{}",
+            self.child.try_wait(),
+            self.log()
+        );
+    }
+
+    /// Waits until it serves; false: it has ended instead.
+    fn serves(&mut self) -> bool {
         let child = &mut self.child;
         let log = &self.log;
-        (self.ingest, self.admin) = poll("the gateway's listeners", START_LIMIT, || {
-            let lines = fs::read_to_string(log).unwrap_or_default();
+        let addresses = poll("the gateway's listeners", START_LIMIT, || {
             let ended = child.try_wait().expect("its state is known");
-            assert!(
-                ended.is_none(),
-                "the gateway ended ({ended:?}) instead of serving:\n{lines}"
-            );
-            Some((
-                address(&lines, "ingest listening")?,
-                address(&lines, "admin listening")?,
-            ))
+            let lines = fs::read_to_string(log).unwrap_or_default();
+            let both = address(&lines, "ingest listening").zip(address(&lines, "admin listening"));
+            (ended.is_some() || both.is_some()).then_some(both.filter(|_| ended.is_none()))
         });
+        let Some(addresses) = addresses else { return false };
+        (self.ingest, self.admin) = addresses;
+        true
+    }
+
+    /// [`start_in`](Self::start_in) of one that may end instead of serving.
+    pub fn try_start_in(folder: Arc<tempfile::TempDir>, config: &Config) -> Option<Self> {
+        let mut gateway = Self::spawned(folder, config);
+        gateway.serves().then_some(gateway)
+    }
+
+    /// [`restart`](Self::restart) of one that may end instead of serving; whether it serves.
+    pub fn try_restart(&mut self) -> bool {
+        self.child = spawn(self.folder.path(), &self.config, &self.log);
+        self.serves()
     }
 
     /// SIGKILL, and a new process on the same folder with the same configuration.
@@ -173,6 +213,11 @@ impl Gateway {
         self.child = spawn(self.folder.path(), &self.config, &self.log);
         std::thread::sleep(pause);
         self.sigkill();
+    }
+
+    /// The configuration of the next start.
+    pub fn config(&mut self) -> &mut Config {
+        &mut self.config
     }
 
     /// The next start has this setting.
@@ -320,6 +365,7 @@ fn spawn(folder: &Path, config: &Config, log: &Path) -> Child {
         .arg("--config")
         .arg(&file)
         .arg("serve")
+        .envs(config.environment.iter().map(|(name, value)| (name, value)))
         .current_dir(folder)
         .stdout(log.try_clone().expect("a second handle"))
         .stderr(log)
