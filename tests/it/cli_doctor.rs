@@ -22,6 +22,7 @@ cases!["cli::doctor":
     where_nothing_works_each_failure_says_what_to_do [],
     a_wrong_configuration_is_exit_2_and_the_disk_is_looked_at [],
     memory_is_no_disk [],
+    an_advertised_name_that_does_not_resolve_is_named [OwnKafka],
     a_topic_that_is_missing_or_too_small_is_told [Kafka],
     a_gateway_that_runs_is_asked_and_its_log_left_alone [],
     a_server_that_wants_another_password_is_told_without_it [Postgres],
@@ -249,6 +250,24 @@ fn memory_is_no_disk() {
     );
     assert_eq!(said.ended.code, Some(3));
     assert_eq!(contents(folder.path()), BTreeMap::new());
+}
+
+fn an_advertised_name_that_does_not_resolve_is_named() {
+    let kafka = Kafka::private_advertising("kafka-node-1.invalid");
+    let folder = tempfile::tempdir().unwrap();
+    let said = doctor(&config(folder.path(), kafka.bootstrap()).text());
+    let (_, port) = kafka.bootstrap().split_once(':').unwrap();
+    let name = format!("broker 1 advertises kafka-node-1.invalid:{port}, a name that this machine cannot resolve");
+    said.says(
+        "kafka",
+        "advertised by 1",
+        "failure",
+        &[&name, "set advertised.listeners", "/etc/hosts"],
+    );
+    said.says("kafka", "login", "ok", &["1 broker"]);
+    // That much the broker tells all the same.
+    said.says("kafka", "topic trip_pro", "failure", &["no such topic"]);
+    assert_eq!(said.ended.code, Some(3));
 }
 
 fn a_topic_that_is_missing_or_too_small_is_told() {

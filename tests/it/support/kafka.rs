@@ -78,6 +78,11 @@ impl Kafka {
         Self::make(cluster, "127.0.0.1", |_| Vec::new())
     }
 
+    /// [`Kafka::private`] that sends its clients to this host, which need not exist.
+    pub fn private_advertising(host: &str) -> Kafka {
+        Self::make(CLUSTER, host, |_| Vec::new())
+    }
+
     /// [`Kafka::private`] with a second listener, for TLS with a certificate of `authority` and the user `gw` with the
     /// password `secret`; also gives that listener's address.
     pub fn private_secure(authority: &Authority) -> (Kafka, String) {
