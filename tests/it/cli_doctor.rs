@@ -23,6 +23,7 @@ cases!["cli::doctor":
     a_wrong_configuration_is_exit_2_and_the_disk_is_looked_at [],
     memory_is_no_disk [],
     an_advertised_name_that_does_not_resolve_is_named [OwnKafka],
+    an_advertised_port_that_refuses_is_named [OwnKafka],
     a_topic_that_is_missing_or_too_small_is_told [Kafka],
     a_gateway_that_runs_is_asked_and_its_log_left_alone [],
     a_server_that_wants_another_password_is_told_without_it [Postgres],
@@ -265,9 +266,27 @@ fn an_advertised_name_that_does_not_resolve_is_named() {
         &[&name, "set advertised.listeners", "/etc/hosts"],
     );
     said.says("kafka", "login", "ok", &["1 broker"]);
-    // That much the broker tells all the same.
-    said.says("kafka", "topic trip_pro", "failure", &["no such topic"]);
-    assert_eq!(said.ended.code, Some(3));
+    said.says("kafka", "topics", "warning", &["not looked at", "run doctor again"]);
+    said.fails(3, &[("kafka", "advertised by 1")]);
+}
+
+fn an_advertised_port_that_refuses_is_named() {
+    let kafka = Kafka::private_advertising("127.0.0.1:1");
+    let folder = tempfile::tempdir().unwrap();
+    let said = doctor(&config(folder.path(), kafka.bootstrap()).text());
+    said.says("kafka", "login", "ok", &["1 broker"]);
+    said.says(
+        "kafka",
+        "advertised by 1",
+        "failure",
+        &[
+            "broker 1 advertises 127.0.0.1:1",
+            "connection refused",
+            "stay safe in the log",
+        ],
+    );
+    said.says("kafka", "topics", "warning", &["not looked at"]);
+    said.fails(3, &[("kafka", "advertised by 1")]);
 }
 
 fn a_topic_that_is_missing_or_too_small_is_told() {

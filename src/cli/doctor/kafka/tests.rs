@@ -138,7 +138,7 @@ fn a_broker_that_lets_nobody_in_says_why() {
             why,
             text: text.to_owned(),
         }];
-        move |findings: &mut Findings| refused(&reasons, None, findings)
+        move |findings: &mut Findings| refused("login", &reasons, None, findings)
     };
     says(of(Why::Authentication, "SASL"), Failure, &["SASL", "sasl.password"]);
     says(
@@ -149,7 +149,7 @@ fn a_broker_that_lets_nobody_in_says_why() {
     says(of(Why::Transport, "bad certificate"), Failure, &["ssl.ca.location"]);
     says(of(Why::Transport, "disconnected"), Failure, &["security.protocol"]);
     says(
-        |findings| refused(&[], None, findings),
+        |findings| refused("login", &[], None, findings),
         Failure,
         &["openssl s_client", "SASL_SSL"],
     );
