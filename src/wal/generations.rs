@@ -29,7 +29,7 @@ use crate::record::Sequence;
 pub const DAMAGED: &str = "damaged";
 
 /// An empty file in a generation's folder: it is to be set aside, also after a restart.
-const DAMAGED_MARK: &str = "damaged";
+pub const DAMAGED_MARK: &str = "damaged";
 
 /// What of the acknowledged generations is kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

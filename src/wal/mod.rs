@@ -46,6 +46,7 @@ mod rewind;
 mod salvage;
 mod scan;
 mod signal;
+mod signs;
 #[cfg(test)]
 mod tests;
 mod verify;
@@ -71,6 +72,7 @@ pub use reader::{Chunk, Read, Reader};
 pub use rewind::{RewindError, Rewound};
 pub use salvage::{GUESSED, SalvageError, Salvaged, salvage};
 pub use signal::Signal;
+pub use signs::signs;
 pub use verify::{Lost, Verified, verify_all};
 pub use witness::Marks;
 pub use writer::COMMIT_BYTES_MAX;

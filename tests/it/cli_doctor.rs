@@ -342,7 +342,22 @@ fn a_gateway_that_runs_is_asked_and_its_log_left_alone() {
     let said = doctor(&config.text());
     said.says("log disk", "in use", "ok", &["no gateway has the log open"]);
     said.says("log disk", "identity", "ok", &["the log "]);
+    said.says("log disk", "damage", "ok", &["none shows"]);
     assert_eq!(contents(&gateway.wal()), before, "the log is as it was");
+
+    // Without the witness nobody knows what was committed: seen, and not made anew.
+    let witness = gateway.wal().join("witness");
+    let away = folder.path().join("witness");
+    fs::rename(&witness, &away).unwrap();
+    let said = doctor(&config.text());
+    said.says(
+        "log disk",
+        "damage",
+        "warning",
+        &["the witness is missing", "tidegate wal verify"],
+    );
+    assert!(!witness.exists());
+    fs::rename(&away, &witness).unwrap();
     gateway.restart();
     assert_eq!(gateway.status()["wal"]["committed"], Value::from(1));
 }
