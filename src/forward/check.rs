@@ -7,10 +7,10 @@
 //!
 //! # Whom librdkafka asks
 //! On its first connection librdkafka asks for the brokers, before any question of ours can get there. With that answer
-//! it gives up the configured addresses for the advertised ones, and whatever was asked meanwhile is asked again there:
-//! where these lead nowhere, our questions almost never get an answer, whoever asks first. So the brokers are
-//! not asked for but taken from its statistics, which have what that first answer told; and topics are asked for
-//! only where an advertised address answers.
+//! it gives up the configured addresses for the advertised ones and closes the connection: a question of ours that is on
+//! its way is answered just before that, or asked again at the advertised address, which may lead nowhere. A new
+//! client has the same race again. So the brokers are not asked for but taken from its statistics, which have what
+//! that first answer told; and topics are asked for only where an advertised address answers.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
