@@ -1,5 +1,5 @@
 //! `wal verify` and `wal salvage` of a large folder, each against its limit: reading the same files from end to end,
-//! and copying them with an fsync.
+//! and copying them with an fsync. And the memory of every verb that goes through the whole folder.
 //!
 //! `cargo bench --bench offline`; alternating runs, min / median / max. `TIDEGATE_BENCH_BYTES` is the folder's size,
 //! 1 GiB unless told, `TIDEGATE_BENCH_DIR` says on which disk.
@@ -205,6 +205,17 @@ fn main() {
             fs::remove_dir_all(&new).unwrap();
         }
     }
+    // Of these only the memory: what they write is so much more than what they read that no limit compares.
+    let export = folder.path().join("export.jsonl.zst");
+    let (from, to) = (wal.to_str().unwrap(), export.to_str().unwrap());
+    let mut passing = [Vec::new(), Vec::new(), Vec::new()];
+    for _ in 0..runs() {
+        passing[0].push(tidegate(&["list", "--limit", "0", "--wal", from]));
+        passing[1].push(tidegate(&["export", "--output", to, "--wal", from]));
+        println!("the export: {} MiB", fs::metadata(&export).unwrap().len() >> 20);
+        fs::remove_file(&export).unwrap();
+        passing[2].push(tidegate(&["replay", "--all", "--dry-run", "--wal", from]));
+    }
     let row = |name: &str, figures: &[f64]| Row {
         name: name.to_owned(),
         figures: figures.to_vec(),
@@ -219,6 +230,9 @@ fn main() {
         row("limit", &[RSS_MIB_MAX]),
         row("wal verify", &memory[0]),
         row("wal salvage", &memory[1]),
+        row("wal list --limit 0", &passing[0]),
+        row("wal export to a .zst", &passing[1]),
+        row("wal replay --all --dry-run", &passing[2]),
     ];
     common::print_table("Memory at its peak", "MiB", &most, "limit");
 }

@@ -4,9 +4,16 @@
 //! Every question has a limit. A broker that cannot be reached, or that lets nobody in, answers no question at all;
 //! why, only librdkafka's error callbacks tell, so they are collected meanwhile. Makes no topic. Does not know
 //! what is good or bad.
+//!
+//! # Whom librdkafka asks
+//! On its first connection librdkafka asks for the brokers, before any question of ours can get there. With that answer
+//! it gives up the configured addresses for the advertised ones and closes the connection: a question of ours that is on
+//! its way is answered just before that, or asked again at the advertised address, which may lead nowhere. A new
+//! client has the same race again. So the brokers are not asked for but taken from its statistics, which have what
+//! that first answer told; and topics are asked for only where an advertised address answers.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use rdkafka::admin::{AdminClient, AdminOptions, ResourceSpecifier};
@@ -16,6 +23,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use rdkafka::message::DeliveryResult;
 use rdkafka::metadata::{Metadata, MetadataTopic};
 use rdkafka::producer::{Producer as _, ProducerContext, ThreadedProducer};
+use rdkafka::statistics::Statistics;
 
 use super::settings::{Kind, settings};
 use super::{Options, verdict};
@@ -24,6 +32,8 @@ use crate::kafka::settings::explain;
 
 /// One question of several, so that a reason that was told meanwhile ends the asking.
 const QUESTION: Duration = Duration::from_secs(3);
+/// How often librdkafka tells its statistics.
+const STATISTICS: Duration = Duration::from_millis(100);
 /// Different reasons that are kept.
 const REASONS_MAX: usize = 16;
 
@@ -36,15 +46,6 @@ pub struct Broker {
     pub host: String,
     /// The port that it advertises.
     pub port: u16,
-}
-
-/// A cluster as it tells of itself.
-#[derive(Debug, Clone)]
-pub struct Cluster {
-    /// Every broker.
-    pub brokers: Vec<Broker>,
-    /// The topics that this user may see.
-    topics: HashMap<String, Topic>,
 }
 
 /// What kind of thing went wrong.
@@ -103,12 +104,38 @@ pub struct Facts {
     pub in_sync_min: Option<u64>,
 }
 
+/// What the callbacks told.
+#[derive(Debug, Clone, Default)]
+struct Told {
+    brokers: Vec<Broker>,
+    reasons: Vec<Reason>,
+}
+
+impl Told {
+    /// Something that does not go away by waiting.
+    fn is_hopeless(&self) -> bool {
+        let sure = |reason: &Reason| matches!(reason.why, Why::Authentication | Why::Tls);
+        self.reasons.iter().any(sure)
+    }
+}
+
 #[derive(Default)]
-struct Heard(Mutex<Vec<Reason>>);
+struct Heard {
+    told: Mutex<Told>,
+    more: Condvar,
+}
 
 impl Heard {
-    fn reasons(&self) -> Vec<Reason> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    fn add(&self, change: impl FnOnce(&mut Told)) {
+        change(&mut self.told.lock().unwrap_or_else(PoisonError::into_inner));
+        self.more.notify_all();
+    }
+
+    /// What was told by the time that it is `enough`, or within the limit.
+    fn wait(&self, limit: Duration, enough: impl Fn(&Told) -> bool) -> Told {
+        let told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        let waited = self.more.wait_timeout_while(told, limit, |told| !enough(told));
+        waited.unwrap_or_else(PoisonError::into_inner).0.clone()
     }
 }
 
@@ -131,9 +158,17 @@ impl ClientContext for Context {
         // The same again differs in its times only.
         let text = reason.split(" (after ").next().unwrap_or(reason).trim().to_owned();
         let reason = Reason { why, text };
-        let mut reasons = self.0.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if reasons.len() < REASONS_MAX && !reasons.contains(&reason) {
-            reasons.push(reason);
+        self.0.add(|told| {
+            if told.reasons.len() < REASONS_MAX && !told.reasons.contains(&reason) {
+                told.reasons.push(reason);
+            }
+        });
+    }
+
+    fn stats(&self, statistics: Statistics) {
+        let brokers = brokers(&statistics);
+        if !brokers.is_empty() {
+            self.0.add(|told| told.brokers = brokers);
         }
     }
 }
@@ -159,7 +194,7 @@ impl Check {
     pub fn new(options: &Options) -> Result<Self, String> {
         let mut config = settings(options, Kind::Probe);
         config.set("allow.auto.create.topics", "false");
-        config.set("statistics.interval.ms", "0");
+        config.set("statistics.interval.ms", STATISTICS.as_millis().to_string());
         let heard = Arc::new(Heard::default());
         let producer = ThreadedProducer::from_config_and_context(&config, Context(Arc::clone(&heard)));
         Ok(Self {
@@ -169,51 +204,39 @@ impl Check {
         })
     }
 
-    /// The cluster as it tells of itself.
+    /// Every broker of the cluster, as they tell of themselves, by number.
     ///
     /// # Errors
     /// What librdkafka complained of meanwhile; nothing when it only waited.
-    pub fn cluster(&self, limit: Duration) -> Result<Cluster, Vec<Reason>> {
-        let end = Instant::now() + limit;
-        loop {
-            // All topics at once: with brokers that cannot be reached where they say, this may be the only answer.
-            if let Ok(metadata) = self.metadata(None, left(end).min(QUESTION)) {
-                let brokers = metadata.brokers().iter().map(|broker| Broker {
-                    id: broker.id(),
-                    host: broker.host().to_owned(),
-                    port: u16::try_from(broker.port()).unwrap_or_default(),
-                });
-                let topics = metadata.topics().iter();
-                return Ok(Cluster {
-                    brokers: brokers.collect(),
-                    topics: topics.map(|topic| (topic.name().to_owned(), judge(topic))).collect(),
-                });
-            }
-            let reasons = self.heard.reasons();
-            // Neither goes away by waiting.
-            let sure = |reason: &Reason| matches!(reason.why, Why::Authentication | Why::Tls);
-            if left(end).is_zero() || reasons.iter().any(sure) {
-                return Err(reasons);
-            }
+    pub fn brokers(&self, limit: Duration) -> Result<Vec<Broker>, Vec<Reason>> {
+        // For the connection, which librdkafka makes for a question: it need not be answered.
+        drop(self.metadata(None, STATISTICS));
+        let told = self
+            .heard
+            .wait(limit, |told| !told.brokers.is_empty() || told.is_hopeless());
+        if !told.brokers.is_empty() {
+            return Ok(told.brokers);
         }
+        // The complaint may be of an advertised address, and come before the statistics that have it.
+        let told = self.heard.wait(3 * STATISTICS, |told| !told.brokers.is_empty());
+        if told.brokers.is_empty() {
+            return Err(told.reasons);
+        }
+        Ok(told.brokers)
     }
 
-    /// What is known of these topics of the `cluster`, in their order. `deep`: also what only a broker at its advertised
-    /// address tells.
-    #[must_use]
-    pub fn topics(&self, cluster: &Cluster, names: &[String], deep: bool, limit: Duration) -> Vec<Topic> {
+    /// What is known of these topics, in their order. A broker must answer at its advertised address.
+    ///
+    /// # Errors
+    /// As [`Self::brokers`]: no broker answers.
+    pub fn topics(&self, names: &[String], limit: Duration) -> Result<Vec<Topic>, Vec<Reason>> {
         let end = Instant::now() + limit;
-        let listed = |name: &String| cluster.topics.get(name).cloned();
-        if !deep {
-            return names
-                .iter()
-                .map(|name| listed(name).unwrap_or(Topic::Missing))
-                .collect();
-        }
+        let listed = self.listed(end)?;
         // What is not listed may be hidden.
-        let topics = names
-            .iter()
-            .map(|name| listed(name).unwrap_or_else(|| self.topic(name, left(end))));
+        let topics = names.iter().map(|name| {
+            let listed = listed.get(name).cloned();
+            listed.unwrap_or_else(|| self.topic(name, left(end)))
+        });
         let mut topics: Vec<Topic> = topics.collect();
         for (name, topic) in names.iter().zip(&mut topics) {
             let Topic::There(facts) = topic else { continue };
@@ -235,7 +258,21 @@ impl Check {
         if let Err(error) = self.configurations(&mut there, left(end).min(2 * QUESTION)) {
             tracing::debug!("no configurations of topics: {error}");
         }
-        topics
+        Ok(topics)
+    }
+
+    /// Every topic that this user may see.
+    fn listed(&self, end: Instant) -> Result<HashMap<String, Topic>, Vec<Reason>> {
+        loop {
+            if let Ok(metadata) = self.metadata(None, left(end).min(QUESTION)) {
+                let topics = metadata.topics().iter();
+                return Ok(topics.map(|topic| (topic.name().to_owned(), judge(topic))).collect());
+            }
+            let told = self.heard.wait(Duration::ZERO, |_| true);
+            if left(end).is_zero() || told.is_hopeless() {
+                return Err(told.reasons);
+            }
+        }
     }
 
     fn metadata(&self, topic: Option<&str>, limit: Duration) -> Result<Metadata, KafkaError> {
@@ -278,6 +315,23 @@ fn left(end: Instant) -> Duration {
     end.saturating_duration_since(Instant::now())
 }
 
+/// Those that an answer told of: the configured ones have no numbers.
+fn brokers(statistics: &Statistics) -> Vec<Broker> {
+    let learned = statistics.brokers.values().filter(|broker| broker.source == "learned");
+    let mut brokers: Vec<Broker> = learned
+        .filter_map(|broker| {
+            let (host, port) = broker.nodename.rsplit_once(':')?;
+            Some(Broker {
+                id: broker.nodeid,
+                host: host.to_owned(),
+                port: port.parse().ok()?,
+            })
+        })
+        .collect();
+    brokers.sort_by_key(|broker| broker.id);
+    brokers
+}
+
 fn judge(topic: &MetadataTopic) -> Topic {
     match topic.error().map(Code::from) {
         None => Topic::There(facts(topic)),
@@ -300,5 +354,52 @@ fn facts(topic: &MetadataTopic) -> Facts {
             .min()
             .unwrap_or_default(),
         ..Facts::default()
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn brokers_are_those_that_were_learned() {
+        let broker = |id: i32, place: &str, source: &str| {
+            let broker = rdkafka::statistics::Broker {
+                nodeid: id,
+                nodename: place.to_owned(),
+                source: source.to_owned(),
+                ..Default::default()
+            };
+            (format!("{place}/{id}"), broker)
+        };
+        let statistics = Statistics {
+            brokers: HashMap::from([
+                broker(-1, "127.0.0.1:9092", "configured"),
+                broker(-1, "GroupCoordinator", "logical"),
+                broker(2, "::1:9093", "learned"),
+                broker(1, "kafka-node-1.invalid:9092", "learned"),
+            ]),
+            ..Statistics::default()
+        };
+        let of = |id, host: &str, port| Broker {
+            id,
+            host: host.to_owned(),
+            port,
+        };
+        assert_eq!(
+            brokers(&statistics),
+            [of(1, "kafka-node-1.invalid", 9092), of(2, "::1", 9093)]
+        );
+    }
+
+    #[test]
+    fn a_place_where_nobody_listens_is_told_within_the_limit() {
+        let options = crate::forward::settings::tests::options(&[]);
+        let began = Instant::now();
+        let told = Check::new(&options).unwrap().brokers(Duration::from_secs(2));
+        let reasons = told.unwrap_err();
+        assert!(reasons.iter().any(|reason| reason.why == Why::Transport), "{reasons:?}");
+        assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
     }
 }

@@ -47,6 +47,7 @@ mod rewind;
 mod salvage;
 mod scan;
 mod signal;
+mod signs;
 #[cfg(test)]
 mod tests;
 mod verify;
@@ -73,6 +74,7 @@ pub use recovery::GUESSED;
 pub use rewind::{RewindError, Rewound};
 pub use salvage::{SalvageError, Salvaged, salvage};
 pub use signal::Signal;
+pub use signs::signs;
 pub use verify::{Lost, Verified, verify_all};
 pub use witness::Marks;
 pub use writer::COMMIT_BYTES_MAX;

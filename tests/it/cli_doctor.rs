@@ -22,6 +22,8 @@ cases!["cli::doctor":
     where_nothing_works_each_failure_says_what_to_do [],
     a_wrong_configuration_is_exit_2_and_the_disk_is_looked_at [],
     memory_is_no_disk [],
+    an_advertised_name_that_does_not_resolve_is_named [OwnKafka],
+    an_advertised_port_that_refuses_is_named [OwnKafka],
     a_topic_that_is_missing_or_too_small_is_told [Kafka],
     a_gateway_that_runs_is_asked_and_its_log_left_alone [],
     a_server_that_wants_another_password_is_told_without_it [Postgres],
@@ -251,6 +253,42 @@ fn memory_is_no_disk() {
     assert_eq!(contents(folder.path()), BTreeMap::new());
 }
 
+fn an_advertised_name_that_does_not_resolve_is_named() {
+    let kafka = Kafka::private_advertising("kafka-node-1.invalid");
+    let folder = tempfile::tempdir().unwrap();
+    let said = doctor(&config(folder.path(), kafka.bootstrap()).text());
+    let (_, port) = kafka.bootstrap().split_once(':').unwrap();
+    let name = format!("broker 1 advertises kafka-node-1.invalid:{port}, a name that this machine cannot resolve");
+    said.says(
+        "kafka",
+        "advertised by 1",
+        "failure",
+        &[&name, "set advertised.listeners", "/etc/hosts"],
+    );
+    said.says("kafka", "login", "ok", &["1 broker"]);
+    said.says("kafka", "topics", "warning", &["not looked at", "run doctor again"]);
+    said.fails(3, &[("kafka", "advertised by 1")]);
+}
+
+fn an_advertised_port_that_refuses_is_named() {
+    let kafka = Kafka::private_advertising("127.0.0.1:1");
+    let folder = tempfile::tempdir().unwrap();
+    let said = doctor(&config(folder.path(), kafka.bootstrap()).text());
+    said.says("kafka", "login", "ok", &["1 broker"]);
+    said.says(
+        "kafka",
+        "advertised by 1",
+        "failure",
+        &[
+            "broker 1 advertises 127.0.0.1:1",
+            "connection refused",
+            "stay safe in the log",
+        ],
+    );
+    said.says("kafka", "topics", "warning", &["not looked at"]);
+    said.fails(3, &[("kafka", "advertised by 1")]);
+}
+
 fn a_topic_that_is_missing_or_too_small_is_told() {
     let kafka = Kafka::shared();
     let folder = tempfile::tempdir().unwrap();
@@ -304,7 +342,22 @@ fn a_gateway_that_runs_is_asked_and_its_log_left_alone() {
     let said = doctor(&config.text());
     said.says("log disk", "in use", "ok", &["no gateway has the log open"]);
     said.says("log disk", "identity", "ok", &["the log "]);
+    said.says("log disk", "damage", "ok", &["none shows"]);
     assert_eq!(contents(&gateway.wal()), before, "the log is as it was");
+
+    // Without the witness nobody knows what was committed: seen, and not made anew.
+    let witness = gateway.wal().join("witness");
+    let away = folder.path().join("witness");
+    fs::rename(&witness, &away).unwrap();
+    let said = doctor(&config.text());
+    said.says(
+        "log disk",
+        "damage",
+        "warning",
+        &["the witness is missing", "tidegate wal verify"],
+    );
+    assert!(!witness.exists());
+    fs::rename(&away, &witness).unwrap();
     gateway.restart();
     assert_eq!(gateway.status()["wal"]["committed"], Value::from(1));
 }

@@ -157,6 +157,7 @@ mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
 
     use super::super::line::Verdict::{self, Failure, Ok as Fine, Warning};
+    use super::super::told::told;
     use super::*;
 
     fn fine() -> Local {
@@ -174,17 +175,7 @@ mod tests {
     fn says(place: &Local, seen: Answer, check: &str, verdict: Verdict, words: &str) {
         let mut findings = Findings::of("database");
         local(place, seen, &mut findings);
-        let line = findings
-            .lines
-            .iter()
-            .find(|line| line.check == check)
-            .unwrap_or_else(|| panic!("{findings:?}"));
-        let text = format!("{} {} {}", line.found, line.means, line.todo);
-        assert!(line.verdict == verdict && text.contains(words), "{line:?}");
-        assert!(
-            verdict == Fine || !(line.means.is_empty() || line.todo.is_empty()),
-            "{line:?}"
-        );
+        told(&findings.lines, check, verdict, &[words]);
     }
 
     #[test]

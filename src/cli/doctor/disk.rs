@@ -83,6 +83,8 @@ struct Log {
     is_folder: bool,
     mode: u32,
     peek: io::Result<Peek>,
+    /// Of damage, as far as they show without reading a record.
+    signs: io::Result<Vec<String>>,
 }
 
 pub(super) fn look(config: &Config, stop: &AtomicBool) -> Vec<Line> {
@@ -92,6 +94,7 @@ pub(super) fn look(config: &Config, stop: &AtomicBool) -> Vec<Line> {
         is_folder: metadata.is_dir(),
         mode: metadata.mode() & 0o777,
         peek: wal::peek(&path),
+        signs: wal::signs(&path),
     });
     lines(&Facts {
         file_system: file_system(&folder),
@@ -236,6 +239,28 @@ fn folder(facts: &Facts, log: &Log, findings: &mut Findings) {
         Some(pid) => findings.ok("in use", format!("a gateway (process {pid}) has the log open")),
         None => findings.ok("in use", "no: no gateway has the log open"),
     }
+    damage(facts, log, findings);
+}
+
+fn damage(facts: &Facts, log: &Log, findings: &mut Findings) {
+    let path = facts.path.display();
+    let found = match &log.signs {
+        Ok(signs) if signs.is_empty() => {
+            findings.ok(
+                "damage",
+                "none shows; records were not read (`tidegate wal verify` does)",
+            );
+            return;
+        }
+        Ok(signs) => signs.join("; "),
+        Err(error) => format!("not known, the folder cannot be read: {error}"),
+    };
+    findings.warning(
+        "damage",
+        found,
+        "records may be lost that clients got OK for, or be sent again",
+        format!("`tidegate wal verify --wal {path}` tells what is lost; a running gateway must be stopped for it"),
+    );
 }
 
 fn kind(facts: &Facts, findings: &mut Findings) {

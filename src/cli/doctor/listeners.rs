@@ -245,6 +245,7 @@ mod tests {
     use serde_json::json;
 
     use super::super::line::Verdict::{self, Failure, Ok as Fine, Warning};
+    use super::super::told::told;
     use super::*;
 
     fn free(port: u16) -> (SocketAddr, Port) {
@@ -262,17 +263,7 @@ mod tests {
             allow_anonymous: false,
         };
         change(&mut facts);
-        let lines = lines(&facts);
-        let line = lines
-            .iter()
-            .find(|line| line.check == check)
-            .unwrap_or_else(|| panic!("{lines:?}"));
-        let text = format!("{} {} {}", line.found, line.means, line.todo);
-        assert!(line.verdict == verdict && text.contains(words), "{line:?}");
-        assert!(
-            verdict == Fine || !(line.means.is_empty() || line.todo.is_empty()),
-            "{line:?}"
-        );
+        told(&lines(&facts), check, verdict, &[words]);
     }
 
     fn running(wal: Value, broker_up: bool) -> Who {

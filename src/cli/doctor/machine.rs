@@ -210,6 +210,7 @@ mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
 
     use super::super::line::Verdict::{self, Failure, Ok as Fine, Warning};
+    use super::super::told::told;
     use super::*;
 
     fn at(seconds: u64) -> SystemTime {
@@ -228,17 +229,7 @@ mod tests {
             in_flight_bytes_max: 64 << 20,
         };
         change(&mut facts);
-        let lines = lines(&facts);
-        let line = lines
-            .iter()
-            .find(|line| line.check == check)
-            .unwrap_or_else(|| panic!("{lines:?}"));
-        let text = format!("{} {} {}", line.found, line.means, line.todo);
-        assert!(line.verdict == verdict && text.contains(words), "{line:?}");
-        assert!(
-            verdict == Fine || !(line.means.is_empty() || line.todo.is_empty()),
-            "{line:?}"
-        );
+        told(&lines(&facts), check, verdict, &[words]);
     }
 
     #[test]

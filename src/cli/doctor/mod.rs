@@ -13,6 +13,8 @@ mod listeners;
 mod machine;
 mod probe;
 mod reach;
+#[cfg(test)]
+mod told;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;

@@ -78,6 +78,12 @@ impl Kafka {
         Self::make(cluster, "127.0.0.1", |_| Vec::new())
     }
 
+    /// [`Kafka::private`] that sends its clients to this place, which need not exist: a host (with the broker's own port), or
+    /// host:port.
+    pub fn private_advertising(place: &str) -> Kafka {
+        Self::make(CLUSTER, place, |_| Vec::new())
+    }
+
     /// [`Kafka::private`] with a second listener, for TLS with a certificate of `authority` and the user `gw` with the
     /// password `secret`; also gives that listener's address.
     pub fn private_secure(authority: &Authority) -> (Kafka, String) {
@@ -102,19 +108,23 @@ impl Kafka {
     }
 
     /// `more`: what is added to properties that are there, or further lines.
-    fn make(cluster: &str, host: &str, more: impl FnOnce(&Path) -> Vec<(&'static str, String)>) -> Kafka {
+    fn make(cluster: &str, place: &str, more: impl FnOnce(&Path) -> Vec<(&'static str, String)>) -> Kafka {
         let folder = tempfile::Builder::new()
             .prefix("tidegate-kafka-")
             .tempdir()
             .expect("a temporary folder");
         let (broker, controller) = (free_port(), free_port());
         let data = folder.path().join("data");
+        let advertised = match place.contains(':') {
+            true => place.to_owned(),
+            false => format!("{place}:{broker}"),
+        };
         let mut properties = format!(
             "process.roles=broker,controller\n\
              node.id=1\n\
              controller.quorum.voters=1@127.0.0.1:{controller}\n\
              listeners=PLAINTEXT://127.0.0.1:{broker},CONTROLLER://127.0.0.1:{controller}\n\
-             advertised.listeners=PLAINTEXT://{host}:{broker}\n\
+             advertised.listeners=PLAINTEXT://{advertised}\n\
              listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT\n\
              controller.listener.names=CONTROLLER\n\
              inter.broker.listener.name=PLAINTEXT\n\

@@ -81,11 +81,11 @@ fn client(bootstrap: &str) -> ClientConfig {
 
 /// Waits until the broker answers a metadata request with itself in it.
 pub fn wait_for_broker(bootstrap: &str, limit: Duration) {
+    let consumer: BaseConsumer = client(bootstrap).create().expect("a consumer");
     poll("the broker answers", limit, || {
-        // A new one each time: one that has learned an advertised name which leads nowhere asks there from then on.
-        let consumer: BaseConsumer = client(bootstrap).create().expect("a consumer");
-        let metadata = consumer.fetch_metadata(None, seconds(2)).ok()?;
-        (!metadata.brokers().is_empty()).then_some(())
+        // Not `fetch_metadata`: librdkafka asks for the brokers by itself first, and that answer makes it leave the
+        // bootstrap address for the advertised one, which may lead nowhere. The id is kept from any answer that has brokers.
+        consumer.client().fetch_cluster_id(seconds(1))
     });
 }
 

@@ -4,6 +4,7 @@
 
 use super::*;
 use crate::cli::doctor::line::Verdict::{self, Failure, Ok as Fine, Warning};
+use crate::cli::doctor::told::told;
 
 fn times(median_us: u64) -> Times {
     let median = Duration::from_micros(median_us);
@@ -33,6 +34,7 @@ fn facts() -> Facts {
                 user: None,
                 has_generations: false,
             }),
+            signs: Ok(Vec::new()),
         }),
         bytes_max: 64 << 30,
         free_bytes_min: 256 << 20,
@@ -43,17 +45,7 @@ fn facts() -> Facts {
 fn says(change: impl FnOnce(&mut Facts), check: &str, verdict: Verdict, words: &str) {
     let mut facts = facts();
     change(&mut facts);
-    let lines = lines(&facts);
-    let line = lines
-        .iter()
-        .find(|line| line.check == check)
-        .unwrap_or_else(|| panic!("{lines:?}"));
-    let text = format!("{} {} {}", line.found, line.means, line.todo);
-    assert!(line.verdict == verdict && text.contains(words), "{line:?}");
-    assert!(
-        verdict == Fine || !(line.means.is_empty() || line.todo.is_empty()),
-        "{line:?}"
-    );
+    told(&lines(&facts), check, verdict, &[words]);
 }
 
 #[test]
@@ -133,6 +125,13 @@ fn the_folder_is_told_as_it_is() {
     says(peek(|peek| peek.identity = None), "identity", Fine, "none yet");
     let lost = |peek: &mut Peek| (peek.identity, peek.has_generations) = (None, true);
     says(peek(lost), "identity", Failure, "wal salvage");
+    says(|_| (), "damage", Fine, "none shows");
+    let missing = log(|log| log.signs = Ok(vec!["the witness is missing".to_owned()]));
+    says(missing, "damage", Warning, "the witness is missing");
+    let missing = log(|log| log.signs = Ok(vec!["the witness is missing".to_owned()]));
+    says(missing, "damage", Warning, "`tidegate wal verify --wal /srv/wal`");
+    let unread = log(|log| log.signs = Err(io::ErrorKind::PermissionDenied.into()));
+    says(unread, "damage", Warning, "permission denied");
 }
 
 #[test]
