@@ -233,6 +233,8 @@ impl Row {
     /// # Errors
     /// The system's.
     pub fn load(folder: &Path) -> io::Result<Self> {
+        // As these names are now they must be, before anything is removed below one of them.
+        durable::sync_folder(folder)?;
         for item in fs::read_dir(folder)? {
             let item = item?;
             let name = item.file_name();

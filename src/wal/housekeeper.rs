@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use super::durable;
 use super::generation::Generation;
 use super::generations::{Retired, Row};
 use super::log::{PoisonOnPanic, Shared, lock};
@@ -160,6 +161,13 @@ pub fn retire(shared: &Shared) -> io::Result<()> {
     // What cannot be removed now is tried again the next time.
     let mut gone = std::mem::take(&mut *lock(&shared.chores.gone));
     let mut failed = Ok(());
+    if !gone.is_empty() {
+        // The new name before the removal: under the old one, a generation without its file would be damage.
+        if let Err(error) = durable::sync_folder(&options.folder) {
+            lock(&shared.chores.gone).extend(gone);
+            return Err(error);
+        }
+    }
     gone.retain(|folder| match fs::remove_dir_all(folder) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
             failed = Err(error);

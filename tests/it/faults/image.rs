@@ -238,7 +238,7 @@ impl Disk {
                 }
             }
             b'M' => {
-                if let Some((folder, name)) = self.place(&text()) {
+                if let Some((folder, name)) = self.place(text().trim_end_matches('\0')) {
                     self.add(folder, name, Node::Folder(BTreeMap::new()));
                 }
             }
