@@ -173,6 +173,15 @@ impl Name {
     }
 }
 
+impl std::fmt::Display for Name {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match &self.wal {
+            Some(wal) => write!(f, "{wal}:{}", self.seq),
+            None => write!(f, "{}", self.seq),
+        }
+    }
+}
+
 impl std::str::FromStr for Name {
     type Err = String;
 
