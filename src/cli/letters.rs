@@ -224,7 +224,7 @@ fn list(flags: &List, config: &Config) -> Result<()> {
         from: piece.from,
         limit: Some(piece.limit()),
         topic: flags.topic.clone(),
-        whole: false,
+        ..LetterQuery::default()
     };
     let mut began = false;
     let next = source.each(query, LetterItem::of, |items| {
@@ -506,6 +506,7 @@ mod tests {
             limit: Some(5),
             topic: Some("a&b".into()),
             whole: true,
+            ..LetterQuery::default()
         };
         assert_eq!(url(&query), "/v1/dead-letters?whole=true&from=3&limit=5&topic=a%26b");
     }

@@ -16,6 +16,9 @@ use crate::wal::{Archive, Letter, LetterState, Log, Part, Read, ReadError, Reade
 /// How much is read at once.
 const CHUNK_BYTES: usize = 1 << 20;
 
+/// How many entries are looked at at once on the way back from the end.
+const BACKWARDS: Sequence = 256;
+
 /// A letter in a list.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LetterItem {
@@ -95,6 +98,8 @@ pub struct LetterQuery {
     pub from: Option<Sequence>,
     /// The most of them.
     pub limit: Option<usize>,
+    /// Those that came last, the newest first; that is one page, without a next one.
+    pub newest: bool,
     /// Of this topic.
     pub topic: Option<String>,
     /// With headers and value.
@@ -226,6 +231,16 @@ pub struct Letters {
     /// `None`: there never were any.
     reader: Option<Reader>,
     first: Sequence,
+    last: Sequence,
+}
+
+/// Where a read ends, whichever comes first.
+#[derive(Clone, Copy)]
+struct End {
+    before: Sequence,
+    records: usize,
+    bytes: usize,
+    at: Instant,
 }
 
 enum Known {
@@ -238,12 +253,14 @@ impl Letters {
     #[must_use]
     pub fn open(wal: &Wal, reader: impl FnOnce(&Log, Sequence) -> Reader) -> Self {
         let log = wal.letters_log();
-        let first = log.as_ref().map_or(1, |log| log.watermarks().acked + 1);
+        let marks = log.as_ref().map(Log::watermarks).unwrap_or_default();
+        let first = marks.acked + 1;
         Self {
             own: wal.id(),
             reader: log.map(|log| reader(&log, first)),
             register: Known::Open(wal.clone()),
             first,
+            last: marks.committed,
         }
     }
 
@@ -254,7 +271,8 @@ impl Letters {
     pub fn folder(archive: &Archive, own: WalId) -> Result<Self, ReadError> {
         let mut register = Register::default();
         let log = archive.log(Part::DeadLetters);
-        let first = log.map_or(1, |log| log.watermarks().acked + 1);
+        let marks = log.map(|log| log.watermarks()).unwrap_or_default();
+        let first = marks.acked + 1;
         let mut reader = log.map(|log| log.reader(first));
         while let Some(reader) = &mut reader {
             match reader.read(CHUNK_BYTES)? {
@@ -269,6 +287,7 @@ impl Letters {
             register: Known::Folder(register),
             reader,
             first,
+            last: marks.committed,
         })
     }
 
@@ -304,8 +323,6 @@ impl Letters {
         limits: Limits,
         make: impl Fn(WalId, Letter, LetterState) -> T,
     ) -> Result<LetterPage<T>, ReadError> {
-        let deadline = Instant::now() + limits.time_max;
-        let records_max = query.limit.unwrap_or(limits.records_max).min(limits.records_max);
         let mut page = LetterPage {
             items: Vec::new(),
             next: None,
@@ -314,26 +331,68 @@ impl Letters {
         let Some(mut reader) = self.reader.take() else {
             return Ok(page);
         };
-        reader.seek(query.from.unwrap_or(self.first).max(self.first));
-        let read = self.fill(&mut reader, query, limits, records_max, deadline, &mut page, make);
+        let end = End {
+            before: Sequence::MAX,
+            records: query.limit.unwrap_or(limits.records_max).min(limits.records_max),
+            bytes: limits.bytes_max,
+            at: Instant::now() + limits.time_max,
+        };
+        let read = match query.newest {
+            true => self.fill_backwards(&mut reader, query, end, &mut page, &make),
+            false => {
+                reader.seek(query.from.unwrap_or(self.first).max(self.first));
+                self.fill(&mut reader, query, &end, &mut page, &make)
+            }
+        };
         self.reader = Some(reader);
         read.map(|()| page)
     }
 
-    #[allow(clippy::too_many_arguments)] // one loop of `page`, which lends it the reader
+    /// The last ones, the newest first.
+    fn fill_backwards<T>(
+        &self,
+        reader: &mut Reader,
+        query: &LetterQuery,
+        end: End,
+        page: &mut LetterPage<T>,
+        make: &impl Fn(WalId, Letter, LetterState) -> T,
+    ) -> Result<(), ReadError> {
+        let mut before = self.last + 1;
+        while before > self.first && page.items.len() < end.records && Instant::now() < end.at {
+            let from = before.saturating_sub(BACKWARDS).max(self.first);
+            // All of the piece: which of it are the last ones shows at its end.
+            let piece_end = End {
+                before,
+                records: usize::MAX,
+                bytes: usize::MAX,
+                ..end
+            };
+            let mut piece = LetterPage {
+                items: Vec::new(),
+                next: None,
+                damaged: Vec::new(),
+            };
+            reader.seek(from);
+            self.fill(reader, query, &piece_end, &mut piece, make)?;
+            page.items.extend(piece.items.into_iter().rev());
+            page.damaged.append(&mut piece.damaged);
+            before = from;
+        }
+        page.items.truncate(end.records);
+        Ok(())
+    }
+
     fn fill<T>(
         &self,
         reader: &mut Reader,
         query: &LetterQuery,
-        limits: Limits,
-        records_max: usize,
-        deadline: Instant,
+        end: &End,
         page: &mut LetterPage<T>,
-        make: impl Fn(WalId, Letter, LetterState) -> T,
+        make: &impl Fn(WalId, Letter, LetterState) -> T,
     ) -> Result<(), ReadError> {
         let mut bytes = 0;
-        loop {
-            if Instant::now() >= deadline {
+        while reader.position() < end.before {
+            if Instant::now() >= end.at {
                 page.next = Some(reader.position());
                 return Ok(());
             }
@@ -346,7 +405,7 @@ impl Letters {
                 }
                 Read::Records(chunk) => chunk,
             };
-            for (at, entry) in chunk.entries() {
+            for (at, entry) in chunk.entries().take_while(|(at, _)| *at < end.before) {
                 let Ok(letter) = Letter::decode(entry) else {
                     page.damaged.push((at, at));
                     continue;
@@ -356,7 +415,7 @@ impl Letters {
                     Some((place, state)) if place == at && wanted && !letter.record.topic.is_empty() => state,
                     _ => continue,
                 };
-                if page.items.len() >= records_max || bytes >= limits.bytes_max {
+                if page.items.len() >= end.records || bytes >= end.bytes {
                     page.next = Some(at);
                     return Ok(());
                 }
@@ -364,6 +423,7 @@ impl Letters {
                 page.items.push(make(self.own, letter, state));
             }
         }
+        Ok(())
     }
 
     /// One letter.
