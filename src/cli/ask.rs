@@ -144,7 +144,9 @@ impl FromStr for Place {
         }
         // A port, or a name, that stands alone is neither: it would be asked as a host, on port 80.
         if !is_url && uri.port().is_none() {
-            return Err(format!("{text:?} is neither a URL nor HOST:PORT: write http://HOST:PORT"));
+            return Err(format!(
+                "{text:?} is neither a URL nor HOST:PORT: write http://HOST:PORT"
+            ));
         }
         Ok(Self(format!("{host}{}", uri.path().trim_end_matches('/'))))
     }

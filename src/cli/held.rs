@@ -213,8 +213,9 @@ fn records(flags: &List, config: &Config) -> Result<()> {
                 eprintln!(
                     "{}",
                     match (&flags.topic, piece.from) {
-                        (Some(topic), None) =>
-                            format!("no record of topic {topic} is held: `tidegate held list` shows which topics have some"),
+                        (Some(topic), None) => format!(
+                            "no record of topic {topic} is held: `tidegate held list` shows which topics have some"
+                        ),
                         (_, Some(from)) => format!("no held record that is asked for lies at {from} or behind it"),
                         (None, None) => NOTHING.to_owned(),
                     }

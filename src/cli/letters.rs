@@ -231,12 +231,11 @@ fn list(flags: &List, config: &Config) -> Result<()> {
         let head = !items.is_empty() && !std::mem::replace(&mut began, true);
         let text = match piece.json {
             true => json_lines(&items)?,
-            false => {
-                head.then(head_row)
-                    .into_iter()
-                    .chain(items.iter().map(item_row))
-                    .collect()
-            }
+            false => head
+                .then(head_row)
+                .into_iter()
+                .chain(items.iter().map(item_row))
+                .collect(),
         };
         Ok(print_while_read(text.as_bytes())?)
     })?;
@@ -253,9 +252,11 @@ fn nothing(topic: Option<&str>, from: Option<Sequence>) -> String {
     match (topic, from) {
         (Some(topic), None) => format!("there are no dead letters of topic {topic}: without --topic all are listed"),
         (_, Some(from)) => format!("no dead letter that is asked for lies at {from} or behind it"),
-        (None, None) => "there are no dead letters: Kafka has refused no record for good that was not requeued or discarded \
+        (None, None) => {
+            "there are no dead letters: Kafka has refused no record for good that was not requeued or discarded \
                          since"
-            .to_owned(),
+                .to_owned()
+        }
     }
 }
 
@@ -404,7 +405,8 @@ fn are(count: u64) -> String {
 
 /// Nothing that was asked for is there.
 fn none(selection: &Selection, doing: &str) -> anyhow::Error {
-    let list = "`tidegate dead-letters list` shows them with their state; those on their way to Kafka again are left alone";
+    let list =
+        "`tidegate dead-letters list` shows them with their state; those on their way to Kafka again are left alone";
     match (&selection.letters, &selection.topic) {
         (Some(letters), _) => {
             let names: Vec<String> = letters.iter().take(NAMES_TOLD).map(ToString::to_string).collect();

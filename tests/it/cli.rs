@@ -327,10 +327,16 @@ fn dev_delivers(folder: &Path) {
         line.rsplit_once("addr=").unwrap().1.to_owned()
     };
     let (admin, lander) = (address("admin listening"), address("lander listening"));
-    assert!(said_now.contains(&format!("status page   http://{admin}/\n")), "{said_now}");
+    assert!(
+        said_now.contains(&format!("status page   http://{admin}/\n")),
+        "{said_now}"
+    );
     poll("it is landed", seconds(30), || {
         let question = ["status", "--json", "--admin", &admin, "--lander", &lander];
-        run(folder, command(), &question).stdout.contains(r#""valid":1,"#).then_some(())
+        run(folder, command(), &question)
+            .stdout
+            .contains(r#""valid":1,"#)
+            .then_some(())
     });
     assert!(!said().contains(" WARN "), "{}", said());
 }

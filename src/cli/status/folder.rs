@@ -95,7 +95,9 @@ fn faults(log: &Archived, folder: &Path) -> Vec<String> {
     let aside = fs::read_dir(log.part().folder(folder).join(ASIDE)).map_or(0, Iterator::count);
     if aside > 0 {
         let generations = counted(aside as u64, "generation");
-        faults.push(format!("{name}: {generations} set aside in '{ASIDE}', because something could not be read"));
+        faults.push(format!(
+            "{name}: {generations} set aside in '{ASIDE}', because something could not be read"
+        ));
     }
     faults
 }

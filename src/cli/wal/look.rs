@@ -104,16 +104,24 @@ fn nothing(records: &Records, all: bool) -> Result<String> {
              keeps records longer)"
         )
     } else if all {
-        format!("none of the sequences {} to {committed} is a record that can be listed", trimmed + 1)
+        format!(
+            "none of the sequences {} to {committed} is a record that can be listed",
+            trimmed + 1
+        )
     } else {
-        format!("no record matches: the log has the sequences {} to {committed}", trimmed + 1)
+        format!(
+            "no record matches: the log has the sequences {} to {committed}",
+            trimmed + 1
+        )
     })
 }
 
 pub(super) fn show(flags: &Show, config: &Config) -> Result<()> {
     let sequence = flags.sequence;
     if sequence == 0 {
-        return Err(Usage("there is no record 0: sequences begin at 1, `tidegate wal list` shows them".to_owned()).into());
+        return Err(
+            Usage("there is no record 0: sequences begin at 1, `tidegate wal list` shows them".to_owned()).into(),
+        );
     }
     let mut records = Records::open(&flags.at, config)?;
     let query = Query {

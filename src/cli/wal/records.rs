@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
+use jiff::Timestamp;
 use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
-use jiff::Timestamp;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 
 use super::super::ask::Listener;
@@ -210,10 +210,7 @@ mod tests {
         let ago = moment("2 h").unwrap();
         assert!((now - 7_200_000 - ago).abs() < 5_000);
         for text in ["yesterday", "2026-02-30", "2026-11", "24.11.2026", "-1 h", ""] {
-            assert!(
-                moment(text).is_err_and(|error| error.contains("2026-11-24")),
-                "{text}"
-            );
+            assert!(moment(text).is_err_and(|error| error.contains("2026-11-24")), "{text}");
         }
     }
 

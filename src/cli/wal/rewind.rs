@@ -98,7 +98,9 @@ fn refusal(from: Sequence, first: Sequence, acked: Sequence) -> Option<String> {
     if acked == 0 {
         Some("Kafka has acknowledged nothing yet, and everything is sent anyway".to_owned())
     } else if from > acked {
-        Some(format!("only {acked} and before were acknowledged; what is behind that is sent anyway"))
+        Some(format!(
+            "only {acked} and before were acknowledged; what is behind that is sent anyway"
+        ))
     } else if first > acked {
         Some("no acknowledged record is still on disk (wal.retain keeps them)".to_owned())
     } else if from < first {
