@@ -115,6 +115,9 @@ pub(super) struct Export {
     /// The file to write; it must not exist yet [default: stdout]
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
+    /// One JSON object a line, which is what an export always is
+    #[arg(long)]
+    json: bool,
     #[command(flatten)]
     at: At,
 }

@@ -6,7 +6,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::cli::{Ended, run};
 use crate::support::gateway::{Config, Gateway, Killed, NOWHERE, command, signal_terminate};
@@ -195,7 +195,11 @@ fn an_export_keeps_identities_in_another_log() {
     }
     assert_eq!(done(&["export", "--wal", text(&other)]), exported);
     // Once more is not refused, but told.
-    let more = wal(&["import", text(&plain), "--wal", text(&other)]);
+    let more = wal(&["import", text(&plain), "--json", "--wal", text(&other)]);
+    assert_eq!(
+        lines(&more.stdout),
+        [json!({"records": 121, "first_seq": 122, "last_seq": 242})]
+    );
     assert_eq!(more.code, Some(0), "{more:?}");
     let words = "as new sequences 122 to 242, behind those that the log had before";
     assert!(

@@ -13,8 +13,8 @@ use anyhow::{Context as _, Result, bail};
 use super::super::ask::Listener;
 use super::super::at::{At, Where, in_use};
 use super::super::exit::{Damage, LogError, Usage};
-use super::super::options;
 use super::super::words::{counted, size};
+use super::super::{options, print};
 use super::progress;
 use super::records::{Filter, Records};
 use crate::config::Config;
@@ -52,6 +52,9 @@ pub(in crate::cli) struct Import {
     /// Leave out so many records at the beginning: the number that an import which was cut off has named
     #[arg(long, value_name = "N", default_value_t = 0)]
     skip: u64,
+    /// The outcome as JSON
+    #[arg(long)]
+    json: bool,
     #[command(flatten)]
     at: At,
 }
@@ -222,6 +225,11 @@ pub(super) fn import(flags: &Import, config: &Config) -> Result<()> {
         wal.close()?;
     }
     let (taken, places) = result?;
+    if flags.json {
+        let (first, last) = places.unzip();
+        let outcome = serde_json::json!({"records": taken, "first_seq": first, "last_seq": last});
+        print(format!("{outcome}\n").as_bytes())?;
+    }
     let taken = counted(taken, "record");
     let Some((first, last)) = places else {
         eprintln!("imported {taken}: there is none in {} to take", flags.file.display());
