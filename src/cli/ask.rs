@@ -125,12 +125,12 @@ impl FromStr for Place {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let text = if text.contains("://") {
-            text.to_owned()
-        } else {
-            format!("http://{text}")
+        let is_url = text.contains("://");
+        let url = match is_url {
+            true => text.to_owned(),
+            false => format!("http://{text}"),
         };
-        let uri: Uri = text
+        let uri: Uri = url
             .parse()
             .map_err(|error| format!("{error}: write http://HOST:PORT"))?;
         if uri.scheme_str() != Some("http") {
@@ -141,6 +141,12 @@ impl FromStr for Place {
             return Err(
                 "only host, port and path can be named (the token is admin.token): write http://HOST:PORT".into(),
             );
+        }
+        // A port, or a name, that stands alone is neither: it would be asked as a host, on port 80.
+        if !is_url && uri.port().is_none() {
+            return Err(format!(
+                "{text:?} is neither a URL nor HOST:PORT: write http://HOST:PORT"
+            ));
         }
         Ok(Self(format!("{host}{}", uri.path().trim_end_matches('/'))))
     }
@@ -401,6 +407,9 @@ mod tests {
             "ftp://x",
             "http://",
             "a b",
+            "4711",
+            "localhost",
+            "localhost/x",
         ] {
             assert!(
                 place(text).is_err_and(|error| error.contains("http://HOST:PORT")),

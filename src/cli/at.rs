@@ -1,4 +1,5 @@
-//! Which log a verb is for: that of a running gateway, asked through its admin listener, or a folder.
+//! Which log a verb is for: that of a running gateway, asked through its admin listener, or a folder; and which piece of
+//! a list is wanted.
 //!
 //! `--admin URL` is a running gateway, `--wal DIR` is a folder. Without either it is the configured folder, through
 //! its gateway when one has it.
@@ -11,6 +12,7 @@ use super::ask::{Listener, Part, Place};
 use super::exit::{InUse, LogError, Usage};
 use super::options;
 use crate::config::{Config, Origin};
+use crate::record::Sequence;
 use crate::wal::{self, Archive, ArchiveError, Wal};
 
 /// Whom to ask.
@@ -20,6 +22,29 @@ pub(super) struct At {
     /// through admin.listen while that runs]
     #[arg(long, value_name = "URL")]
     pub(super) admin: Option<Place>,
+}
+
+/// A list that is shown in pieces.
+#[derive(Debug, Clone, clap::Args)]
+pub(super) struct Piece {
+    /// Begin at this place: the number that the end of a list named
+    #[arg(long, value_name = "N")]
+    pub(super) from: Option<Sequence>,
+    /// Show at most so many; 0: all
+    #[arg(long, value_name = "N", default_value_t = 100)]
+    limit: usize,
+    /// One JSON object a line
+    #[arg(long)]
+    pub(super) json: bool,
+    #[command(flatten)]
+    pub(super) at: At,
+}
+
+impl Piece {
+    /// The most that are wanted.
+    pub(super) fn limit(&self) -> usize {
+        if self.limit == 0 { usize::MAX } else { self.limit }
+    }
 }
 
 /// Where the log is. No `Debug`: a listener holds the token.
@@ -60,7 +85,17 @@ impl At {
 
 /// Opens a folder for reading.
 pub(super) fn archive(path: &std::path::Path) -> Result<Archive> {
-    Archive::open(path).map_err(in_use)
+    Archive::open(path).map_err(|error| match error {
+        ArchiveError::Io { .. } if !path.exists() => {
+            let text = format!(
+                "there is no folder {}: name that of a log with --wal DIR; `tidegate config show` tells which one is configured \
+                 (wal.path)",
+                path.display()
+            );
+            Usage(text).into()
+        }
+        error => in_use(error),
+    })
 }
 
 /// Opens a folder to change it, as a start does, and closes it again.

@@ -109,7 +109,7 @@ fn greeting(addresses: Addresses, path: &str, broker: &str, query: Option<&str>)
         format!("  and the row, a moment later, with:\n\n    {query}\n\n")
     });
     format!(
-        "\n  records in    http://{ingest}\n  metrics       http://{admin}/metrics\n  Kafka         {broker}\n\n  Try it in \
+        "\n  records in    http://{ingest}\n  status page   http://{admin}/\n  metrics       http://{admin}/metrics\n  Kafka         {broker}\n\n  Try it in \
          another terminal; the record then appears here:\n\n    {curl}\n\n{query}"
     )
 }
@@ -159,5 +159,6 @@ mod tests {
         };
         let text = greeting(addresses, "/financial_pro", "127.0.0.1:1 (embedded)", None);
         assert!(text.contains("http://127.0.0.1:4000/financial_pro"), "{text}");
+        assert!(text.contains("status page   http://127.0.0.1:4001/\n"), "{text}");
     }
 }

@@ -6,9 +6,10 @@
 use anyhow::Result;
 use clap::Subcommand;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use serde::Serialize;
 
 use super::ask::Listener;
-use super::at::{At, Where, archive, in_use};
+use super::at::{At, Piece, Where, archive, in_use};
 use super::exit::{Damage, Usage};
 use super::wal::look::{Listing, time};
 use super::words::{counted, one_line};
@@ -23,7 +24,7 @@ pub(super) enum Command {
     /// List the topics that have held records, with the reason; or the records themselves
     List(List),
     /// Remove the held records of a topic for good: these records are lost then
-    Discard(Discard),
+    Discard(Chosen),
     /// Send the held records of a topic to another one, with the identity they had
     Redirect(Redirect),
 }
@@ -36,21 +37,13 @@ pub(super) struct List {
     /// List the records of all topics instead of the topics
     #[arg(long)]
     records: bool,
-    /// Of records: begin at this place, the number that the end of a list named
-    #[arg(long, value_name = "N")]
-    from: Option<Sequence>,
-    /// Of records: show at most so many; 0: all
-    #[arg(long, value_name = "N", default_value_t = 100)]
-    limit: u64,
-    /// One JSON object a line
-    #[arg(long)]
-    json: bool,
     #[command(flatten)]
-    at: At,
+    piece: Piece,
 }
 
+/// Which records are meant, and whether that is serious.
 #[derive(Debug, clap::Args)]
-pub(super) struct Discard {
+pub(super) struct Chosen {
     /// The topic whose records are held
     #[arg(long, value_name = "TOPIC", value_parser = topic_name)]
     topic: String,
@@ -66,20 +59,11 @@ pub(super) struct Discard {
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Redirect {
-    /// The topic whose records are held
-    #[arg(long, value_name = "TOPIC", value_parser = topic_name)]
-    topic: String,
+    #[command(flatten)]
+    chosen: Chosen,
     /// The topic that takes its records instead
     #[arg(long, value_name = "TOPIC", value_parser = topic_name)]
     to: String,
-    /// Do it; without it, only say how many records are meant
-    #[arg(long)]
-    yes: bool,
-    /// The outcome as JSON
-    #[arg(long)]
-    json: bool,
-    #[command(flatten)]
-    at: At,
 }
 
 fn topic_name(text: &str) -> Result<String, String> {
@@ -91,13 +75,14 @@ pub(super) fn run(command: Command, config: &Config) -> Result<()> {
     match command {
         Command::List(flags) if flags.records || flags.topic.is_some() => records(&flags, config),
         Command::List(flags) => topics(&flags, config),
-        Command::Discard(flags) => discard(flags, config),
-        Command::Redirect(flags) => redirect(flags, config),
+        Command::Discard(chosen) => discard(&chosen, config),
+        Command::Redirect(flags) => redirect(&flags, config),
     }
 }
 
 fn topics(flags: &List, config: &Config) -> Result<()> {
-    let held: HeldTopics = match flags.at.find(config)? {
+    let piece = &flags.piece;
+    let held: HeldTopics = match piece.at.find(config)? {
         Where::Online(listener) => listener.get("/v1/held")?,
         Where::Offline(path) => {
             let archive = archive(&path)?;
@@ -112,11 +97,11 @@ fn topics(flags: &List, config: &Config) -> Result<()> {
         }
     };
     let mut text = String::new();
-    if !flags.json && !held.topics.is_empty() {
+    if !piece.json && !held.topics.is_empty() {
         text.push_str(&row(["RECORDS", "SINCE (UTC)", "TOPIC", "REASON"]));
     }
     for topic in &held.topics {
-        if flags.json {
+        if piece.json {
             text.push_str(&serde_json::to_string(topic)?);
             text.push('\n');
             continue;
@@ -131,8 +116,8 @@ fn topics(flags: &List, config: &Config) -> Result<()> {
     print(text.as_bytes())?;
     if held.count > held.topics.len() as u64 {
         eprintln!("these are {} of {} held topics", held.topics.len(), held.count);
-    } else if held.topics.is_empty() && !flags.json {
-        eprintln!("nothing is held");
+    } else if held.topics.is_empty() && held.damaged.is_empty() {
+        eprintln!("{NOTHING}");
     }
     let damaged: u64 = held.damaged.iter().map(|(first, last)| last - first + 1).sum();
     match damaged {
@@ -155,6 +140,9 @@ fn lane(archive: &Archive) -> Option<Reader> {
     let log = archive.log(Part::Held)?;
     Some(log.reader(log.watermarks().acked + 1))
 }
+
+/// Of an empty lane.
+const NOTHING: &str = "nothing is held: no record waits for a topic that is missing or denied";
 
 /// Where held records are read from. No `Debug`: a listener holds the token.
 enum Source {
@@ -200,7 +188,8 @@ impl Source {
 }
 
 fn records(flags: &List, config: &Config) -> Result<()> {
-    let mut source = match flags.at.find(config)? {
+    let piece = &flags.piece;
+    let mut source = match piece.at.find(config)? {
         Where::Online(listener) => Source::Online(listener),
         Where::Offline(path) => {
             let archive = archive(&path)?;
@@ -208,18 +197,30 @@ fn records(flags: &List, config: &Config) -> Result<()> {
             Source::Offline(Box::new((archive, reader, id)))
         }
     };
-    let mut listing = Listing::new(flags.json);
-    let mut left = if flags.limit == 0 { u64::MAX } else { flags.limit };
-    let mut from = flags.from;
+    let mut listing = Listing::new(piece.json);
+    let mut left = piece.limit();
+    let mut from = piece.from;
     loop {
-        let page = source.page(flags, from, usize::try_from(left).unwrap_or(usize::MAX))?;
-        left -= (page.items.len() as u64).min(left);
+        let page = source.page(flags, from, left)?;
+        left = left.saturating_sub(page.items.len());
         if !listing.print(&page.items)? {
             return Ok(());
         }
         listing.damaged(&page.damaged);
         from = Some(page.next);
         if page.end {
+            if listing.is_empty() {
+                eprintln!(
+                    "{}",
+                    match (&flags.topic, piece.from) {
+                        (Some(topic), None) => format!(
+                            "no record of topic {topic} is held: `tidegate held list` shows which topics have some"
+                        ),
+                        (_, Some(from)) => format!("no held record that is asked for lies at {from} or behind it"),
+                        (None, None) => NOTHING.to_owned(),
+                    }
+                );
+            }
             return listing.end();
         }
         if left == 0 {
@@ -232,68 +233,78 @@ fn records(flags: &List, config: &Config) -> Result<()> {
     }
 }
 
-/// The gateway that runs; without `--yes`, only what it would do.
-fn gateway(at: &At, config: &Config, topic: &str, doing: &str, yes: bool) -> Result<Listener> {
-    let listener = match at.find(config)? {
-        Where::Online(listener) => listener,
-        Where::Offline(_) => {
-            let text = format!(
-                "held records can be {doing} by a running gateway only: start it with `tidegate serve` (Kafka need not \
-                 be there), or name its admin listener with --admin URL"
-            );
-            return Err(Usage(text).into());
+impl Chosen {
+    /// The gateway that runs, which is to do it; without `--yes`, only what it would do.
+    fn gateway(&self, config: &Config, doing: &str) -> Result<Listener> {
+        let listener = match self.at.find(config)? {
+            Where::Online(listener) => listener,
+            Where::Offline(_) => {
+                let text = format!(
+                    "held records can be {doing} by a running gateway only: start it with `tidegate serve` (Kafka need not \
+                     be there), or name its admin listener with --admin URL"
+                );
+                return Err(Usage(text).into());
+            }
+        };
+        if self.yes {
+            return Ok(listener);
         }
-    };
-    if yes {
-        return Ok(listener);
+        let held: HeldTopics = listener.get("/v1/held")?;
+        let records = match held.topics.iter().find(|held| held.topic == self.topic) {
+            Some(held) => counted(held.records, "held record"),
+            // Not all topics are listed.
+            None if held.count > held.topics.len() as u64 => "the held records".to_owned(),
+            None => return Err(self.nothing(doing)),
+        };
+        let text = format!(
+            "{records} of {} would be {doing}. Nothing was changed: add --yes to do it",
+            self.topic
+        );
+        Err(Usage(text).into())
     }
-    let held: HeldTopics = listener.get("/v1/held")?;
-    let records = (held.topics.iter().find(|held| held.topic == topic)).map_or(0, |held| held.records);
-    let text = format!(
-        "{} of {topic} would be {doing}. Nothing was changed: add --yes to do it",
-        counted(records, "held record")
-    );
-    Err(Usage(text).into())
+
+    fn nothing(&self, doing: &str) -> anyhow::Error {
+        anyhow::anyhow!(
+            "no record of topic {} is held, so none was {doing}: `tidegate held list` shows which topics have held records",
+            self.topic
+        )
+    }
+
+    /// What came of it.
+    fn told(&self, count: u64, done: &impl Serialize, doing: &str) -> Result<()> {
+        let text = match self.json {
+            true => format!("{}\n", serde_json::to_string(done)?),
+            false if count == 0 => String::new(),
+            false => format!("{} of {} {doing}\n", counted(count, "held record"), self.topic),
+        };
+        print_while_read(text.as_bytes())?;
+        match count {
+            0 => Err(self.nothing(doing)),
+            _ => Ok(()),
+        }
+    }
 }
 
-fn discard(flags: Discard, config: &Config) -> Result<()> {
-    let listener = gateway(&flags.at, config, &flags.topic, "discarded for good", flags.yes)?;
+fn discard(chosen: &Chosen, config: &Config) -> Result<()> {
+    let doing = "discarded for good";
     let order = HeldOrder {
-        topic: flags.topic,
+        topic: chosen.topic.clone(),
         to: None,
     };
-    let done: Discarded = listener.post("/v1/held/discard", &order)?;
-    let text = match flags.json {
-        true => format!("{}\n", serde_json::to_string(&done)?),
-        false => format!(
-            "{} of {} discarded\n",
-            counted(done.discarded, "held record"),
-            order.topic
-        ),
-    };
-    print_while_read(text.as_bytes())?;
-    Ok(())
+    let done: Discarded = chosen.gateway(config, doing)?.post("/v1/held/discard", &order)?;
+    chosen.told(done.discarded, &done, doing)
 }
 
-fn redirect(flags: Redirect, config: &Config) -> Result<()> {
-    if flags.to == flags.topic {
+fn redirect(flags: &Redirect, config: &Config) -> Result<()> {
+    let Redirect { chosen, to } = flags;
+    if *to == chosen.topic {
         return Err(Usage("--to must name another topic than --topic".to_owned()).into());
     }
-    let doing = format!("redirected to {}", flags.to);
-    let listener = gateway(&flags.at, config, &flags.topic, &doing, flags.yes)?;
+    let doing = format!("redirected to {to}");
     let order = HeldOrder {
-        topic: flags.topic,
-        to: Some(flags.to),
+        topic: chosen.topic.clone(),
+        to: Some(to.clone()),
     };
-    let done: Redirected = listener.post("/v1/held/redirect", &order)?;
-    let text = match flags.json {
-        true => format!("{}\n", serde_json::to_string(&done)?),
-        false => format!(
-            "{} of {} {doing}\n",
-            counted(done.redirected, "held record"),
-            order.topic
-        ),
-    };
-    print_while_read(text.as_bytes())?;
-    Ok(())
+    let done: Redirected = chosen.gateway(config, &doing)?.post("/v1/held/redirect", &order)?;
+    chosen.told(done.redirected, &done, &doing)
 }

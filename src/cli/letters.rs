@@ -15,7 +15,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::ask::Listener;
-use super::at::{At, Where, archive, in_use, opened};
+use super::at::{At, Piece, Where, archive, in_use, opened};
 use super::exit::{Damage, Usage};
 use super::wal::look::{time, whole};
 use super::words::{counted, one_line, size};
@@ -29,6 +29,8 @@ use crate::wal::{Archive, Letter, LetterState, LettersError, Wal, Which};
 
 const REQUEUE: &str = "/v1/dead-letters/requeue";
 const DISCARD: &str = "/v1/dead-letters/discard";
+/// Names that a message repeats.
+const NAMES_TOLD: usize = 5;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
@@ -50,17 +52,8 @@ pub(super) struct List {
     /// Only of this topic
     #[arg(long, value_name = "TOPIC")]
     topic: Option<String>,
-    /// Begin at this place: the number that the end of a list named
-    #[arg(long, value_name = "N")]
-    from: Option<Sequence>,
-    /// Show at most so many; 0: all
-    #[arg(long, value_name = "N", default_value_t = 100)]
-    limit: usize,
-    /// One JSON object a line
-    #[arg(long)]
-    json: bool,
     #[command(flatten)]
-    at: At,
+    piece: Piece,
 }
 
 #[derive(Debug, clap::Args)]
@@ -122,6 +115,9 @@ pub(super) struct Export {
     /// The file to write; it must not exist yet [default: stdout]
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
+    /// One JSON object a line, which is what an export always is
+    #[arg(long)]
+    json: bool,
     #[command(flatten)]
     at: At,
 }
@@ -179,7 +175,7 @@ impl Source {
         make: fn(WalId, Letter, LetterState) -> T,
         mut take: impl FnMut(Vec<T>) -> Result<bool>,
     ) -> Result<Option<Sequence>> {
-        let mut left = query.limit.filter(|limit| *limit > 0).unwrap_or(usize::MAX);
+        let mut left = query.limit.unwrap_or(usize::MAX);
         let mut damaged = 0;
         loop {
             query.limit = Some(left);
@@ -225,33 +221,46 @@ fn json_lines(items: &[impl Serialize]) -> Result<String> {
 }
 
 fn list(flags: &List, config: &Config) -> Result<()> {
-    let mut source = Source::open(&flags.at, config)?;
+    let piece = &flags.piece;
+    let mut source = Source::open(&piece.at, config)?;
     let query = LetterQuery {
-        from: flags.from,
-        limit: Some(flags.limit),
+        from: piece.from,
+        limit: Some(piece.limit()),
         topic: flags.topic.clone(),
-        whole: false,
+        ..LetterQuery::default()
     };
     let mut began = false;
     let next = source.each(query, LetterItem::of, |items| {
-        let text = match flags.json {
+        let head = !items.is_empty() && !std::mem::replace(&mut began, true);
+        let text = match piece.json {
             true => json_lines(&items)?,
-            false => {
-                let head = !items.is_empty() && !std::mem::replace(&mut began, true);
-                head.then(head_row)
-                    .into_iter()
-                    .chain(items.iter().map(item_row))
-                    .collect()
-            }
+            false => head
+                .then(head_row)
+                .into_iter()
+                .chain(items.iter().map(item_row))
+                .collect(),
         };
         Ok(print_while_read(text.as_bytes())?)
     })?;
     if let Some(next) = next {
         eprintln!("there are more: --from {next} goes on, --limit 0 lists everything");
-    } else if !began && !flags.json {
-        eprintln!("there are no dead letters");
+    } else if !began {
+        eprintln!("{}", nothing(flags.topic.as_deref(), piece.from));
     }
     Ok(())
+}
+
+/// Why nothing is listed.
+fn nothing(topic: Option<&str>, from: Option<Sequence>) -> String {
+    match (topic, from) {
+        (Some(topic), None) => format!("there are no dead letters of topic {topic}: without --topic all are listed"),
+        (_, Some(from)) => format!("no dead letter that is asked for lies at {from} or behind it"),
+        (None, None) => {
+            "there are no dead letters: Kafka has refused no record for good that was not requeued or discarded \
+                         since"
+                .to_owned()
+        }
+    }
 }
 
 fn head_row() -> String {
@@ -386,7 +395,7 @@ fn requeue(flags: Requeue, config: &Config) -> Result<()> {
             are(requeued)
         ),
     };
-    print(text.as_bytes())
+    told(&selection, requeued, flags.json, &text, "sent once more")
 }
 
 fn are(count: u64) -> String {
@@ -397,6 +406,39 @@ fn are(count: u64) -> String {
     )
 }
 
+/// Nothing that was asked for is there.
+fn none(selection: &Selection, doing: &str) -> anyhow::Error {
+    let list =
+        "`tidegate dead-letters list` shows them with their state; those on their way to Kafka again are left alone";
+    match (&selection.letters, &selection.topic) {
+        (Some(letters), _) => {
+            let names: Vec<String> = letters.iter().take(NAMES_TOLD).map(ToString::to_string).collect();
+            let more = if letters.len() > NAMES_TOLD { ", ..." } else { "" };
+            let names = names.join(", ");
+            anyhow::anyhow!("no dead letter that waits is named {names}{more}, so none was {doing}: {list}")
+        }
+        (None, Some(topic)) => {
+            anyhow::anyhow!("no dead letter of topic {topic} waits, so none was {doing}: {list}")
+        }
+        (None, None) => anyhow::anyhow!("no dead letter waits, so none was {doing}: {list}"),
+    }
+}
+
+/// What came of it; nothing is a failure.
+fn told(selection: &Selection, count: u64, json: bool, text: &str, doing: &str) -> Result<()> {
+    if count > 0 || json {
+        print(text.as_bytes())?;
+    }
+    if count == 0 {
+        return Err(none(selection, doing));
+    }
+    let named = selection.letters.as_ref().map_or(0, |letters| letters.len() as u64);
+    if named > count {
+        eprintln!("{count} of {named} that were named; the others are no dead letters that wait");
+    }
+    Ok(())
+}
+
 fn discard(flags: Discard, config: &Config) -> Result<()> {
     let selection = flags.which.selection(!flags.yes);
     let discarded = match flags.at.find(config)? {
@@ -405,6 +447,9 @@ fn discard(flags: Discard, config: &Config) -> Result<()> {
         Where::Offline(_) => waiting(&selection, &flags.at, config)?,
     };
     if !flags.yes {
+        if discarded == 0 {
+            return Err(none(&selection, "removed"));
+        }
         let text = format!(
             "{} would be removed for good. Nothing was changed: add --yes to do it (`dead-letters export` keeps a copy)",
             counted(discarded, "dead letter")
@@ -415,7 +460,7 @@ fn discard(flags: Discard, config: &Config) -> Result<()> {
         true => json_lines(&[Discarded { discarded }])?,
         false => format!("{} removed\n", are(discarded)),
     };
-    print(text.as_bytes())
+    told(&selection, discarded, flags.json, &text, "removed")
 }
 
 fn export(flags: &Export, config: &Config) -> Result<()> {
@@ -466,6 +511,7 @@ mod tests {
             limit: Some(5),
             topic: Some("a&b".into()),
             whole: true,
+            ..LetterQuery::default()
         };
         assert_eq!(url(&query), "/v1/dead-letters?whole=true&from=3&limit=5&topic=a%26b");
     }

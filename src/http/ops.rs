@@ -59,7 +59,7 @@ pub(super) async fn letters(
     query: Result<Given<LetterQuery>, QueryRejection>,
 ) -> Response {
     let read = async {
-        let query = given(query, "from, limit, topic and whole")?;
+        let query = given(query, "from, limit, newest, topic and whole")?;
         let readers = Arc::clone(&admin.readers);
         beside(&admin, move |wal| {
             let mut letters = Letters::open(wal, |log, from| {

@@ -108,7 +108,8 @@ pub struct Options {
     pub client_id: String,
     /// Passed on to librdkafka as written. What the promises rest on is set over them.
     pub properties: BTreeMap<String, String>,
-    /// The broker tells topics' ids. The embedded one of `dev` has none, and does not answer who asks for them.
+    /// The broker tells topics' ids. The embedded one of `dev` has none, and does not answer who asks for them; it is another
+    /// one each time.
     pub topic_ids: bool,
     /// What to land.
     pub sources: Vec<Source>,

@@ -16,6 +16,9 @@ use crate::wal::{Archive, Letter, LetterState, Log, Part, Read, ReadError, Reade
 /// How much is read at once.
 const CHUNK_BYTES: usize = 1 << 20;
 
+/// How many entries are looked at at once on the way back from the end.
+const BACKWARDS: Sequence = 256;
+
 /// A letter in a list.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LetterItem {
@@ -95,6 +98,8 @@ pub struct LetterQuery {
     pub from: Option<Sequence>,
     /// The most of them.
     pub limit: Option<usize>,
+    /// Those that came last, the newest first; that is one page, without a next one.
+    pub newest: bool,
     /// Of this topic.
     pub topic: Option<String>,
     /// With headers and value.
@@ -173,6 +178,15 @@ impl Name {
     }
 }
 
+impl std::fmt::Display for Name {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match &self.wal {
+            Some(wal) => write!(f, "{wal}:{}", self.seq),
+            None => write!(f, "{}", self.seq),
+        }
+    }
+}
+
 impl std::str::FromStr for Name {
     type Err = String;
 
@@ -217,6 +231,16 @@ pub struct Letters {
     /// `None`: there never were any.
     reader: Option<Reader>,
     first: Sequence,
+    last: Sequence,
+}
+
+/// Where a read ends, whichever comes first.
+#[derive(Clone, Copy)]
+struct End {
+    before: Sequence,
+    records: usize,
+    bytes: usize,
+    at: Instant,
 }
 
 enum Known {
@@ -229,12 +253,14 @@ impl Letters {
     #[must_use]
     pub fn open(wal: &Wal, reader: impl FnOnce(&Log, Sequence) -> Reader) -> Self {
         let log = wal.letters_log();
-        let first = log.as_ref().map_or(1, |log| log.watermarks().acked + 1);
+        let marks = log.as_ref().map(Log::watermarks).unwrap_or_default();
+        let first = marks.acked + 1;
         Self {
             own: wal.id(),
             reader: log.map(|log| reader(&log, first)),
             register: Known::Open(wal.clone()),
             first,
+            last: marks.committed,
         }
     }
 
@@ -245,7 +271,8 @@ impl Letters {
     pub fn folder(archive: &Archive, own: WalId) -> Result<Self, ReadError> {
         let mut register = Register::default();
         let log = archive.log(Part::DeadLetters);
-        let first = log.map_or(1, |log| log.watermarks().acked + 1);
+        let marks = log.map(|log| log.watermarks()).unwrap_or_default();
+        let first = marks.acked + 1;
         let mut reader = log.map(|log| log.reader(first));
         while let Some(reader) = &mut reader {
             match reader.read(CHUNK_BYTES)? {
@@ -260,6 +287,7 @@ impl Letters {
             register: Known::Folder(register),
             reader,
             first,
+            last: marks.committed,
         })
     }
 
@@ -295,8 +323,6 @@ impl Letters {
         limits: Limits,
         make: impl Fn(WalId, Letter, LetterState) -> T,
     ) -> Result<LetterPage<T>, ReadError> {
-        let deadline = Instant::now() + limits.time_max;
-        let records_max = query.limit.unwrap_or(limits.records_max).min(limits.records_max);
         let mut page = LetterPage {
             items: Vec::new(),
             next: None,
@@ -305,26 +331,68 @@ impl Letters {
         let Some(mut reader) = self.reader.take() else {
             return Ok(page);
         };
-        reader.seek(query.from.unwrap_or(self.first).max(self.first));
-        let read = self.fill(&mut reader, query, limits, records_max, deadline, &mut page, make);
+        let end = End {
+            before: Sequence::MAX,
+            records: query.limit.unwrap_or(limits.records_max).min(limits.records_max),
+            bytes: limits.bytes_max,
+            at: Instant::now() + limits.time_max,
+        };
+        let read = match query.newest {
+            true => self.fill_backwards(&mut reader, query, end, &mut page, &make),
+            false => {
+                reader.seek(query.from.unwrap_or(self.first).max(self.first));
+                self.fill(&mut reader, query, &end, &mut page, &make)
+            }
+        };
         self.reader = Some(reader);
         read.map(|()| page)
     }
 
-    #[allow(clippy::too_many_arguments)] // one loop of `page`, which lends it the reader
+    /// The last ones, the newest first.
+    fn fill_backwards<T>(
+        &self,
+        reader: &mut Reader,
+        query: &LetterQuery,
+        end: End,
+        page: &mut LetterPage<T>,
+        make: &impl Fn(WalId, Letter, LetterState) -> T,
+    ) -> Result<(), ReadError> {
+        let mut before = self.last + 1;
+        while before > self.first && page.items.len() < end.records && Instant::now() < end.at {
+            let from = before.saturating_sub(BACKWARDS).max(self.first);
+            // All of the piece: which of it are the last ones shows at its end.
+            let piece_end = End {
+                before,
+                records: usize::MAX,
+                bytes: usize::MAX,
+                ..end
+            };
+            let mut piece = LetterPage {
+                items: Vec::new(),
+                next: None,
+                damaged: Vec::new(),
+            };
+            reader.seek(from);
+            self.fill(reader, query, &piece_end, &mut piece, make)?;
+            page.items.extend(piece.items.into_iter().rev());
+            page.damaged.append(&mut piece.damaged);
+            before = from;
+        }
+        page.items.truncate(end.records);
+        Ok(())
+    }
+
     fn fill<T>(
         &self,
         reader: &mut Reader,
         query: &LetterQuery,
-        limits: Limits,
-        records_max: usize,
-        deadline: Instant,
+        end: &End,
         page: &mut LetterPage<T>,
-        make: impl Fn(WalId, Letter, LetterState) -> T,
+        make: &impl Fn(WalId, Letter, LetterState) -> T,
     ) -> Result<(), ReadError> {
         let mut bytes = 0;
-        loop {
-            if Instant::now() >= deadline {
+        while reader.position() < end.before {
+            if Instant::now() >= end.at {
                 page.next = Some(reader.position());
                 return Ok(());
             }
@@ -337,7 +405,7 @@ impl Letters {
                 }
                 Read::Records(chunk) => chunk,
             };
-            for (at, entry) in chunk.entries() {
+            for (at, entry) in chunk.entries().take_while(|(at, _)| *at < end.before) {
                 let Ok(letter) = Letter::decode(entry) else {
                     page.damaged.push((at, at));
                     continue;
@@ -347,7 +415,7 @@ impl Letters {
                     Some((place, state)) if place == at && wanted && !letter.record.topic.is_empty() => state,
                     _ => continue,
                 };
-                if page.items.len() >= records_max || bytes >= limits.bytes_max {
+                if page.items.len() >= end.records || bytes >= end.bytes {
                     page.next = Some(at);
                     return Ok(());
                 }
@@ -355,6 +423,7 @@ impl Letters {
                 page.items.push(make(self.own, letter, state));
             }
         }
+        Ok(())
     }
 
     /// One letter.
@@ -433,68 +502,4 @@ impl LetterItem {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_letter_is_named_by_its_wal_and_sequence() {
-        let own = WalId::new_random();
-        let name: Name = "42".parse().unwrap();
-        assert_eq!(name.origin(own).unwrap().wal, *own.0.as_bytes());
-        let other = WalId::new_random();
-        let name: Name = format!("{other}:42").parse().unwrap();
-        let origin = name.origin(own).unwrap();
-        assert_eq!((origin.wal, origin.seq), (*other.0.as_bytes(), 42));
-        for text in ["", "x", "x:1", ":1", "1:2", "-1"] {
-            assert!(text.parse::<Name>().is_err(), "{text}");
-        }
-    }
-
-    #[test]
-    fn exactly_one_way_to_say_which() {
-        let own = WalId::new_random();
-        let which = |text: &str| serde_json::from_str::<Selection>(text).unwrap().which(own);
-        assert_eq!(which(r#"{"all":true}"#), Ok(Which::All));
-        assert_eq!(which(r#"{"topic":"t"}"#), Ok(Which::Topic("t".into())));
-        assert!(matches!(which(r#"{"letters":[{"seq":1}]}"#), Ok(Which::These(these)) if these.len() == 1));
-        for text in [
-            "{}",
-            r#"{"all":true,"topic":"t"}"#,
-            r#"{"letters":[{"wal":"x","seq":1}]}"#,
-        ] {
-            assert!(which(text).is_err(), "{text}");
-        }
-        assert!(serde_json::from_str::<Selection>(r#"{"al":true}"#).is_err());
-    }
-
-    #[test]
-    fn a_whole_letter_is_read_from_its_line() {
-        let letter = Letter {
-            origin: Origin { wal: [7; 16], seq: 9 },
-            record: crate::record::Record {
-                topic: "t".into(),
-                key: Some(vec![0xff]),
-                value: None,
-                headers: vec![("h".into(), b"v".to_vec())],
-                received_ms: 1,
-                origin: None,
-                idempotency: None,
-            },
-            code: "MessageSizeTooLarge".into(),
-            reason: "too large".into(),
-            first_failed_ms: 2,
-            last_failed_ms: 3,
-        };
-        let whole = WholeLetter::of(WalId::new_random(), letter.clone(), LetterState::Requeued(5));
-        let line = serde_json::to_string(&whole).unwrap();
-        assert_eq!(serde_json::from_str::<WholeLetter>(&line).unwrap(), whole);
-        let item = LetterItem::of(WalId::new_random(), letter, LetterState::Waiting);
-        let line = serde_json::to_string(&item).unwrap();
-        assert!(
-            line.contains(r#""state":"waiting""#) && line.contains("key_base64"),
-            "{line}"
-        );
-        assert_eq!(serde_json::from_str::<LetterItem>(&line).unwrap(), item);
-    }
-}
+mod tests;

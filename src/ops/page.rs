@@ -72,6 +72,18 @@ pub struct Page {
 }
 
 impl Query {
+    /// Whether every record matches, wherever it is.
+    #[must_use]
+    pub fn is_any(&self) -> bool {
+        let Self { limit, only_count, .. } = *self;
+        *self
+            == Self {
+                limit,
+                only_count,
+                ..Self::default()
+            }
+    }
+
     /// Whether the record at `sequence` is wanted.
     #[must_use]
     pub fn matches(&self, record: &RecordRef<'_>) -> bool {

@@ -275,13 +275,21 @@ fn config_check_and_show_tell_what_is_in_force() {
 
 fn dev_delivers_what_its_curl_line_posts() {
     let folder = tempfile::tempdir().unwrap();
-    let output = folder.path().join("output");
+    // The second time, a database is there that knows another broker.
+    for _ in 0..2 {
+        dev_delivers(folder.path());
+    }
+}
+
+fn dev_delivers(folder: &Path) {
+    let output = folder.join("output");
     let file = fs::File::create(&output).unwrap();
     let child = command()
         .arg("dev")
-        .current_dir(folder.path())
+        .current_dir(folder)
         .env("TIDEGATE_HTTP__LISTEN", "127.0.0.1:0")
         .env("TIDEGATE_ADMIN__LISTEN", "127.0.0.1:0")
+        .env("TIDEGATE_LAND__LISTEN", "127.0.0.1:0")
         .stdout(file.try_clone().unwrap())
         .stderr(file)
         .spawn()
@@ -313,4 +321,22 @@ fn dev_delivers_what_its_curl_line_posts() {
         );
         Some(())
     });
+    let said_now = said();
+    let address = |line: &str| {
+        let line = said_now.lines().find(|found| found.contains(line)).unwrap();
+        line.rsplit_once("addr=").unwrap().1.to_owned()
+    };
+    let (admin, lander) = (address("admin listening"), address("lander listening"));
+    assert!(
+        said_now.contains(&format!("status page   http://{admin}/\n")),
+        "{said_now}"
+    );
+    poll("it is landed", seconds(30), || {
+        let question = ["status", "--json", "--admin", &admin, "--lander", &lander];
+        run(folder, command(), &question)
+            .stdout
+            .contains(r#""valid":1,"#)
+            .then_some(())
+    });
+    assert!(!said().contains(" WARN "), "{}", said());
 }

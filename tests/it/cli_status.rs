@@ -15,6 +15,7 @@ use crate::support::{FORM, free_port, poll, seconds, unique, wait_until};
 cases!["cli::status":
     it_shows_the_lag_going_to_0_and_a_lander_that_has_stopped [Kafka],
     nobody_there_is_exit_75_with_what_to_do [],
+    a_folder_with_faults_tells_those_that_are_seen [],
     a_wrong_token_is_exit_2 [],
     a_watch_outlives_the_gateway_and_ends_with_a_signal [],
     a_watch_that_nobody_reads_ends_quietly [],
@@ -127,13 +128,48 @@ fn nobody_there_is_exit_75_with_what_to_do() {
     let ended = status(&[], &["--json", "--admin", &admin, "--lander", &lander]);
     assert_eq!(ended.code, Some(75), "{ended:?}");
     assert_eq!(ended.stdout, "{\"gateway\":null,\"lander\":null}\n");
-    for place in ["https://127.0.0.1:1", "http://user:password@127.0.0.1:1"] {
+    for place in ["https://127.0.0.1:1", "http://user:password@127.0.0.1:1", "4711"] {
         let ended = status(&[], &["--admin", place]);
         assert!(
             ended.code == Some(2) && ended.stderr.contains("http://HOST:PORT"),
             "{ended:?}"
         );
     }
+}
+
+fn a_folder_with_faults_tells_those_that_are_seen() {
+    let mut gateway = Gateway::start(&Config::new(NOWHERE));
+    let answer = gateway
+        .client()
+        .post("/v1/topics/t", "application/json", b"{}")
+        .unwrap();
+    assert_eq!(answer.status, 202, "{answer:?}");
+    gateway.sigkill();
+    let wal = gateway.wal();
+    let lander = nobody();
+    let question = ["--wal", wal.to_str().unwrap(), "--lander", &lander];
+    let ended = status(&[], &question);
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    let look = format!(
+        "  damage        only the end of the log was looked at: `tidegate wal verify --wal {}`",
+        wal.display()
+    );
+    assert!(
+        ended.stdout.contains(&look) && !ended.stdout.contains("on disk"),
+        "{ended:?}"
+    );
+    fs::remove_file(wal.join("witness")).unwrap();
+    fs::create_dir_all(wal.join("damaged/gen-1")).unwrap();
+    let ended = status(&[], &question);
+    for words in [
+        "  damage        main: the witness is missing",
+        "main: 1 generation set aside in 'damaged'",
+        "wal verify",
+    ] {
+        assert!(ended.stdout.contains(words), "{words}: {ended:?}");
+    }
+    let faults = &json(&status(&[], &[&question[..], &["--json"]].concat()))["gateway"]["wal"]["faults"];
+    assert_eq!(faults.as_array().map(Vec::len), Some(2), "{faults}");
 }
 
 fn a_wrong_token_is_exit_2() {

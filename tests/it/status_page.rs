@@ -268,6 +268,10 @@ fn letters_are_listed_and_their_buttons_ask_for_them() {
     assert_eq!(last_body(), json!({"letters": [letter]}));
     browser.click("#requeue-all");
     wait_until("all are asked for", seconds(10), || last_body() == json!({"all": true}));
+    assert_eq!(browser.text("letters-shown"), "", "they are all");
+    browser.eval("void show({'letters.data-count': '3', 'letters-count': '3'})");
+    wait_for_text(&browser, "letters-shown", "(the newest 2)");
+    assert!(browser.text("letters-more").contains("tidegate dead-letters list"));
     assert_quiet(&browser);
 }
 

@@ -6,7 +6,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::cli::{Ended, run};
 use crate::support::gateway::{Config, Gateway, Killed, NOWHERE, command, signal_terminate};
@@ -20,6 +20,7 @@ cases!["wal":
     a_tail_follows_what_comes_in [],
     an_export_keeps_identities_in_another_log [],
     what_cannot_be_exported_or_imported_is_told [],
+    where_nothing_is_that_is_said [],
     a_pulled_disk_is_replayed_while_the_original_restarts [Kafka],
     a_replay_tells_what_kafka_refuses_and_sends_the_rest [Kafka],
     a_replay_goes_to_a_running_gateway [],
@@ -187,8 +188,24 @@ fn an_export_keeps_identities_in_another_log() {
     done(&["import", text(&packed), "--admin", &admin]);
     assert_eq!(done(&["export", "--admin", &admin]), exported);
     let other = folder.path().join("other");
-    done(&["import", text(&plain), "--wal", text(&other)]);
+    let made = wal(&["import", text(&plain), "--wal", text(&other)]);
+    assert_eq!(made.code, Some(0), "{made:?}");
+    for words in ["made a new log in", "identity", "as new sequences 1 to 121. A file"] {
+        assert!(made.stderr.contains(words), "{words}: {made:?}");
+    }
     assert_eq!(done(&["export", "--wal", text(&other)]), exported);
+    // Once more is not refused, but told.
+    let more = wal(&["import", text(&plain), "--json", "--wal", text(&other)]);
+    assert_eq!(
+        lines(&more.stdout),
+        [json!({"records": 121, "first_seq": 122, "last_seq": 242})]
+    );
+    assert_eq!(more.code, Some(0), "{more:?}");
+    let words = "as new sequences 122 to 242, behind those that the log had before";
+    assert!(
+        more.stderr.contains(words) && !more.stderr.contains("made a new log"),
+        "{more:?}"
+    );
     // Their place is told where it is not their identity's.
     let listed = lines(&done(&["list", "--json", "--limit", "1", "--wal", text(&other)]));
     assert_eq!(listed[0]["sequence"], 1);
@@ -225,10 +242,124 @@ fn what_cannot_be_exported_or_imported_is_told() {
     assert!(ended.stderr.contains("--skip"), "{ended:?}");
     let missing = wal(&["import", "/nowhere/at/all", "--wal", text(&folder.path().join("new"))]);
     assert_eq!(missing.code, Some(1), "{missing:?}");
+    assert!(missing.stderr.contains("wal export -o FILE"), "{missing:?}");
+    // Nothing is made for a name that is a mistake.
+    let packed = folder.path().join("none.jsonl");
+    fs::write(&packed, "").unwrap();
+    for (file, place) in [(Path::new("/nowhere"), "made"), (&packed, "no/such")] {
+        let place = folder.path().join(place);
+        let ended = wal(&["import", text(file), "--wal", text(&place)]);
+        assert!(
+            !place.exists() && ended.stderr.contains("nothing was changed"),
+            "{ended:?}"
+        );
+    }
+    let nowhere = wal(&["list", "--wal", text(&folder.path().join("nowhere"))]);
+    assert_eq!(nowhere.code, Some(2), "{nowhere:?}");
+    assert!(nowhere.stderr.contains("--wal DIR"), "{nowhere:?}");
     let nobody = wal(&["export", "--admin", "http://127.0.0.1:9"]);
     assert_eq!(nobody.code, Some(75), "{nobody:?}");
     let strange = wal(&["export", "--wal", text(folder.path())]);
     assert_eq!(strange.code, Some(2), "{strange:?}");
+}
+
+/// Each of `questions` to a log ends with its code, nothing on stdout, and its words.
+#[track_caller]
+fn said(at: [&str; 2], questions: &[(&[&str], i32, &str)]) {
+    for (question, code, words) in questions {
+        let folder = tempfile::tempdir().unwrap();
+        let ended = run(folder.path(), command(), &[question, &at[..]].concat());
+        assert_eq!(
+            (ended.code, ended.stdout.as_str()),
+            (Some(*code), ""),
+            "{question:?}: {ended:?}"
+        );
+        assert!(ended.stderr.contains(words), "{question:?}: {words}: {ended:?}");
+    }
+}
+
+fn where_nothing_is_that_is_said() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("none.jsonl");
+    fs::write(&file, "").unwrap();
+    let empty = folder.path().join("empty");
+    done(&["import", text(&file), "--wal", text(&empty)]);
+    said(
+        ["--wal", text(&empty)],
+        &[
+            (&["wal", "list"], 0, "the log is empty: it has taken no record yet"),
+            (&["wal", "list", "--json"], 0, "the log is empty"),
+            (&["wal", "tail"], 0, "the log is empty"),
+            (&["wal", "show", "0"], 2, "sequences begin at 1"),
+            (&["wal", "show", "1"], 1, "it has taken none yet"),
+            (&["wal", "rewind", "--from-seq", "0"], 2, "sequences begin at 1"),
+            (&["wal", "rewind", "--from-seq", "1"], 1, "has acknowledged nothing yet"),
+            (
+                &["wal", "rewind", "--from-seq", "1", "--yes"],
+                1,
+                "has acknowledged nothing yet",
+            ),
+            (&["held", "list"], 0, "nothing is held"),
+            (&["held", "list", "--records", "--json"], 0, "nothing is held"),
+            (&["dead-letters", "list"], 0, "there are no dead letters"),
+            (
+                &["dead-letters", "list", "--topic", "t"],
+                0,
+                "there are no dead letters of topic t",
+            ),
+            (&["dead-letters", "requeue", "--all"], 1, "`tidegate dead-letters list`"),
+            (
+                &["dead-letters", "requeue", "7"],
+                1,
+                "no dead letter that waits is named 7",
+            ),
+            (
+                &["dead-letters", "discard", "--topic", "t"],
+                1,
+                "no dead letter of topic t waits",
+            ),
+            (
+                &["dead-letters", "discard", "--all", "--yes"],
+                1,
+                "no dead letter waits, so none was removed",
+            ),
+        ],
+    );
+    let gateway = filled();
+    let admin = format!("http://{}", gateway.admin);
+    said(
+        ["--admin", &admin],
+        &[
+            (
+                &["wal", "list", "--topic", "t9"],
+                0,
+                "no record matches: the log has the sequences 1 to 121",
+            ),
+            (
+                &["wal", "rewind", "--from-seq", "5", "--yes"],
+                1,
+                "has acknowledged nothing yet",
+            ),
+            (&["held", "list", "--topic", "t"], 0, "no record of topic t is held"),
+            (&["held", "discard", "--topic", "t"], 1, "no record of topic t is held"),
+            (&["held", "discard", "--topic", "t", "--yes"], 1, "`tidegate held list`"),
+            (
+                &["held", "redirect", "--topic", "t", "--to", "u", "--yes"],
+                1,
+                "so none was redirected to u",
+            ),
+            (
+                &["dead-letters", "requeue", "--topic", "t"],
+                1,
+                "no dead letter of topic t waits",
+            ),
+            (
+                &["dead-letters", "discard", "9", "--yes"],
+                1,
+                "no dead letter that waits is named 9",
+            ),
+        ],
+    );
 }
 
 /// Posts `count` records to a source and gives their sequences.
@@ -442,7 +573,11 @@ fn a_replay_without_kafka_can_be_gone_on_with() {
     ];
     done(&to);
     assert_eq!(kafka.count(&topic), Some(1000));
-    done(&to);
+    let again = wal(&to);
+    assert!(
+        again.code == Some(0) && again.stderr.contains("was complete already"),
+        "{again:?}"
+    );
     assert_eq!(kafka.count(&topic), Some(1000), "nothing is left to be sent");
     // The place belongs to one log and one question.
     let other = wal(&[&to[..], &["--topic", "x"]].concat());

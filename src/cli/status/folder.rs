@@ -2,6 +2,7 @@
 //!
 //! What only a running gateway knows (Kafka, requests) is not in it. Nothing is opened or changed.
 
+use std::fs;
 use std::path::Path;
 
 use serde_json::json;
@@ -10,7 +11,11 @@ use super::super::ask::Answer;
 use crate::config::Config;
 use crate::ops;
 use crate::record::{WalId, now_ms};
-use crate::wal::{Archive, ArchiveError, Part, ReadError};
+use crate::wal::{Archive, ArchiveError, Archived, Part, ReadError, Witnessed};
+use crate::words::counted;
+
+/// The folder of a log where damaged generations are kept.
+const ASIDE: &str = "damaged";
 
 /// Why there is nothing to show.
 #[derive(Debug, thiserror::Error)]
@@ -40,6 +45,7 @@ pub(super) fn status(path: &Path, config: &Config) -> Result<Answer, FolderError
     let own = archive.id().unwrap_or(WalId(uuid::Uuid::nil()));
     let letters = ops::Letters::folder(&archive, own)?.count();
     let oldest_received_ms = oldest(&archive)?;
+    let faults: Vec<String> = archive.logs().flat_map(|log| faults(log, path)).collect();
     let free = rustix::fs::statvfs(path).map(|stat| stat.f_bavail.saturating_mul(stat.f_frsize));
     let value = json!({
         "gateway": null,
@@ -58,6 +64,7 @@ pub(super) fn status(path: &Path, config: &Config) -> Result<Answer, FolderError
             "capacity_bytes": config.wal.bytes_max,
             "free_bytes": free.ok(),
             "generations": archive.log(Part::Main).map(|log| log.generations()),
+            "faults": faults,
         },
         "held_records": held.committed - held.acked,
         "dead_letters": letters,
@@ -66,6 +73,33 @@ pub(super) fn status(path: &Path, config: &Config) -> Result<Answer, FolderError
     archive.check_unused()?;
     let json = value.to_string();
     Ok(Answer { value, json })
+}
+
+/// What is seen to be wrong with a log without reading all of it.
+fn faults(log: &Archived, folder: &Path) -> Vec<String> {
+    let name = log.part().name();
+    let mut faults = Vec::new();
+    let witness = match log.witnessed() {
+        Witnessed::Marks(_) => None,
+        Witnessed::Missing => Some("missing"),
+        Witnessed::Damaged => Some("damaged"),
+    };
+    if let Some(witness) = witness {
+        faults.push(format!(
+            "{name}: the witness is {witness}, so how far the log was committed and acknowledged is a guess"
+        ));
+    }
+    if let Some(fault) = log.lost_fault() {
+        faults.push(format!("{name}: {fault}"));
+    }
+    let aside = fs::read_dir(log.part().folder(folder).join(ASIDE)).map_or(0, Iterator::count);
+    if aside > 0 {
+        let generations = counted(aside as u64, "generation");
+        faults.push(format!(
+            "{name}: {generations} set aside in '{ASIDE}', because something could not be read"
+        ));
+    }
+    faults
 }
 
 /// When the oldest record that waits for Kafka was received.

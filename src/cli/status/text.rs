@@ -54,12 +54,19 @@ pub(super) fn folder(status: &Value) -> String {
     let mut rows = Rows(format!("log in {path}, no gateway runs on it\n"));
     let waits = match number(status, "/wal/backlog_records") {
         Some(0) => "nothing waits in the log for Kafka",
-        _ => "what waits is on disk, and sent once a gateway runs here: `tidegate serve`",
+        _ => "what waits is sent once a gateway runs here: `tidegate serve`",
     };
     rows.add("state", waits);
     rows.add("backlog", folder_backlog(status));
     rows.add("watermarks", watermarks(status));
     rows.add("disk", disk(status));
+    let faults = status.pointer("/wal/faults").and_then(Value::as_array);
+    let mut name = "damage";
+    for fault in faults.into_iter().flatten().filter_map(Value::as_str) {
+        rows.add(std::mem::take(&mut name), shown(fault));
+    }
+    let looked = "only the end of the log was looked at: `tidegate wal verify --wal DIR` reads all of it";
+    rows.add(name, looked.replace("DIR", &path));
     rows.add("dead letters", records(status, "/dead_letters"));
     rows.add("held", records(status, "/held_records"));
     rows.add("log", text(status, "/wal/id").unwrap_or_else(|| UNKNOWN.to_owned()));

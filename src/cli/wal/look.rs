@@ -87,35 +87,70 @@ pub(super) fn list(flags: &List, config: &Config) -> Result<()> {
             break;
         }
     }
+    if listing.is_empty() {
+        eprintln!("{}", nothing(&records, query.is_any())?);
+    }
     listing.end()
 }
 
+/// Why nothing is listed.
+fn nothing(records: &Records, all: bool) -> Result<String> {
+    let (trimmed, committed) = (records.trimmed()?, records.committed()?);
+    Ok(if committed == 0 {
+        "the log is empty: it has taken no record yet".to_owned()
+    } else if trimmed >= committed {
+        format!(
+            "no record is in the log: everything up to sequence {committed} was acknowledged by Kafka and removed (wal.retain \
+             keeps records longer)"
+        )
+    } else if all {
+        format!(
+            "none of the sequences {} to {committed} is a record that can be listed",
+            trimmed + 1
+        )
+    } else {
+        format!(
+            "no record matches: the log has the sequences {} to {committed}",
+            trimmed + 1
+        )
+    })
+}
+
 pub(super) fn show(flags: &Show, config: &Config) -> Result<()> {
-    let mut records = Records::open(&flags.at, config)?;
     let sequence = flags.sequence;
+    if sequence == 0 {
+        return Err(
+            Usage("there is no record 0: sequences begin at 1, `tidegate wal list` shows them".to_owned()).into(),
+        );
+    }
+    let mut records = Records::open(&flags.at, config)?;
     let query = Query {
         from_seq: Some(sequence),
         to_seq: Some(sequence),
         ..Query::default()
     };
-    let page = records.page(&query, sequence.max(1))?;
+    let page = records.page(&query, sequence)?;
     let Some(item) = page.items.first() else {
         if !page.damaged.is_empty() {
             let text =
                 format!("record {sequence} was on disk and cannot be read; `tidegate wal verify` tells what is lost");
             return Err(Damage(text).into());
         }
-        let committed = records.committed()?;
-        anyhow::bail!(
-            "there is no record {sequence} in the log: {}",
-            match sequence > committed {
-                true => format!("its last one is {committed}"),
-                false =>
-                    "it was acknowledged by Kafka and removed (wal.retain keeps records longer), or a salvage has told \
-                          that it is lost"
-                        .to_owned(),
-            }
-        );
+        let (trimmed, committed) = (records.trimmed()?, records.committed()?);
+        let why = if committed == 0 {
+            "it has taken none yet".to_owned()
+        } else if sequence > committed {
+            format!("its last one is {committed}")
+        } else if sequence <= trimmed {
+            let rest = match trimmed < committed {
+                true => format!("; the first one that is still there is {}", trimmed + 1),
+                false => String::new(),
+            };
+            format!("it was acknowledged by Kafka and removed (wal.retain keeps records longer){rest}")
+        } else {
+            "a salvage has told that it is lost".to_owned()
+        };
+        anyhow::bail!("there is no record {sequence} in the log: {why}");
     };
     let text = match flags.json {
         true => format!("{}\n", serde_json::to_string(item)?),
@@ -149,6 +184,9 @@ pub(super) fn tail(flags: &Tail, config: &Config) -> Result<()> {
     };
     if !flags.follow {
         look()?;
+        if listing.is_empty() {
+            eprintln!("{}", nothing(&records, true)?);
+        }
         return listing.end();
     }
     let runtime = Runtime::new().context("no threads could be started")?;
@@ -180,16 +218,22 @@ impl Listing {
         }
     }
 
+    /// Whether there was nothing to show, nor anything that could not be read.
+    pub(in crate::cli) fn is_empty(&self) -> bool {
+        !self.began && self.damaged == 0
+    }
+
     /// Whether anybody still reads.
     pub(in crate::cli) fn print(&mut self, items: &[Item]) -> Result<bool> {
         let mut text = String::new();
         for item in items {
+            let is_first = !std::mem::replace(&mut self.began, true);
             if self.json {
                 text.push_str(&serde_json::to_string(item)?);
                 text.push('\n');
                 continue;
             }
-            if !std::mem::replace(&mut self.began, true) {
+            if is_first {
                 text.push_str(&row(["SEQUENCE", "RECEIVED (UTC)", "TOPIC", "KEY", "BYTES", "VALUE"]));
             }
             let bytes = bytes(item).to_string();

@@ -1,9 +1,11 @@
 //! Which records, and from where: the flags that choose, and pages of them from a gateway or a folder.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
 
 use anyhow::{Context as _, Result};
+use jiff::Timestamp;
+use jiff::civil::DateTime;
+use jiff::tz::TimeZone;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 
 use super::super::ask::Listener;
@@ -14,13 +16,6 @@ use crate::ops::{Limits, Page, Query, page};
 use crate::record::{Sequence, WalId};
 use crate::wal::{Archive, Part, Reader, Watermarks};
 
-/// What a folder gives at once: nobody else waits for it.
-const FOLDER: Limits = Limits {
-    records_max: 1000,
-    bytes_max: 4 << 20,
-    time_max: Duration::from_secs(1),
-};
-
 /// Which records.
 #[derive(Debug, Clone, Default, clap::Args)]
 pub(in crate::cli) struct Filter {
@@ -30,7 +25,8 @@ pub(in crate::cli) struct Filter {
     /// Only up to this sequence
     #[arg(long, value_name = "N")]
     pub(super) to_seq: Option<Sequence>,
-    /// Only what was received at this time or later: 2026-11-24T03:00:00Z, or "2 h" for two hours ago
+    /// Only what was received at this time or later: 2026-11-24T03:00:00Z, 2026-11-24 (its midnight, UTC), or "2 h" for two
+    /// hours ago
     #[arg(long, value_name = "TIME", value_parser = moment)]
     since: Option<i64>,
     /// Only what was received before this time
@@ -71,18 +67,23 @@ impl Filter {
     }
 }
 
-/// A time as people write it, in milliseconds since the epoch: a date, or how long ago.
+/// A time as people write it, in milliseconds since the epoch: a date, with a time of day or without, or how long ago.
 fn moment(text: &str) -> Result<i64, String> {
-    let time = match humantime::parse_rfc3339_weak(text) {
-        Ok(time) => Some(time),
-        Err(_) => humantime::parse_duration(text)
-            .ok()
-            .and_then(|ago| SystemTime::now().checked_sub(ago)),
+    // Without a zone it is UTC.
+    let written = text.parse::<Timestamp>().or_else(|_| {
+        let time = text.parse::<DateTime>()?;
+        TimeZone::UTC.to_timestamp(time)
+    });
+    let ago = |_: jiff::Error| {
+        let ago = humantime::parse_duration(text).ok()?;
+        Timestamp::now().checked_sub(ago).ok()
     };
-    let since = time.and_then(|time| time.duration_since(SystemTime::UNIX_EPOCH).ok());
-    since
-        .and_then(|since| i64::try_from(since.as_millis()).ok())
-        .ok_or_else(|| "write a UTC time such as 2026-11-24T03:00:00Z, or how long ago, such as \"2 h\"".to_owned())
+    let time = written.map_or_else(ago, Some);
+    time.map(Timestamp::as_millisecond).ok_or_else(|| {
+        "write a UTC time such as 2026-11-24T03:00:00Z, a date such as 2026-11-24 (its midnight), or how long ago, such as \
+         \"2 h\""
+            .to_owned()
+    })
 }
 
 /// Records of the main log, from a gateway or a folder. No `Debug`: a listener holds the token.
@@ -125,12 +126,12 @@ impl Records {
         match self {
             Self::Online(listener) => Ok(listener.get(&url(query, from))?),
             Self::Offline { archive, reader, id } => {
-                reader.seek(from.max(reader.position().min(from)));
+                reader.seek(from);
                 let query = Query {
                     from_seq: None,
                     ..query.clone()
                 };
-                let page = page(reader, *id, &query, FOLDER)?;
+                let page = page(reader, *id, &query, Limits::ANSWER)?;
                 if !page.damaged.is_empty() {
                     // A gateway that has started meanwhile removes what is acknowledged: that is no damage.
                     archive.check_unused().map_err(in_use)?;
@@ -143,6 +144,11 @@ impl Records {
     /// The last sequence that is on disk.
     pub(in crate::cli) fn committed(&self) -> Result<Sequence> {
         self.watermark("committed", |marks| marks.committed)
+    }
+
+    /// The last sequence that is no longer on disk; 0 if all are.
+    pub(in crate::cli) fn trimmed(&self) -> Result<Sequence> {
+        self.watermark("trimmed", |marks| marks.trimmed)
     }
 
     /// The last sequence up to which Kafka has acknowledged everything.
@@ -198,10 +204,14 @@ mod tests {
     fn times_are_dates_or_how_long_ago() {
         assert_eq!(moment("1970-01-01T00:00:01Z").unwrap(), 1000);
         assert_eq!(moment("1970-01-01 00:00:01").unwrap(), 1000);
+        assert_eq!(moment("1970-01-02T01:00:00+01:00").unwrap(), 86_400_000);
+        assert_eq!(moment("1970-01-02").unwrap(), 86_400_000, "midnight");
         let now = crate::record::now_ms();
         let ago = moment("2 h").unwrap();
         assert!((now - 7_200_000 - ago).abs() < 5_000);
-        assert!(moment("yesterday").is_err());
+        for text in ["yesterday", "2026-02-30", "2026-11", "24.11.2026", "-1 h", ""] {
+            assert!(moment(text).is_err_and(|error| error.contains("2026-11-24")), "{text}");
+        }
     }
 
     #[test]

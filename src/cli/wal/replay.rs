@@ -112,9 +112,12 @@ pub(super) fn replay(flags: &Replay, config: &Config) -> Result<()> {
         main: begin(&source, Part::Main, flags.all || query.from_seq.is_some()),
         held: begin(&source, Part::Held, flags.all),
     };
-    if let Some(file) = &flags.resume {
+    // Of a replay that was begun before.
+    let resumed_file = flags.resume.as_ref().filter(|file| file.exists());
+    if let Some(file) = resumed_file {
         place = resumed(file, place)?;
     }
+    let before = place.clone();
     let mut way = match (&flags.admin, flags.dry_run) {
         (_, true) => Way::Nowhere,
         (Some(admin), false) => {
@@ -159,6 +162,13 @@ pub(super) fn replay(flags: &Replay, config: &Config) -> Result<()> {
         };
         error.context(format!("not everything was sent: {on}"))
     })?;
+    if let Some(file) = resumed_file.filter(|_| place == before && run.sums.records == 0) {
+        eprintln!(
+            "the replay that {} belongs to was complete already: nothing was left to send. `--all` without --resume, or with \
+             another file, sends everything that is on disk again",
+            file.display()
+        );
+    }
     let damaged = place.main.damaged + place.held.damaged;
     if damaged > 0 {
         let damaged = counted(damaged, "record");
@@ -169,8 +179,9 @@ pub(super) fn replay(flags: &Replay, config: &Config) -> Result<()> {
     }
     if run.sums.refused > 0 {
         anyhow::bail!(
-            "{} were refused and are still in {}",
+            "{} {} refused, and still in {}: what is told above must be mended, then a replay sends them",
             counted(run.sums.refused, "record"),
+            if run.sums.refused == 1 { "was" } else { "were" },
             path.display()
         );
     }
@@ -197,11 +208,7 @@ fn begin(source: &Archive, part: Part, acked_too: bool) -> Place {
 }
 
 fn resumed(file: &Path, place: Progress) -> Result<Progress> {
-    let text = match fs::read(file) {
-        Ok(text) => text,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(place),
-        Err(error) => return Err(error).with_context(|| format!("cannot read {}", file.display())),
-    };
+    let text = fs::read(file).with_context(|| format!("cannot read {}", file.display()))?;
     let before: Progress = serde_json::from_slice(&text).map_err(|error| {
         Usage(format!(
             "{} is no file of --resume ({error}): name another",

@@ -11,16 +11,16 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, bail};
 
 use super::super::ask::Listener;
-use super::super::at::{At, Where};
+use super::super::at::{At, Where, in_use};
 use super::super::exit::{Damage, LogError, Usage};
-use super::super::options;
 use super::super::words::{counted, size};
+use super::super::{options, print};
 use super::progress;
 use super::records::{Filter, Records};
 use crate::config::Config;
 use crate::ops::{self, Imported, Item, ItemError, Items};
 use crate::record::Sequence;
-use crate::wal::Wal;
+use crate::wal::{Archive, ArchiveError, Wal};
 
 /// What is sent to a gateway, or committed, at once.
 pub(super) const BATCH_RECORDS: usize = 1000;
@@ -52,6 +52,9 @@ pub(in crate::cli) struct Import {
     /// Leave out so many records at the beginning: the number that an import which was cut off has named
     #[arg(long, value_name = "N", default_value_t = 0)]
     skip: u64,
+    /// The outcome as JSON
+    #[arg(long)]
+    json: bool,
     #[command(flatten)]
     at: At,
 }
@@ -113,11 +116,7 @@ pub(super) fn export(flags: &Export, config: &Config) -> Result<()> {
     };
     file.sync_all().with_context(cannot)?;
     fs::rename(&partial, path).with_context(cannot)?;
-    let parent = match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    };
-    File::open(parent)
+    File::open(parent(path))
         .and_then(|folder| folder.sync_all())
         .with_context(cannot)?;
     written.told(&path.display().to_string())
@@ -211,32 +210,102 @@ impl Target {
 }
 
 pub(super) fn import(flags: &Import, config: &Config) -> Result<()> {
-    let target = match flags.at.find(config)? {
-        Where::Online(listener) => Target::Gateway(listener),
-        Where::Offline(_) => Target::Log(Wal::open(options::wal_for_verb(config)).map_err(|source| LogError {
-            origin: config.origin("wal.path"),
-            source,
-        })?),
+    let place = flags.at.find(config)?;
+    // Before a log is made for what cannot be read.
+    let lines = opened(&flags.file)?;
+    let (target, before) = match place {
+        Where::Online(listener) => (Target::Gateway(listener), None),
+        Where::Offline(path) => {
+            let (wal, before) = log(&path, config)?;
+            (Target::Log(wal), Some(before))
+        }
     };
-    let result = import_file(flags, &target);
+    let result = import_lines(flags, lines, &target);
     if let Target::Log(wal) = &target {
         wal.close()?;
     }
-    let taken = result?;
-    eprintln!("imported {} with the identity they had", counted(taken, "record"));
+    let (taken, places) = result?;
+    if flags.json {
+        let (first, last) = places.unzip();
+        let outcome = serde_json::json!({"records": taken, "first_seq": first, "last_seq": last});
+        print(format!("{outcome}\n").as_bytes())?;
+    }
+    let taken = counted(taken, "record");
+    let Some((first, last)) = places else {
+        eprintln!("imported {taken}: there is none in {} to take", flags.file.display());
+        return Ok(());
+    };
+    let behind = match before {
+        None | Some(0) => "",
+        Some(_) => ", behind those that the log had before",
+    };
+    eprintln!(
+        "imported {taken} with the identity they had, as new sequences {first} to {last}{behind}. A file that is imported \
+         twice is in the log twice, and landed once"
+    );
     Ok(())
 }
 
-fn import_file(flags: &Import, target: &Target) -> Result<u64> {
-    let path = flags.file.display();
-    let file: Box<dyn Read> = match flags.file.as_os_str() == "-" {
-        true => Box::new(io::stdin()),
-        false => Box::new(File::open(&flags.file).with_context(|| format!("cannot read {path}"))?),
+/// The log of a folder, made if there is none, and the last sequence that it has.
+fn log(path: &Path, config: &Config) -> Result<(Wal, Sequence)> {
+    let is_new = match Archive::open(path) {
+        Ok(_) => false,
+        Err(ArchiveError::Io { .. } | ArchiveError::NotAWal { .. }) => true,
+        Err(error @ ArchiveError::InUse { .. }) => return Err(in_use(error)),
+        Err(_) => false,
     };
-    let mut lines: Box<dyn BufRead> = match is_zst(&flags.file) {
+    if is_new && !path.exists() && !parent(path).is_dir() {
+        let text = format!(
+            "a new log is made for an import only where the folder around it is there, and {} is not: name the folder of a \
+             log with --wal, or make that one; nothing was changed",
+            parent(path).display()
+        );
+        return Err(Usage(text).into());
+    }
+    let wal = Wal::open(options::wal_for_verb(config)).map_err(|source| LogError {
+        origin: config.origin("wal.path"),
+        source,
+    })?;
+    let committed = wal.log().committed();
+    if is_new {
+        eprintln!("made a new log in {}, identity {}", path.display(), wal.id());
+    }
+    Ok((wal, committed))
+}
+
+/// The folder around a file or folder.
+fn parent(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    }
+}
+
+fn opened(path: &Path) -> Result<Box<dyn BufRead>> {
+    let file: Box<dyn Read> = match path.as_os_str() == "-" {
+        true => Box::new(io::stdin()),
+        false => Box::new(File::open(path).with_context(|| {
+            format!(
+                "cannot read {}: name a file that `tidegate wal export -o FILE` has written, or - for stdin; nothing was \
+                 changed",
+                path.display()
+            )
+        })?),
+    };
+    Ok(match is_zst(path) {
         true => Box::new(BufReader::new(zstd::Decoder::new(file)?)),
         false => Box::new(BufReader::new(file)),
-    };
+    })
+}
+
+/// How many were taken, and the places of the first and the last one.
+fn import_lines(
+    flags: &Import,
+    mut lines: Box<dyn BufRead>,
+    target: &Target,
+) -> Result<(u64, Option<(Sequence, Sequence)>)> {
+    let path = flags.file.display();
+    let mut places = None;
     let mut taken = 0;
     let mut number: u64 = 0;
     let mut batch = Vec::new();
@@ -271,10 +340,11 @@ fn import_file(flags: &Import, target: &Target) -> Result<u64> {
         if !batch.is_empty() && (end || batch.len() >= BATCH_RECORDS || bytes >= BATCH_BYTES) {
             let count = batch.len() as u64;
             let imported = target.take(std::mem::take(&mut batch));
-            imported.map_err(|error| {
+            let imported = imported.map_err(|error| {
                 let text = cut_off(error.to_string());
                 error.context(text)
             })?;
+            places = Some((places.map_or(imported.first_seq, |(first, _)| first), imported.last_seq));
             taken += count;
             bytes = 0;
         }
@@ -283,7 +353,7 @@ fn import_file(flags: &Import, target: &Target) -> Result<u64> {
                 let text = format!("--skip {}: {path} has only {}", flags.skip, counted(number, "record"));
                 return Err(Usage(text).into());
             }
-            return Ok(taken);
+            return Ok((taken, places));
         }
     }
 }
