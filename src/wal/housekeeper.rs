@@ -156,18 +156,17 @@ pub fn retire(shared: &Shared) -> io::Result<()> {
                     tracing::warn!(log = options.name, folder = %folder.display(), "a damaged generation was set aside");
                 }
             }
+            // Each name before the next, and before the removal: else a power loss may leave a gap between those that are
+            // still there, or one without its file, which is what damage looks like.
+            if let Err(error) = durable::sync_folder(&options.folder) {
+                shared.poison.set(format!("fsync of the log's folder failed: {error}"));
+                return Err(error);
+            }
         }
     }
     // What cannot be removed now is tried again the next time.
     let mut gone = std::mem::take(&mut *lock(&shared.chores.gone));
     let mut failed = Ok(());
-    if !gone.is_empty() {
-        // The new name before the removal: under the old one, a generation without its file would be damage.
-        if let Err(error) = durable::sync_folder(&options.folder) {
-            lock(&shared.chores.gone).extend(gone);
-            return Err(error);
-        }
-    }
     gone.retain(|folder| match fs::remove_dir_all(folder) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
             failed = Err(error);

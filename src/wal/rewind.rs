@@ -61,7 +61,7 @@ pub enum RewindError {
     },
     /// It is not settled yet.
     #[error(
-        "sequence {from} was not acknowledged yet, it is sent anyway: the watermark is {acked}. Rewind to {acked} or before"
+        "sequence {from} was not acknowledged yet, it is sent anyway: {}", rewindable(*acked)
     )]
     Ahead {
         /// What was asked for.
@@ -81,6 +81,13 @@ pub enum RewindError {
     /// The log has stopped.
     #[error(transparent)]
     Stopped(#[from] AppendError),
+}
+
+fn rewindable(acked: Sequence) -> String {
+    match acked {
+        0 => "Kafka has acknowledged nothing, there is nothing to send again".to_owned(),
+        acked => format!("the watermark is {acked}. Rewind to {acked} or before"),
+    }
 }
 
 impl Log {
