@@ -92,6 +92,13 @@ fn faults(log: &Archived, folder: &Path) -> Vec<String> {
     if let Some(fault) = log.lost_fault() {
         faults.push(format!("{name}: {fault}"));
     }
+    let unsent: u64 = log.unsent().iter().map(|(first, last)| last - first + 1).sum();
+    if unsent > 0 {
+        faults.push(format!(
+            "{name}: {} could not be read when their turn came, and the log went on without them",
+            counted(unsent, "record")
+        ));
+    }
     let aside = fs::read_dir(log.part().folder(folder).join(ASIDE)).map_or(0, Iterator::count);
     if aside > 0 {
         let generations = counted(aside as u64, "generation");

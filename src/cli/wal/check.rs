@@ -235,6 +235,16 @@ fn verify_online(flags: &Verify, config: &Config) -> Result<()> {
         }
     }
     bar.finish_and_clear();
+    let gone: u64 = lost.iter().map(|lost| lost.last - lost.first + 1).sum();
+    // Those it has just found are among them.
+    let passed = records.unreadable(0)?.0.saturating_sub(gone);
+    let passed = (passed > 0).then(|| {
+        format!(
+            "{} could not be read when their turn came, and the gateway went on without them: verify the folder, or a copy of \
+             it, to learn which",
+            counted(passed, "record")
+        )
+    });
     let told = Told {
         log: "main",
         trimmed: None,
@@ -245,13 +255,14 @@ fn verify_online(flags: &Verify, config: &Config) -> Result<()> {
         records: count,
         lost: lost.iter().map(|lost| ToldLost::of(lost, acked)).collect(),
         unknown: None,
-        faults: Vec::new(),
+        faults: passed.as_deref().into_iter().collect(),
         notes: vec![MAIN_ONLY],
     };
     let text = match flags.json {
         true => format!("{}\n", serde_json::to_string(&told)?),
         false => {
-            let lines: String = told.lost.iter().map(ToldLost::line).collect();
+            let mut lines: String = told.lost.iter().map(ToldLost::line).collect();
+            lines.extend(told.faults.iter().map(|fault| format!("  FAULT       {fault}\n")));
             format!(
                 "main\n  watermarks  acknowledged {acked}, committed {committed}\n  read        {} by the running gateway\n{lines}",
                 counted(count, "record")
@@ -260,9 +271,9 @@ fn verify_online(flags: &Verify, config: &Config) -> Result<()> {
     };
     print(text.as_bytes())?;
     eprintln!("{MAIN_ONLY}");
-    let gone: u64 = told.lost.iter().map(|lost| lost.records).sum();
     match gone {
-        0 => Ok(()),
+        0 if passed.is_none() => Ok(()),
+        0 => Err(Damage("what is still there can be read; what could not be is lost to this log".to_owned()).into()),
         gone => Err(Damage(format!(
             "{} cannot be read. The gateway goes on with the rest and sets the damaged files aside. For a report of every \
              file stop it and verify the folder, or a copy of it",

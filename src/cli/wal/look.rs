@@ -146,9 +146,22 @@ pub(super) fn show(flags: &Show, config: &Config) -> Result<()> {
                 true => format!("; the first one that is still there is {}", trimmed + 1),
                 false => String::new(),
             };
-            format!("it was acknowledged by Kafka and removed (wal.retain keeps records longer){rest}")
+            match records.unreadable(sequence)? {
+                (_, Some(true)) => {
+                    return Err(Damage(format!(
+                        "record {sequence} could not be read when its turn came, and the log went on without it; `tidegate \
+                         wal verify` tells all that is lost"
+                    ))
+                    .into());
+                }
+                (1.., None) => format!(
+                    "it was acknowledged by Kafka and removed, or it is one of those that could not be read: `tidegate wal \
+                     verify` on the folder tells which{rest}"
+                ),
+                _ => format!("it was acknowledged by Kafka and removed (wal.retain keeps records longer){rest}"),
+            }
         } else {
-            "a salvage has told that it is lost".to_owned()
+            "no record has this sequence: a salvage has told it as lost, or a start has passed it over".to_owned()
         };
         anyhow::bail!("there is no record {sequence} in the log: {why}");
     };

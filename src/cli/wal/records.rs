@@ -156,15 +156,23 @@ impl Records {
         self.watermark("acked", |marks| marks.acked)
     }
 
+    /// How many records the log could not read when their turn came, and whether `sequence` is one of them: a gateway tells
+    /// only how many.
+    pub(super) fn unreadable(&self, sequence: Sequence) -> Result<(u64, Option<bool>)> {
+        match self {
+            Self::Online(listener) => Ok((told(listener, "corruption_records")?, None)),
+            Self::Offline { archive, .. } => {
+                let unsent = archive.log(Part::Main).map_or(&[][..], |log| log.unsent());
+                let count = unsent.iter().map(|(first, last)| last - first + 1).sum();
+                let is_one = unsent.iter().any(|(first, last)| (*first..=*last).contains(&sequence));
+                Ok((count, Some(is_one)))
+            }
+        }
+    }
+
     fn watermark(&self, name: &str, of: impl Fn(Watermarks) -> Sequence) -> Result<Sequence> {
         match self {
-            Self::Online(listener) => {
-                let status = listener.status()?.value;
-                let value = status
-                    .pointer(&format!("/wal/{name}"))
-                    .and_then(serde_json::Value::as_u64);
-                value.with_context(|| format!("the gateway's status has no wal.{name}: it is of another version"))
-            }
+            Self::Online(listener) => told(listener, name),
             Self::Offline { archive, .. } => Ok(archive.log(Part::Main).map_or(0, |log| of(log.watermarks()))),
         }
     }
@@ -173,6 +181,15 @@ impl Records {
     pub(in crate::cli) fn is_online(&self) -> bool {
         matches!(self, Self::Online(_))
     }
+}
+
+/// A number that a gateway's status has.
+fn told(listener: &Listener, name: &str) -> Result<u64> {
+    let status = listener.status()?.value;
+    let value = status
+        .pointer(&format!("/wal/{name}"))
+        .and_then(serde_json::Value::as_u64);
+    value.with_context(|| format!("the gateway's status has no wal.{name}: it is of another version"))
 }
 
 /// The path and query that ask a gateway for a page.
