@@ -205,7 +205,9 @@ impl Flow {
         let first = self.next;
         let log = if self.lane { "held lane" } else { "log" };
         if told {
-            tracing::info!("the {log} has no records {first} to {last}: a salvage has told so; the rest goes on");
+            tracing::info!(
+                "the {log} has no records {first} to {last}: a salvage or a start has told so; the rest goes on"
+            );
         } else {
             tracing::error!(
                 "records {first} to {last} of the {log} cannot be read and were not sent; the rest goes on. Run \

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::generations::{self, Entry, Place};
-use super::ranges::{Range, Told};
+use super::ranges::{self, Range, Told};
 use super::reader::{Reader, View};
 use super::recovery::{end_of, seen_behind};
 use super::scan::Index;
@@ -277,6 +277,7 @@ pub struct Archived {
     acked: Sequence,
     committed: Sequence,
     next: Sequence,
+    is_end_lost: bool,
     /// A commit that was cut off before anybody was answered OK.
     torn: Option<Range>,
     told: Told,
@@ -313,6 +314,7 @@ impl Archived {
                 .max(trimmed)
                 .max(all_told.last().map_or(0, |(_, last)| *last)),
             next: 1,
+            is_end_lost: false,
             torn: None,
             told,
             all_told,
@@ -337,12 +339,17 @@ impl Archived {
             seen = seen.max(index.as_ref().and_then(|index| seen_behind(index, end)));
             self.committed = self.committed.max(end - 1);
             if end.max(marks.committed + 1) > entry.first {
+                let last = end.max(marks.committed + 1) - 1;
+                let is_here = index.is_some_and(|index| index.missing(last, last).is_empty());
+                self.is_end_lost = !is_here && ranges::count_unknown(last, last, &self.all_told) > 0;
                 self.torn = tail
                     .filter(|tail| tail.first >= end)
                     .map(|tail| (tail.first, tail.last));
                 break;
             }
         }
+        let is_told = ranges::count_unknown(self.committed, self.committed, &self.all_told) == 0;
+        self.is_end_lost |= self.entries.is_empty() && self.committed > 0 && !is_told;
         self.next = self.committed.max(seen.unwrap_or(0)) + 1;
         Ok(())
     }
@@ -369,6 +376,24 @@ impl Archived {
             committed: self.committed,
             next: self.next,
         }
+    }
+
+    /// How many records wait: sequences that no record has are none.
+    #[must_use]
+    pub fn waiting(&self) -> u64 {
+        ranges::count_unknown(self.acked + 1, self.committed, &self.all_told)
+    }
+
+    /// Generations in which, or behind which, a gateway could not read something, and that are not acknowledged yet.
+    #[must_use]
+    pub fn marked(&self) -> usize {
+        self.entries.iter().filter(|entry| entry.set_aside).count()
+    }
+
+    /// Whether the last sequence that was committed, as far as is known, is not here: the log may have been further.
+    #[must_use]
+    pub fn is_end_lost(&self) -> bool {
+        self.is_end_lost
     }
 
     /// What its witness says.

@@ -426,15 +426,15 @@ impl Row {
         Arc::clone(&self.told)
     }
 
-    /// Notes damage, once; returns how many sequences of it are new. What is not `acked` is remembered, until an
+    /// Notes damage, once; returns what of it is new. What is not `acked` is remembered, until an
     /// operator removes what was set aside.
-    pub fn note_damage(&mut self, folder: &Path, (first, last): Range, acked: Sequence) -> u64 {
+    pub fn note_damage(&mut self, folder: &Path, (first, last): Range, acked: Sequence) -> Vec<Range> {
         let untold = ranges::unknown(first, last, &self.told);
         let new: Vec<Range> = (untold.iter())
             .flat_map(|(first, last)| ranges::unknown(*first, *last, &self.damaged))
             .collect();
         if new.is_empty() {
-            return 0;
+            return new;
         }
         let damaged = self.damaged.iter().copied().chain(new.iter().copied()).collect();
         self.damaged = ranges::joined(damaged);
@@ -458,7 +458,7 @@ impl Row {
         if let Err(error) = marked {
             tracing::warn!(%error, "a damaged generation cannot be marked: after a restart nobody may know of it");
         }
-        new.iter().map(|(first, last)| last - first + 1).sum()
+        new
     }
 
     /// A scan found out how many bytes the entries of a generation have.

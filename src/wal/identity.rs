@@ -61,9 +61,13 @@ pub fn claim(folder: &Path) -> Result<(File, WalId), OpenError> {
             if has_generations(folder).map_err(OpenError::io("read", folder))? {
                 return Err(OpenError::Format {
                     path,
-                    reason: "it is missing although the folder has records; a new identity would make them other \
-                             records: restore the file, or salvage the folder"
-                        .to_owned(),
+                    reason: format!(
+                        "it is missing although the folder has records; a new identity would make them other records: restore \
+                         the file, or make a whole log of the folder with `tidegate wal salvage --wal {} --identity UUID --to \
+                         NEW` (the UUID is in Kafka, in the header tidegate-wal of any record of this gateway, and in its \
+                         log lines)",
+                        folder.display()
+                    ),
                 });
             }
             make(folder).map_err(OpenError::io("create the identity in", folder))?

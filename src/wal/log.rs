@@ -22,7 +22,7 @@ use super::housekeeper::Chores;
 use super::latency::{CommitTimes, Latency};
 use super::poison::Poison;
 use super::quota::Quota;
-use super::ranges::Range;
+use super::ranges::{self, Range};
 use super::reader::{Reader, View};
 use super::signal::Signal;
 use super::witness::{Marks, Witness};
@@ -317,6 +317,12 @@ impl Log {
         lock(&self.shared.row).backlog_bytes(marks.acked, marks.committed)
     }
 
+    /// How many records wait, by these watermarks: sequences that no record has are none.
+    pub(super) fn waiting(&self, marks: Watermarks) -> u64 {
+        let told = lock(&self.shared.row).told();
+        ranges::count_unknown(marks.acked + 1, marks.committed, &told)
+    }
+
     /// How long the commits of the last minute took.
     pub(super) fn commit_times(&self) -> Option<CommitTimes> {
         self.shared.latency.last_minute(self.shared.clock_ms() / 1000)
@@ -483,6 +489,11 @@ impl Shared {
     /// aside instead of removed when its time comes.
     pub(super) fn note_damage(&self, first: Sequence, last: Sequence, reason: &str) {
         let new = lock(&self.row).note_damage(&self.options.folder, (first, last), self.acked_sequence());
+        let (first, last) = new
+            .first()
+            .zip(new.last())
+            .map_or((first, last), |(one, other)| (one.0, other.1));
+        let new: u64 = new.iter().map(|(first, last)| last - first + 1).sum();
         if new > 0 {
             self.damaged.fetch_add(new, Ordering::Relaxed);
             metrics::counter!(crate::metrics::WAL_CORRUPTION_RECORDS_TOTAL).increment(new);
@@ -491,9 +502,9 @@ impl Shared {
                 first,
                 last,
                 reason,
-                "records that were on disk can no longer be read; the rest goes on; what is left of their generation is \
-                 set aside in the folder 'damaged', not deleted, and 'wal verify' tells of them until it is removed: \
-                 check the disk"
+                "records that were on disk can no longer be read; the rest goes on; once that is acknowledged, what is left \
+                 of their generation is put into the folder 'damaged', not deleted, and 'wal verify' tells of them until \
+                 it is removed from there: check the disk"
             );
         }
     }

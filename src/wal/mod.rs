@@ -138,7 +138,7 @@ pub struct Watermarks {
 pub struct Status {
     /// Of the main log.
     pub watermarks: Watermarks,
-    /// committed - acked.
+    /// Records that wait: committed - acked, without sequences that no record has.
     pub backlog_records: u64,
     /// Encoded bytes of the backlog before compression: exact for whole generations, in proportion within
     /// one; a generation from before the last start counts as large as its file until it is read.
@@ -457,7 +457,7 @@ impl Wal {
         let held = self.held().map(|held| held.watermarks()).unwrap_or_default();
         Status {
             watermarks,
-            backlog_records: watermarks.committed - watermarks.acked,
+            backlog_records: inner.main.waiting(watermarks),
             backlog_bytes: inner.main.backlog_bytes(),
             disk_bytes: self.inner.logs().map(Log::disk_bytes).sum(),
             capacity_bytes: inner.quota.bytes_max(),
@@ -471,7 +471,7 @@ impl Wal {
                 .err()
                 .map(|error| error.to_string())
                 .or_else(|| inner.main.stuck()),
-            held_records: held.committed - held.acked,
+            held_records: self.held().map_or(0, |log| log.waiting(held)),
             dead_letters: inner.letters.get().map_or(0, DeadLetters::count),
             commit_ms_average: times.map(|times| times.average_ms),
             commit_ms_max: times.map(|times| times.max_ms),

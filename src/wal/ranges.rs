@@ -96,6 +96,13 @@ impl Told {
     }
 }
 
+/// How many sequences of `first ..= last` may hold something.
+#[must_use]
+pub fn count_unknown(first: Sequence, last: Sequence, known: &[Range]) -> u64 {
+    let unknown = unknown(first, last, known);
+    unknown.iter().map(|(first, last)| last - first + 1).sum()
+}
+
 /// Puts the ranges in the file, durably: all of them, or the file stays as it was.
 ///
 /// # Errors

@@ -15,6 +15,7 @@ use super::frame;
 use super::generations::Entry;
 use super::log::lock;
 use super::reader::View as _;
+use super::recovery::GUESSED;
 use super::scan::{Added, Assembled, Index};
 use super::{Letter, Watermarks, generations, ranges};
 use crate::record::{ENCODING, RecordRef, Sequence};
@@ -139,6 +140,13 @@ fn tell(log: &Archived, unreadable_bytes: u64, verified: &mut Verified) {
             "the disk does not give {unreadable_bytes} bytes of the files: it is failing, copy what is left (wal salvage) to another"
         ));
     }
+    if log.is_end_lost() && log.part() == Part::Main {
+        verified.notes.push(format!(
+            "the end of the log is lost: it may have been further than {}. A start, or a salvage, goes on {GUESSED} sequences \
+             later, so that none is used twice",
+            log.watermarks().committed
+        ));
+    }
     if let Some((first, last)) = log.torn() {
         verified.notes.push(format!(
             "the last commit (sequences {first} to {last}) was cut off before anybody was answered OK: no damage, a start drops it"
@@ -151,7 +159,11 @@ fn tell(log: &Archived, unreadable_bytes: u64, verified: &mut Verified) {
     }
     for (first, last) in log.void() {
         verified.notes.push(format!(
-            "no record has the sequences {first} to {last}: a start passed them over, so that none is used twice"
+            "no record has the sequences {first} to {last}: they were passed over, so that none is used twice{}",
+            match last - first + 1 >= GUESSED {
+                true => ". The end of the log was lost then, or its witness: whether records had them nobody knows",
+                false => "",
+            }
         ));
     }
     for entry in log.aside() {
@@ -262,7 +274,7 @@ pub(super) fn read(
     };
     let reason = |first, last| match index.has_broken(first, last) {
         true => "damaged: a checksum does not hold".to_owned(),
-        false => "missing: nothing of them is in the file".to_owned(),
+        false => "missing: nothing of them is in their generation's file, or that generation is gone".to_owned(),
     };
     let mut lose = |first: Sequence, last: Sequence, reason: String| {
         found.lost.push(Lost {

@@ -151,7 +151,7 @@ fn a_folder_with_faults_tells_those_that_are_seen() {
     let ended = status(&[], &question);
     assert_eq!(ended.code, Some(0), "{ended:?}");
     let look = format!(
-        "  damage        only the end of the log was looked at: `tidegate wal verify --wal {}`",
+        "  checked       only the end of the log was looked at: `tidegate wal verify --wal {}`",
         wal.display()
     );
     assert!(

@@ -40,12 +40,19 @@ impl FolderError {
 pub(super) fn status(path: &Path, config: &Config) -> Result<Answer, FolderError> {
     let archive = Archive::open(path)?;
     let marks = |part| archive.log(part).map(|log| log.watermarks()).unwrap_or_default();
-    let (main, held) = (marks(Part::Main), marks(Part::Held));
+    let main = marks(Part::Main);
+    let waiting = |part| archive.log(part).map_or(0, |log| log.waiting());
     // Whose records they are changes nothing about their number.
     let own = archive.id().unwrap_or(WalId(uuid::Uuid::nil()));
     let letters = ops::Letters::folder(&archive, own)?.count();
     let oldest_received_ms = oldest(&archive)?;
-    let faults: Vec<String> = archive.logs().flat_map(|log| faults(log, path)).collect();
+    let identity = archive.id().err().map(|error| error.to_string());
+    let gone = archive
+        .gone()
+        .iter()
+        .map(|part| format!("the folder '{}' was made and is gone", part.name()));
+    let faults = archive.logs().flat_map(|log| faults(log, path));
+    let faults: Vec<String> = identity.into_iter().chain(gone).chain(faults).collect();
     let free = rustix::fs::statvfs(path).map(|stat| stat.f_bavail.saturating_mul(stat.f_frsize));
     let value = json!({
         "gateway": null,
@@ -58,7 +65,7 @@ pub(super) fn status(path: &Path, config: &Config) -> Result<Answer, FolderError
             "acked": main.acked,
             "committed": main.committed,
             "next": main.next,
-            "backlog_records": main.committed - main.acked,
+            "backlog_records": waiting(Part::Main),
             "backlog_bytes": null,
             "disk_bytes": archive.logs().map(|log| log.disk_bytes()).sum::<u64>(),
             "capacity_bytes": config.wal.bytes_max,
@@ -66,7 +73,7 @@ pub(super) fn status(path: &Path, config: &Config) -> Result<Answer, FolderError
             "generations": archive.log(Part::Main).map(|log| log.generations()),
             "faults": faults,
         },
-        "held_records": held.committed - held.acked,
+        "held_records": waiting(Part::Held),
         "dead_letters": letters,
         "forward": { "oldest_received_ms": oldest_received_ms },
     });
@@ -97,6 +104,15 @@ fn faults(log: &Archived, folder: &Path) -> Vec<String> {
         faults.push(format!(
             "{name}: {} could not be read when their turn came, and the log went on without them",
             counted(unsent, "record")
+        ));
+    }
+    if log.is_end_lost() {
+        faults.push(format!("{name}: the end of the log is lost"));
+    }
+    if log.marked() > 0 {
+        let generations = counted(log.marked() as u64, "generation");
+        faults.push(format!(
+            "{name}: {generations} in which, or behind which, something could not be read"
         ));
     }
     let aside = fs::read_dir(log.part().folder(folder).join(ASIDE)).map_or(0, Iterator::count);

@@ -66,7 +66,7 @@ pub(super) fn folder(status: &Value) -> String {
         rows.add(std::mem::take(&mut name), shown(fault));
     }
     let looked = "only the end of the log was looked at: `tidegate wal verify --wal DIR` reads all of it";
-    rows.add(name, looked.replace("DIR", &path));
+    rows.add("checked", looked.replace("DIR", &path));
     rows.add("dead letters", records(status, "/dead_letters"));
     rows.add("held", records(status, "/held_records"));
     rows.add("log", text(status, "/wal/id").unwrap_or_else(|| UNKNOWN.to_owned()));
@@ -131,7 +131,10 @@ fn backlog(status: &Value) -> String {
     }
     let bytes = known(number(status, "/wal/backlog_bytes").map(size));
     let age = age(status.pointer("/forward/oldest_received_ms"), number(status, "/now_ms"));
-    format!("{waiting}, {bytes}, the oldest {} old", known(age))
+    match age {
+        Some(age) => format!("{waiting}, {bytes}, the oldest {age} old"),
+        None => format!("{waiting}, {bytes}"),
+    }
 }
 
 fn rates(status: &Value) -> String {

@@ -150,7 +150,7 @@ fn verify_folder(flags: &Verify, path: &std::path::Path) -> Result<()> {
     }
     let lost: u64 = damaged.iter().map(|log| log.lost_records()).sum();
     let what = match lost {
-        0 => "no record is lost, but the folder is damaged".to_owned(),
+        0 => "no record is known to be lost, but the folder is damaged".to_owned(),
         lost => format!("{} cannot be read", counted(lost, "record")),
     };
     Err(Damage(format!(
