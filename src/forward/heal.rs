@@ -25,6 +25,8 @@ use crate::record::{Origin, Sequence};
 use crate::wal::{LetterState, Read, ReadError, RewindError};
 
 /// How many topics are told of by name.
+/// And no further back than so many sequences, those included that no record has: their slots are in memory.
+const SPAN_MAX: u64 = 4_000_000;
 const TOLD_MAX: usize = 20;
 /// What to do about a Kafka that loses records.
 const ADVICE: &str = "To keep Kafka from losing what it acknowledged, give the topics a replication factor of 3 and \
@@ -141,7 +143,8 @@ impl Drain {
         self.read_back_window(true)?;
         let marks = self.main.log.watermarks();
         let end = self.main.window.end().max(self.healed_end);
-        let first = end.saturating_sub(SLOTS_MAX as Sequence).max(marks.trimmed + 1);
+        let back = self.main.log.back(end, SLOTS_MAX as Sequence, SPAN_MAX);
+        let first = back.max(marks.trimmed + 1);
         if first > marks.acked {
             tracing::error!(
                 "Kafka has lost records that it had acknowledged, and the log no longer has them: how many cannot be \

@@ -60,6 +60,12 @@ pub(super) async fn letters(
 ) -> Response {
     let read = async {
         let query = given(query, "from, limit, newest, topic and whole")?;
+        if query.newest && query.whole {
+            return Err(Problem::new(
+                Reason::Malformed,
+                "newest gives a list, not whole records: ask for one of both. A record of it whole: wal and seq of the list.",
+            ));
+        }
         let readers = Arc::clone(&admin.readers);
         beside(&admin, move |wal| {
             let mut letters = Letters::open(wal, |log, from| {

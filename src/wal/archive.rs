@@ -283,6 +283,7 @@ pub struct Archived {
     told: Told,
     all_told: Arc<[Range]>,
     unsent: Vec<Range>,
+    marks: Vec<Range>,
 }
 
 impl Archived {
@@ -290,6 +291,8 @@ impl Archived {
         let entries = generations::list(&folder).map_err(ArchiveError::io("read", &folder))?;
         let aside = generations::aside(&folder).map_err(ArchiveError::io("read what was set aside in", &folder))?;
         let unsent = generations::unsent(&aside).map_err(ArchiveError::io("read what was set aside in", &folder))?;
+        let marks_there = generations::unsent(&entries);
+        let marks_there = marks_there.map_err(ArchiveError::io("read what is known to be damaged in", &folder))?;
         let witnessed = witnessed(&folder)?;
         let told = Told::read(&folder).map_err(ArchiveError::io("read the list of lost sequences in", &folder))?;
         let all_told: Arc<[Range]> = told.all().into();
@@ -319,6 +322,7 @@ impl Archived {
             told,
             all_told,
             unsent,
+            marks: marks_there,
         };
         log.find_end(marks)?;
         Ok(log)
@@ -457,6 +461,11 @@ impl Archived {
     pub(super) fn segments(&self) -> impl Iterator<Item = (&Entry, Sequence)> {
         let ends = self.entries.iter().skip(1).map(|next| next.first);
         self.entries.iter().zip(ends.chain([self.committed + 1]))
+    }
+
+    /// What a gateway could not read of the generations that are here, and had not been acknowledged then.
+    pub(super) fn found_damaged(&self) -> &[Range] {
+        &self.marks
     }
 
     /// Where it lies.

@@ -133,14 +133,13 @@ fn remember(generation: &Path, unsent: Vec<Range>) -> io::Result<()> {
     ranges::write(&path, &ranges::joined([before, unsent].concat()))
 }
 
-/// What was lost of the generations in the folder [`DAMAGED`] of a log: committed, never acknowledged, not readable.
-/// A mark that cannot be read tells nothing.
+/// What was found lost of these generations: committed, not acknowledged then, not readable. A mark that cannot be read tells nothing.
 ///
 /// # Errors
 /// The system's.
-pub fn unsent(aside: &[Entry]) -> io::Result<Vec<Range>> {
+pub fn unsent<'a>(generations: impl IntoIterator<Item = &'a Entry>) -> io::Result<Vec<Range>> {
     let mut all = Vec::new();
-    for entry in aside {
+    for entry in generations {
         match ranges::read(&entry.folder.join(ranges::DAMAGED)) {
             Ok(ranges) => all.extend(ranges),
             Err(error) if error.kind() == io::ErrorKind::InvalidData || is_damage(&error) => {}
@@ -260,9 +259,10 @@ impl Row {
     ///
     /// # Errors
     /// The system's.
-    pub fn pass_over(&mut self, folder: &Path, void: Range) -> io::Result<()> {
+    pub fn pass_over(&mut self, folder: &Path, void: Range, acked: Sequence) -> io::Result<()> {
         let path = folder.join(ranges::VOID);
-        let first = self.first().unwrap_or(1);
+        // What lies below both is asked for by nobody.
+        let first = self.first().unwrap_or(1).min(acked + 1);
         let mut all = match ranges::read(&path) {
             Err(error) if error.kind() == io::ErrorKind::InvalidData => Vec::new(),
             ranges => ranges?,
@@ -418,6 +418,15 @@ impl Row {
             data: entry.data_path(),
             live: entry.live.clone(),
         })
+    }
+
+    /// What was found before this start, and not dismissed, is no new damage; returns how many sequences that are.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn remember_unsent(&mut self, aside: &[Entry]) -> io::Result<u64> {
+        self.damaged = ranges::joined([unsent(aside)?, unsent(self.entries.iter())?].concat());
+        Ok(self.damaged.iter().map(|(first, last)| last - first + 1).sum())
     }
 
     /// The sequences that hold nothing, and are no news.

@@ -14,7 +14,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::error::OpenError;
-use super::{HELD, LETTERS, durable, generations, ranges, witness};
+use super::{durable, witness};
 use crate::record::WalId;
 
 /// The file with the identity.
@@ -173,23 +173,16 @@ pub fn peek(folder: &Path) -> io::Result<Peek> {
     })
 }
 
-/// Whether a folder has nothing of a log: neither a witness nor anything that holds records.
+/// Whether nothing tells which sequences were used: neither a generation nor a witness. Held records and dead letters may
+/// be there: they carry the identity that they had.
 fn is_bare(folder: &Path) -> io::Result<bool> {
-    let is_there = |name: &str| folder.join(name).try_exists();
-    let logs = [
-        witness::FILE,
-        generations::DAMAGED,
-        ranges::LOST,
-        ranges::VOID,
-        HELD,
-        LETTERS,
-    ];
-    for name in logs {
-        if is_there(name)? {
-            return Ok(false);
-        }
+    if has_generations(folder)? {
+        return Ok(false);
     }
-    Ok(!has_generations(folder)?)
+    match File::open(folder.join(witness::FILE)) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(true),
+        file => Ok(witness::read(&file?)?.is_none()),
+    }
 }
 
 fn has_generations(folder: &Path) -> io::Result<bool> {

@@ -105,13 +105,14 @@ impl Log {
             );
         }
         let is_main = options.name == MAIN;
-        let recovered = recovery::recover(&folder, &mut row, marks, is_main, options.name)?;
+        let recovered = recovery::recover(&mut row, marks, is_main, options.name)?;
         let acked = marks.map_or(trimmed, |marks| marks.acked);
         let next = recovered.next;
         if let Some(void) = recovered.void {
-            row.pass_over(&folder, void)
+            row.pass_over(&folder, void, acked)
                 .map_err(OpenError::io("write what is passed over in", &folder))?;
         }
+        recovery::remove_unused(&folder, &recovered.unused, options.name)?;
         let prepared = Row::prepare(&folder).map_err(|source| OpenError::Io {
             what: "make a generation in",
             path: folder.clone(),
@@ -123,7 +124,7 @@ impl Log {
         let resend = rewind::read_mark(&folder).map_err(OpenError::io("read the mark of a rewind in", &folder))?;
         let aside_bytes = generations::folder_bytes(&folder.join(generations::DAMAGED));
         let first = row.first().unwrap_or(next);
-        let unsent = generations::aside(&folder).and_then(|aside| generations::unsent(&aside));
+        let unsent = generations::aside(&folder).and_then(|aside| row.remember_unsent(&aside));
         let unsent = unsent.map_err(OpenError::io("read what was set aside in", &folder))?;
         let shared = Arc::new(Shared {
             options,
@@ -141,7 +142,7 @@ impl Log {
             latency: Latency::default(),
             live_bytes: AtomicU64::new(0),
             aside_bytes: AtomicU64::new(aside_bytes),
-            damaged: AtomicU64::new(unsent.iter().map(|(first, last)| last - first + 1).sum()),
+            damaged: AtomicU64::new(unsent),
             opened: Instant::now(),
             subscribers: Mutex::default(),
         });
@@ -315,6 +316,24 @@ impl Log {
     pub(super) fn backlog_bytes(&self) -> u64 {
         let marks = self.watermarks();
         lock(&self.shared.row).backlog_bytes(marks.acked, marks.committed)
+    }
+
+    /// The sequence `records` before `end`; those that no record has are not counted, so that it may be further back, by
+    /// `span` at most.
+    #[must_use]
+    pub fn back(&self, end: Sequence, records: u64, span: u64) -> Sequence {
+        let told = lock(&self.shared.row).told();
+        let lowest = end.saturating_sub(span);
+        let (mut at, mut left) = (end, records);
+        for (first, last) in told.iter().rev().filter(|(first, _)| *first < end) {
+            let behind = at.saturating_sub(last + 1);
+            if behind >= left {
+                break;
+            }
+            left -= behind;
+            at = *first;
+        }
+        at.saturating_sub(left).max(lowest)
     }
 
     /// How many records wait, by these watermarks: sequences that no record has are none.

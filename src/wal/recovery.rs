@@ -14,7 +14,7 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::error::OpenError;
 use super::generations::{self, Row};
@@ -36,6 +36,9 @@ pub struct Recovered {
     pub damaged: Vec<Range>,
     /// The sequences before `next` that are passed over.
     pub void: Option<Range>,
+    /// Folders of generations in which nothing was ever answered, and whether one is strange. They are what tells that
+    /// something is to be passed over: to be removed when that is written down.
+    pub unused: Vec<(PathBuf, bool)>,
 }
 
 /// The first sequence behind what a generation that begins at `first` holds, if it is the newest.
@@ -55,13 +58,7 @@ pub fn seen_behind(index: &Index, end: Sequence) -> Option<Sequence> {
 
 /// Finds where the log ends, by the newest generation that holds anything and the witness. `marks` are what the witness
 /// says, if it says anything; `is_main`: the sequences of this log are known elsewhere.
-pub fn recover(
-    folder: &Path,
-    row: &mut Row,
-    known: Option<Marks>,
-    is_main: bool,
-    name: &'static str,
-) -> Result<Recovered, OpenError> {
+pub fn recover(row: &mut Row, known: Option<Marks>, is_main: bool, name: &'static str) -> Result<Recovered, OpenError> {
     let trimmed = row.first().map_or(0, |first| first - 1);
     let marks = known.unwrap_or(Marks {
         committed: 0,
@@ -73,6 +70,7 @@ pub fn recover(
     let mut next = (trimmed + 1).max(marks.committed + 1).max(passed + 1);
     let mut damaged = Vec::new();
     let mut seen = None;
+    let mut removable = Vec::new();
     let is_told = ranges::unknown(marks.committed, marks.committed, &told).is_empty();
     let mut is_end_lost = was_empty && marks.committed > 0 && !is_told;
     while let Some(newest) = row.newest() {
@@ -97,18 +95,9 @@ pub fn recover(
             // Nothing in it was ever answered: a start or a rotation that came to nothing.
             let Some(unused) = row.forget_newest() else { break };
             let is_strange = tail.is_none() && disk_bytes > FRESH_BYTES_MAX;
-            if is_strange {
-                tracing::warn!(
-                    log = name,
-                    folder = %unused.display(),
-                    "nothing in the newest generation can be read, and the witness knows of nothing in it; it is set \
-                     aside in the folder 'damaged'"
-                );
-                generations::set_aside(folder, &unused).map_err(OpenError::io("set aside", &unused))?;
-                is_end_lost = true;
-            } else {
-                fs::remove_dir_all(&unused).map_err(OpenError::io("remove", &unused))?;
-            }
+            // Without a witness, only what a first start made is certainly unused.
+            is_end_lost |= is_strange || known.is_none() && (first > 1 || disk_bytes == 0);
+            removable.push((unused, is_strange));
             continue;
         }
         let committed = end.max(marks.committed + 1) - 1;
@@ -157,7 +146,26 @@ pub fn recover(
         next,
         damaged,
         void: (first < next).then(|| (first, next - 1)),
+        unused: removable,
     })
+}
+
+/// Removes what holds nothing; what is strange is kept for a look.
+pub fn remove_unused(folder: &Path, unused: &[(PathBuf, bool)], name: &'static str) -> Result<(), OpenError> {
+    for (generation, is_strange) in unused {
+        if *is_strange {
+            tracing::warn!(
+                log = name,
+                folder = %generation.display(),
+                "nothing in the newest generation can be read, and the witness knows of nothing in it; it is set aside in \
+                 the folder 'damaged'"
+            );
+            generations::set_aside(folder, generation).map_err(OpenError::io("set aside", generation))?;
+        } else {
+            fs::remove_dir_all(generation).map_err(OpenError::io("remove", generation))?;
+        }
+    }
+    Ok(())
 }
 
 /// Makes what the kernel has of a file durable, and forgets the rest: after a failed fsync its cache may hold

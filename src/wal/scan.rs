@@ -30,7 +30,15 @@ pub struct Index {
     file: File,
     key: Key,
     frames: Vec<(Header, u64)>,
-    broken: Vec<(Sequence, Sequence)>,
+    broken: Vec<Broken>,
+}
+
+/// A frame that fails its checksum, by what its header says.
+#[derive(Debug)]
+struct Broken {
+    first: Sequence,
+    last: Sequence,
+    commit_last: Sequence,
 }
 
 /// What the last commit in a file is like.
@@ -63,7 +71,7 @@ impl Index {
             told.get(at).is_some_and(|(first, _)| *first <= sequence)
         };
         frames.retain(|(header, _)| !is_told(header.first));
-        broken.retain(|(first, _)| !is_told(*first));
+        broken.retain(|broken| !is_told(broken.first));
         Self {
             file,
             key,
@@ -76,10 +84,8 @@ impl Index {
     #[must_use]
     pub fn last_seen(&self, limit: Sequence) -> Option<Sequence> {
         let whole = self.frames.iter().map(|(header, _)| header.commit_last());
-        whole
-            .chain(self.broken.iter().map(|(_, last)| *last))
-            .filter(|last| *last <= limit)
-            .max()
+        let broken = self.broken.iter().flat_map(|broken| [broken.last, broken.commit_last]);
+        whole.chain(broken).filter(|last| *last <= limit).max()
     }
 
     /// As [`scan`](Self::scan), and where the disk does not give what is in the file, that counts as zeros; also tells how
@@ -153,7 +159,9 @@ impl Index {
     /// Whether a frame of any of these sequences is there and fails its checksum: damaged, not missing.
     #[must_use]
     pub fn has_broken(&self, first: Sequence, last: Sequence) -> bool {
-        self.broken.iter().any(|(from, to)| *from <= last && *to >= first)
+        self.broken
+            .iter()
+            .any(|broken| broken.first <= last && broken.last >= first)
     }
 
     /// Bytes of all entries, before compression.
@@ -196,7 +204,7 @@ impl Index {
 type ReadAt<'a> = dyn FnMut(&mut [u8], u64) -> io::Result<usize> + 'a;
 
 /// Intact frames with their places, and the sequences of broken ones.
-type Frames = (Vec<(Header, u64)>, Vec<(Sequence, Sequence)>);
+type Frames = (Vec<(Header, u64)>, Vec<Broken>);
 
 /// Finds the frames in what `read` gives.
 fn search(read: &mut ReadAt<'_>, key: Key) -> io::Result<Frames> {
@@ -222,7 +230,11 @@ fn search(read: &mut ReadAt<'_>, key: Key) -> io::Result<Frames> {
                 frames.push((header, base + start as u64));
                 at = start + header.frame_bytes();
             } else if let Some(header) = frame::peek(bytes, key).filter(|_| broken.len() < BROKEN_MAX) {
-                broken.push((header.first, header.last()));
+                broken.push(Broken {
+                    first: header.first,
+                    last: header.last(),
+                    commit_last: header.commit_last(),
+                });
             }
         }
         if end {

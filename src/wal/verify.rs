@@ -112,6 +112,9 @@ pub fn verify(log: &Archived, progress: &(dyn Fn(u64) + Sync)) -> Result<Verifie
         faults: Vec::new(),
         notes: Vec::new(),
     };
+    for range in &mut verified.lost {
+        range.passed |= ranges::count_unknown(range.first, range.last, log.found_damaged()) == 0;
+    }
     tell(log, found.unreadable_bytes, &mut verified);
     Ok(verified)
 }

@@ -69,15 +69,15 @@ impl Witness {
             .open(&path)?;
         let newest = read(&file)?;
         let (counter, marks) = newest.unwrap_or_default();
-        let mut witness = Self {
+        let witness = Self {
             file,
             counter,
             marks,
             unsynced: false,
         };
         if is_new {
-            witness.write(Marks::default())?;
-            witness.sync()?;
+            // Without marks until it is known what they are: a start that dies before that is none the wiser.
+            witness.file.sync_all()?;
             durable::sync_folder(folder)?;
         }
         Ok((witness, newest.map(|(_, marks)| marks)))

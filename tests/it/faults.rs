@@ -6,14 +6,15 @@
 pub mod calls;
 mod image;
 pub mod power;
-mod shim;
+pub mod shim;
 
 use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::time::Duration;
 
-use tidegate::wal::{Archive, Options, Read, Retain, Wal};
+use tidegate::record::Record;
+use tidegate::wal::{Archive, Batch, Options, Read, Retain, Wal};
 
 use crate::support::JSON;
 use crate::support::client::Client;
@@ -142,6 +143,29 @@ fn judge(path: &Path, book: &Book, answered: &[&Answered], kafka: &Records) -> R
     let again = open(path)?;
     if again.0 != records || again.1 != acked {
         return Err("the second start finds something else than the first".to_owned());
+    }
+    // The next record gets a sequence that none had.
+    let wal = Wal::open(options(path)).map_err(|error| error.to_string())?;
+    let mut batch = Batch::new();
+    batch.push(&Record {
+        topic: "t".into(),
+        key: None,
+        value: Some(b"one more".to_vec()),
+        headers: Vec::new(),
+        received_ms: 0,
+        origin: None,
+        idempotency: None,
+    });
+    let receipt = wal.log().append(batch).map_err(|error| error.to_string())?;
+    let first = receipt.wait().map_err(|error| error.to_string())?.first_seq;
+    let used = records
+        .keys()
+        .chain(answered.iter().map(|answered| &answered.seq))
+        .max();
+    if used.is_some_and(|used| *used >= first) {
+        return Err(format!(
+            "the next record got the sequence {first}, and {used:?} was used"
+        ));
     }
     Ok(())
 }

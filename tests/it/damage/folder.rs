@@ -8,10 +8,10 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::Duration;
 
 use super::frames::Log;
 use super::source::{Source, copy, snapshot, text, tidegate};
+use crate::faults::shim::Plan;
 use crate::support::gateway::{BINARY, Config, Gateway, NOWHERE, command};
 use crate::support::{FORM, Random, is_root, seconds, soak, unshare, wait_until};
 
@@ -40,10 +40,11 @@ fn ends(arguments: &[&str], code: i32, words: &[&str]) -> String {
     stderr
 }
 
-fn start(source: &Path, target: &Path) -> Child {
+fn start(source: &Path, target: &Path, environment: &[(&'static str, String)]) -> Child {
     let salvage = ["wal", "salvage", "--wal", text(source), "--to", text(target)];
     let mut command = command();
     command.args(salvage).stdout(Stdio::null()).stderr(Stdio::piped());
+    command.envs(environment.iter().map(|(name, value)| (name, value)));
     command.spawn().unwrap()
 }
 
@@ -62,12 +63,26 @@ fn an_interrupted_salvage_begins_anew() {
     let folder = tempfile::tempdir().unwrap();
     let before = snapshot(&source.wal());
     let mut halfway = 0;
-    for n in 0..if soak() { 100 } else { 10 } {
+    let counter = folder.path().join("count");
+    // Killed before the n-th call that changes something below the new folder.
+    let plan = |at| Plan {
+        does: "kill",
+        at,
+        count: Some(counter.clone()),
+        ..Plan::new(folder.path())
+    };
+    let whole = folder.path().join("whole");
+    start(&source.wal(), &whole, &plan(None).environment()).wait().unwrap();
+    let total = u64::from_le_bytes(fs::read(&counter).unwrap().try_into().unwrap());
+    for n in 0..if soak() { total } else { 15 } {
         let target = folder.path().join(format!("new-{n}"));
-        for _ in 0..3 {
-            let mut child = start(&source.wal(), &target);
-            thread::sleep(Duration::from_micros(random.within(0, 60_000)));
-            child.kill().unwrap();
+        for time in 0..3 {
+            let at = if soak() && time == 0 {
+                n + 1
+            } else {
+                random.within(1, total + 1)
+            };
+            let mut child = start(&source.wal(), &target, &plan(Some(at)).environment());
             child.wait().unwrap();
             halfway += usize::from(target.with_extension("salvaging").join("lock").exists());
             if target.exists() {
@@ -108,7 +123,7 @@ fn of_two_salvages_to_one_target_one_says_so() {
     drop(lock);
 
     for _ in 0..if soak() { 100 } else { 5 } {
-        let both = [start(&source.wal(), &target), start(&source.wal(), &target)];
+        let both = [start(&source.wal(), &target, &[]), start(&source.wal(), &target, &[])];
         let ended = both.map(|child| child.wait_with_output().unwrap());
         let mut codes = ended.each_ref().map(|output| output.status.code().unwrap());
         codes.sort_unstable();
