@@ -25,6 +25,9 @@ cases!["damage":
     what_is_lost_of_a_partly_acknowledged_log_is_told_and_the_rest_saved [Kafka],
 ];
 
+/// "tidegate-wal 1", a line feed, a UUID.
+const IDENTITY_BYTES: usize = 15 + 36;
+
 fn what_is_lost_is_told_and_the_rest_saved() {
     let mut random = Random::new();
     let source = Source::killed(&mut random, 2_500);
@@ -89,8 +92,13 @@ fn check(source: &Source, damaged: &Path, salvaged: &Path) -> u64 {
         .iter()
         .filter_map(|name| Some((*name, Log::read(damaged, name)?)))
         .collect();
-    let has_identity =
-        std::fs::read(damaged.join("identity")).ok() == std::fs::read(source.wal().join("identity")).ok();
+    let (there, whole) = (
+        std::fs::read(damaged.join("identity")).unwrap_or_default(),
+        std::fs::read(source.wal().join("identity")).unwrap(),
+    );
+    // Cut off before the checksum it is one of an early version, and says the same.
+    let is_early = whole.starts_with(&there) && [IDENTITY_BYTES, IDENTITY_BYTES + 1].contains(&there.len());
+    let has_identity = there == whole || is_early;
     let before = snapshot(damaged);
 
     let verified = tidegate(&["wal", "verify", "--wal", text(damaged), "--json"]);

@@ -75,8 +75,10 @@ __attribute__((constructor)) static void begin(void)
         int fd = real_open64(text, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
         if (fd >= 0 && real_ftruncate64(fd, 8) == 0) {
             void *place = mmap(NULL, 8, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-            if (place != MAP_FAILED)
+            if (place != MAP_FAILED) {
                 count = place;
+                *count = 0;
+            }
         }
     }
     if ((text = getenv("SHIM_CALLS")))
