@@ -240,8 +240,8 @@ fn verify_online(flags: &Verify, config: &Config) -> Result<()> {
     let passed = records.unreadable(0)?.0.saturating_sub(gone);
     let passed = (passed > 0).then(|| {
         format!(
-            "{} could not be read when their turn came, and the gateway went on without them: verify the folder, or a copy of \
-             it, to learn which",
+            "{} could not be read when their turn came (held ones and dead letters included), and the gateway went on \
+             without them: verify the folder, or a copy of it, to learn which",
             counted(passed, "record")
         )
     });
