@@ -131,8 +131,8 @@ fn half_a_write_at_any_call_costs_nothing_answered_ok() {
     at_each("w", "short", true);
 }
 
-/// What a killed gateway left is started on again and again; each start is killed one call later.
-fn killed_at_any_call_of_its_start() {
+/// What a killed gateway left is started on again and again, with a fault at one call after the other of the start.
+fn at_each_of_a_start(calls: &'static str, does: &'static str) {
     let mut gateway = Gateway::start(&config());
     let book = Book::new("t");
     posts(&gateway, &book);
@@ -140,7 +140,8 @@ fn killed_at_any_call_of_its_start() {
     let wal = gateway.wal();
     let counter = wal.with_file_name("count");
     let plan = |at| Plan {
-        does: "kill",
+        calls,
+        does,
         at,
         count: Some(counter.clone()),
         ..Plan::new(&wal)
@@ -151,40 +152,25 @@ fn killed_at_any_call_of_its_start() {
     let total = count(&counter);
     for at in chosen(total) {
         plan(Some(at)).put(gateway.config());
-        // It may have been too late: then it serves.
+        // It may have been too late, or borne: then it serves.
         if gateway.try_restart() {
             gateway.sigkill();
         }
-        assert_right(&gateway, &book, &format!("killed at call {at} of {total} of a start"));
+        assert_right(
+            &gateway,
+            &book,
+            &format!("{does} at call {at} of {total} of a start ({calls})"),
+        );
     }
     take(gateway.config());
     gateway.restart();
 }
 
+fn killed_at_any_call_of_its_start() {
+    at_each_of_a_start(CHANGES, "kill");
+}
+
 /// A start reads what is there; what the disk does not give is no reason to begin behind it.
 fn an_error_at_any_read_costs_nothing_answered_ok() {
-    let mut gateway = Gateway::start(&config());
-    let book = Book::new("t");
-    posts(&gateway, &book);
-    gateway.sigkill();
-    let wal = gateway.wal();
-    let counter = wal.with_file_name("count");
-    let plan = |at| Plan {
-        calls: "or",
-        does: "eio",
-        at,
-        count: Some(counter.clone()),
-        ..Plan::new(&wal)
-    };
-    plan(None).put(gateway.config());
-    gateway.restart();
-    gateway.sigkill();
-    let total = count(&counter);
-    for at in chosen(total) {
-        plan(Some(at)).put(gateway.config());
-        if gateway.try_restart() {
-            gateway.sigkill();
-        }
-        assert_right(&gateway, &book, &format!("EIO at call {at} of {total} of a start"));
-    }
+    at_each_of_a_start("or", "eio");
 }
