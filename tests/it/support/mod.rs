@@ -9,6 +9,7 @@ pub mod browser;
 pub mod certificates;
 pub mod client;
 pub mod daemon;
+pub mod evidence;
 pub mod gateway;
 pub mod kafka;
 pub mod lander;
