@@ -2,10 +2,13 @@
 //! and copying them with an fsync. And the memory of every verb that goes through the whole folder.
 //!
 //! `cargo bench --bench offline`; alternating runs, min / median / max. `TIDEGATE_BENCH_BYTES` is the folder's size,
-//! 1 GiB unless told, `TIDEGATE_BENCH_DIR` says on which disk.
+//! 1 GiB unless told, `TIDEGATE_BENCH_DIR` says on which disk. The replays go to a gateway of this run, whose Kafka is
+//! away, and to a real Apache Kafka, which `./tests/run` fetches.
 #![allow(
     missing_docs,
     dead_code,
+    unused_imports,
+    unused_macros,
     unused_must_use,
     clippy::unwrap_used,
     clippy::expect_used,
@@ -14,6 +17,8 @@
 )]
 
 mod common;
+#[path = "../tests/it/support/mod.rs"]
+mod support;
 
 use std::fs::{self, File};
 use std::io::Read as _;
@@ -23,6 +28,8 @@ use std::time::{Duration, Instant};
 
 use common::Row;
 use rustix::fs::{Advice, fadvise};
+use support::gateway::{Config, Gateway, NOWHERE};
+use support::kafka::Kafka;
 use tidegate::record::Record;
 use tidegate::wal::{Batch, Options, Retain, Wal};
 
@@ -141,9 +148,15 @@ fn copy_all(from: &Path, to: &Path) {
 
 /// Runs `tidegate wal ARGUMENTS`; the most memory it had, in MiB.
 fn tidegate(arguments: &[&str]) -> f64 {
+    tidegate_at(NOWHERE, arguments)
+}
+
+/// [`tidegate`] with this Kafka.
+fn tidegate_at(kafka: &str, arguments: &[&str]) -> f64 {
     let mut child = Command::new(env!("CARGO_BIN_EXE_tidegate"))
         .arg("wal")
         .args(arguments)
+        .env("TIDEGATE_KAFKA__BOOTSTRAP_SERVERS", kafka)
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::null())
@@ -162,6 +175,22 @@ fn tidegate(arguments: &[&str]) -> f64 {
         std::thread::sleep(Duration::from_millis(5));
     };
     assert!(ended.success(), "tidegate wal {arguments:?}: {ended}");
+    most
+}
+
+fn replay_to_a_gateway(wal: &str, records: u64) -> f64 {
+    let gateway = Gateway::start(&Config::new(NOWHERE));
+    let admin = format!("http://{}", gateway.admin);
+    let most = tidegate(&["replay", "--all", "--wal", wal, "--admin", &admin]);
+    assert_eq!(gateway.metric("tidegate_wal_backlog_records"), records as f64);
+    most
+}
+
+fn replay_to_kafka(wal: &str, records: u64) -> f64 {
+    let kafka = Kafka::private();
+    kafka.create_topic("financial_pro", 1, &[]);
+    let most = tidegate_at(kafka.bootstrap(), &["replay", "--all", "--wal", wal]);
+    assert_eq!(kafka.count("financial_pro"), Some(records));
     most
 }
 
@@ -208,13 +237,18 @@ fn main() {
     // Of these only the memory: what they write is so much more than what they read that no limit compares.
     let export = folder.path().join("export.jsonl.zst");
     let (from, to) = (wal.to_str().unwrap(), export.to_str().unwrap());
-    let mut passing = [Vec::new(), Vec::new(), Vec::new()];
+    let mut passing: [Vec<f64>; 7] = Default::default();
     for _ in 0..runs() {
         passing[0].push(tidegate(&["list", "--limit", "0", "--wal", from]));
-        passing[1].push(tidegate(&["export", "--output", to, "--wal", from]));
+        passing[1].push(tidegate(&["tail", "--lines", "1000000", "--wal", from]));
+        passing[2].push(tidegate(&["export", "--output", to, "--wal", from]));
         println!("the export: {} MiB", fs::metadata(&export).unwrap().len() >> 20);
+        passing[3].push(tidegate(&["import", to, "--wal", new.to_str().unwrap()]));
         fs::remove_file(&export).unwrap();
-        passing[2].push(tidegate(&["replay", "--all", "--dry-run", "--wal", from]));
+        fs::remove_dir_all(&new).unwrap();
+        passing[4].push(tidegate(&["replay", "--all", "--dry-run", "--wal", from]));
+        passing[5].push(replay_to_a_gateway(from, records));
+        passing[6].push(replay_to_kafka(from, records));
     }
     let row = |name: &str, figures: &[f64]| Row {
         name: name.to_owned(),
@@ -231,8 +265,12 @@ fn main() {
         row("wal verify", &memory[0]),
         row("wal salvage", &memory[1]),
         row("wal list --limit 0", &passing[0]),
-        row("wal export to a .zst", &passing[1]),
-        row("wal replay --all --dry-run", &passing[2]),
+        row("wal tail --lines 1000000", &passing[1]),
+        row("wal export to a .zst", &passing[2]),
+        row("wal import of it", &passing[3]),
+        row("wal replay --all --dry-run", &passing[4]),
+        row("wal replay --all to a gateway", &passing[5]),
+        row("wal replay --all to Kafka", &passing[6]),
     ];
     common::print_table("Memory at its peak", "MiB", &most, "limit");
 }

@@ -14,7 +14,7 @@ use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::ask::Listener;
+use super::ask::{AskError, Listener};
 use super::at::{At, Piece, Where, archive, in_use, opened};
 use super::exit::{Damage, Usage};
 use super::wal::look::{time, whole};
@@ -25,7 +25,7 @@ use crate::ops::{
     Discarded, LetterItem, LetterPage, LetterQuery, Letters, Limits, Name, Requeued, Selection, State, WholeLetter,
 };
 use crate::record::{Sequence, WalId};
-use crate::wal::{Archive, Letter, LetterState, LettersError, Wal, Which};
+use crate::wal::{self, Archive, Handled, Letter, LetterState, LettersError, Wal, Which};
 
 const REQUEUE: &str = "/v1/dead-letters/requeue";
 const DISCARD: &str = "/v1/dead-letters/discard";
@@ -339,6 +339,7 @@ impl Chosen {
             letters: (!self.letters.is_empty()).then_some(self.letters),
             topic: self.topic,
             dry_run,
+            within: None,
         }
     }
 }
@@ -347,12 +348,32 @@ impl Chosen {
 fn offline(
     selection: &Selection,
     config: &Config,
-    verb: impl FnOnce(&Wal, &Which) -> Result<u64, LettersError>,
+    verb: impl FnOnce(&Wal, &Which, wal::Piece) -> Result<Handled, LettersError>,
 ) -> Result<u64> {
     opened(config, |wal| {
         let which = selection.which(wal.id()).map_err(Usage)?;
-        Ok(verb(wal, &which)?)
+        Ok(verb(wal, &which, wal::Piece::default())?.letters)
     })
+}
+
+/// Has the gateway do it, in as many pieces as it needs to answer each in time.
+fn online(
+    mut selection: Selection,
+    mut piece: impl FnMut(&Selection) -> Result<(u64, Option<(Sequence, Sequence)>), AskError>,
+) -> Result<u64> {
+    let mut done = 0;
+    loop {
+        let asked = piece(&selection);
+        let (count, left) = match done {
+            0 => asked?,
+            _ => asked.with_context(|| format!("{} done, then it ended: do it again for the others", are(done)))?,
+        };
+        done += count;
+        match left {
+            None => return Ok(done),
+            left => selection.within = left,
+        }
+    }
 }
 
 /// How many letters of the folder wait and are meant: only read.
@@ -380,7 +401,10 @@ fn requeue(flags: Requeue, config: &Config) -> Result<()> {
     let selection = flags.which.selection(false);
     let (requeued, when) = match flags.at.find(config)? {
         Where::Online(listener) => {
-            let Requeued { requeued } = listener.post(REQUEUE, &selection)?;
+            let requeued = online(selection.clone(), |selection| {
+                let Requeued { requeued, left } = listener.post(REQUEUE, selection)?;
+                Ok((requeued, left))
+            })?;
             (requeued, "now")
         }
         Where::Offline(_) => {
@@ -389,7 +413,7 @@ fn requeue(flags: Requeue, config: &Config) -> Result<()> {
         }
     };
     let text = match flags.json {
-        true => json_lines(&[Requeued { requeued }])?,
+        true => json_lines(&[Requeued { requeued, left: None }])?,
         false => format!(
             "{} sent once more {when}: each is removed when Kafka has it, or waits again if it fails again\n",
             are(requeued)
@@ -442,7 +466,10 @@ fn told(selection: &Selection, count: u64, json: bool, text: &str, doing: &str) 
 fn discard(flags: Discard, config: &Config) -> Result<()> {
     let selection = flags.which.selection(!flags.yes);
     let discarded = match flags.at.find(config)? {
-        Where::Online(listener) => listener.post::<Discarded>(DISCARD, &selection)?.discarded,
+        Where::Online(listener) => online(selection.clone(), |selection| {
+            let Discarded { discarded, left } = listener.post(DISCARD, selection)?;
+            Ok((discarded, left))
+        })?,
         Where::Offline(_) if flags.yes => offline(&selection, config, Wal::discard_letters)?,
         Where::Offline(_) => waiting(&selection, &flags.at, config)?,
     };
@@ -457,7 +484,7 @@ fn discard(flags: Discard, config: &Config) -> Result<()> {
         return Err(Usage(text).into());
     }
     let text = match flags.json {
-        true => json_lines(&[Discarded { discarded }])?,
+        true => json_lines(&[Discarded { discarded, left: None }])?,
         false => format!("{} removed\n", are(discarded)),
     };
     told(&selection, discarded, flags.json, &text, "removed")

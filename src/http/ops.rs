@@ -5,6 +5,7 @@
 //! are its JSON and its refusals.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Path, Query as Given, State};
@@ -21,9 +22,12 @@ use crate::ops::{
     Redirected, Requeued, RewindOrder, Selection, WholeLetter,
 };
 use crate::record::Topic;
-use crate::wal::{LettersCause, LettersError, Log, Part, ReadError, RewindError, Wal};
+use crate::wal::{Handled, LettersCause, LettersError, Log, Part, Piece, ReadError, RewindError, Wal, Which};
 
 type Answer = Result<Response, Problem>;
+
+/// How long a verb over dead letters works for one answer: what is left then, the next request is for.
+const PIECE_MAX: Duration = Duration::from_secs(10);
 
 fn given<T>(query: Result<Given<T>, QueryRejection>, known: &str) -> Result<T, Problem> {
     query
@@ -123,18 +127,24 @@ const SELECTION: &str = r#"{"all":true}, {"topic":"NAME"} or {"letters":[{"wal":
 async fn selected<T: Send + 'static>(
     admin: &Admin,
     order: Order,
-    done: impl FnOnce(u64) -> T + Send + 'static,
-    verb: impl FnOnce(&Wal, &crate::wal::Which) -> Result<u64, LettersError> + Send + 'static,
+    done: impl FnOnce(Handled) -> T + Send + 'static,
+    verb: impl FnOnce(&Wal, &Which, Piece) -> Result<Handled, LettersError> + Send + 'static,
 ) -> Result<T, Problem> {
     beside(admin, move |wal| {
         let selection: Selection = order.parsed(SELECTION)?;
         let which = (selection.which(wal.id()))
             .map_err(|error| Problem::new(Reason::Malformed, format!("{error}. Nothing was done.")))?;
-        let count = match selection.dry_run {
-            true => wal.count_letters(&which),
-            false => verb(wal, &which),
+        let handled = match selection.dry_run {
+            true => wal.count_letters(&which).map(|letters| Handled { letters, left: None }),
+            false => {
+                let piece = Piece {
+                    within: selection.within,
+                    until: Some(Instant::now() + PIECE_MAX),
+                };
+                verb(wal, &which, piece)
+            }
         };
-        count.map(done).map_err(letters_problem)
+        handled.map(done).map_err(letters_problem)
     })
     .await
 }
@@ -149,13 +159,19 @@ fn letters_problem(error: LettersError) -> Problem {
 
 /// `POST /v1/dead-letters/requeue`.
 pub(super) async fn requeue(State(admin): State<Arc<Admin>>, order: Order) -> Response {
-    let done = |requeued| Requeued { requeued };
+    let done = |handled: Handled| Requeued {
+        requeued: handled.letters,
+        left: handled.left,
+    };
     answer(selected(&admin, order, done, Wal::requeue_letters).await)
 }
 
 /// `POST /v1/dead-letters/discard`.
 pub(super) async fn discard(State(admin): State<Arc<Admin>>, order: Order) -> Response {
-    let done = |discarded| Discarded { discarded };
+    let done = |handled: Handled| Discarded {
+        discarded: handled.letters,
+        left: handled.left,
+    };
     answer(selected(&admin, order, done, Wal::discard_letters).await)
 }
 
@@ -256,7 +272,7 @@ pub(super) async fn discard_held(State(admin): State<Arc<Admin>>, order: Order) 
             return Err(Problem::new(Reason::Malformed, text));
         }
         let discarded = handle?.discard_held(&order.topic).map_err(command_problem)?;
-        Ok(Discarded { discarded })
+        Ok(Discarded { discarded, left: None })
     });
     answer(done.await)
 }

@@ -145,6 +145,9 @@ pub struct Selection {
     /// Only count them.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub dry_run: bool,
+    /// Go on with what an answer had as `left`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub within: Option<(Sequence, Sequence)>,
 }
 
 /// How many letters were requeued.
@@ -152,6 +155,9 @@ pub struct Selection {
 pub struct Requeued {
     /// How many.
     pub requeued: u64,
+    /// See [`Discarded::left`].
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub left: Option<(Sequence, Sequence)>,
 }
 
 /// How many letters, or held records, were discarded.
@@ -159,6 +165,9 @@ pub struct Requeued {
 pub struct Discarded {
     /// How many.
     pub discarded: u64,
+    /// There are more than an answer has time for: ask again, with this as `within`.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub left: Option<(Sequence, Sequence)>,
 }
 
 impl Name {

@@ -13,6 +13,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Mutex, TryLockError};
+use std::time::Instant;
 
 use bincode::{Decode, Encode};
 
@@ -101,6 +102,30 @@ pub enum Which {
     Topic(String),
     /// These.
     These(HashSet<Origin>),
+}
+
+/// The part of a verb over letters that is done at once: a caller who must answer in time goes on from what is left.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Piece {
+    /// Only letters that lie within these places of the letters' log, both included; `None`: all that are there now.
+    pub within: Option<(Sequence, Sequence)>,
+    /// Stop some time behind this; `None`: when all is done.
+    pub until: Option<Instant>,
+}
+
+impl Piece {
+    fn is_over(&self) -> bool {
+        self.until.is_some_and(|until| Instant::now() >= until)
+    }
+}
+
+/// What a verb over letters came to.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Handled {
+    /// How many letters.
+    pub letters: u64,
+    /// The time was over before these places were looked at: [`Piece::within`] of the next piece.
+    pub left: Option<(Sequence, Sequence)>,
 }
 
 /// Not all of the letters were requeued or discarded.
@@ -202,13 +227,14 @@ impl Register {
     }
 
     /// Those that wait and are meant; by topic they cannot be told.
-    fn waiting(&self, which: &Which) -> Vec<Origin> {
+    fn waiting(&self, which: &Which, (first, last): (Sequence, Sequence)) -> Vec<Origin> {
         let meant = |origin: &Origin| match which {
             Which::All | Which::Topic(_) => true,
             Which::These(these) => these.contains(origin),
         };
         (self.known.iter())
             .filter(|(origin, known)| known.state == LetterState::Waiting && meant(origin))
+            .filter(|(_, known)| (first..=last).contains(&known.at))
             .map(|(origin, _)| *origin)
             .collect()
     }
@@ -288,22 +314,33 @@ impl DeadLetters {
         Ok(())
     }
 
-    /// Gives the letters that wait, in order, to `visit`.
+    /// The places that a piece is about. Not those that come meanwhile: what was requeued may be back already.
+    fn places(&self, piece: Piece) -> (Sequence, Sequence) {
+        let marks = self.log.watermarks();
+        let (first, last) = piece.within.unwrap_or((0, Sequence::MAX));
+        (first.max(marks.acked + 1), last.min(marks.committed))
+    }
+
+    /// Gives the letters that wait, in order, to `visit`; what of the piece is left when its time is over.
     fn visit(
         &self,
         which: &Which,
+        piece: Piece,
         mut visit: impl FnMut(Letter) -> Result<(), LettersCause>,
-    ) -> Result<(), LettersCause> {
-        let marks = self.log.watermarks();
-        let mut reader = self.log.reader(marks.acked + 1);
-        // Not those that come meanwhile: what was requeued may be back already.
-        while reader.position() <= marks.committed {
+    ) -> Result<Option<(Sequence, Sequence)>, LettersCause> {
+        let (first, last) = self.places(piece);
+        let mut reader = self.log.reader(first);
+        while reader.position() <= last {
+            // Something is done before it, in every piece.
+            if reader.position() > first && piece.is_over() {
+                return Ok(Some((reader.position(), last)));
+            }
             let chunk = match reader.read(READ_BYTES)? {
                 Read::Records(chunk) => chunk,
                 Read::Damaged { .. } => continue,
                 Read::Nothing => break,
             };
-            for (at, bytes) in chunk.entries().filter(|(at, _)| *at <= marks.committed) {
+            for (at, bytes) in chunk.entries().filter(|(at, _)| *at <= last) {
                 let Ok(letter) = Letter::decode(bytes) else { continue };
                 let meant = match which {
                     Which::All => true,
@@ -315,14 +352,14 @@ impl DeadLetters {
                 }
             }
         }
-        Ok(())
+        Ok(None)
     }
 
-    /// Appends the records of letters to the `main` log, with the identity they had; returns how many.
-    fn requeue(&self, main: &Log, which: &Which) -> Result<u64, LettersError> {
+    /// Appends the records of letters to the `main` log, with the identity they had.
+    fn requeue(&self, main: &Log, which: &Which, piece: Piece) -> Result<Handled, LettersError> {
         let (mut done, mut bytes) = (0, 0);
         let mut group: Vec<Letter> = Vec::new();
-        let mut visited = self.visit(which, |letter| {
+        let mut visited = self.visit(which, piece, |letter| {
             bytes += letter.record.payload_bytes();
             group.push(letter);
             if group.len() >= REQUEUE_RECORDS_MAX || bytes >= REQUEUE_BYTES_MAX {
@@ -331,10 +368,16 @@ impl DeadLetters {
             }
             Ok(())
         });
-        if visited.is_ok() {
-            visited = self.requeue_group(main, group).map(|count| done += count);
+        if let Ok(left) = visited {
+            visited = self.requeue_group(main, group).map(|count| {
+                done += count;
+                left
+            });
         }
-        visited.map(|()| done).map_err(|source| LettersError { done, source })
+        match visited {
+            Ok(left) => Ok(Handled { letters: done, left }),
+            Err(source) => Err(LettersError { done, source }),
+        }
     }
 
     fn requeue_group(&self, main: &Log, mut group: Vec<Letter>) -> Result<u64, LettersCause> {
@@ -376,21 +419,27 @@ impl DeadLetters {
         Ok(events.len() as u64)
     }
 
-    /// Removes letters that wait; returns how many.
-    fn discard(&self, which: &Which) -> Result<u64, LettersError> {
-        let mut origins = Vec::new();
+    /// Removes letters that wait.
+    fn discard(&self, which: &Which, piece: Piece) -> Result<Handled, LettersError> {
+        let (mut origins, mut left) = (Vec::new(), None);
+        let places = self.places(piece);
         if let Which::Topic(_) = which {
-            let visited = self.visit(which, |letter| {
+            let visited = self.visit(which, piece, |letter| {
                 origins.push(letter.origin);
                 Ok(())
             });
-            visited.map_err(|source| LettersError { done: 0, source })?;
+            left = visited.map_err(|source| LettersError { done: 0, source })?;
         } else {
-            origins = lock(&self.register).waiting(which);
+            origins = lock(&self.register).waiting(which, places);
         }
         let _changing = lock(&self.changing);
         let mut done = 0;
         for group in origins.chunks(EVENTS_MAX) {
+            // What was found by its topic is removed: it would not be found again.
+            if done > 0 && left.is_none() && !matches!(which, Which::Topic(_)) && piece.is_over() {
+                left = Some(places);
+                break;
+            }
             let gone: Vec<Origin> = group.iter().filter(|origin| self.waits(origin)).copied().collect();
             self.write(&removed(&gone)).map_err(|error| LettersError {
                 done,
@@ -399,7 +448,7 @@ impl DeadLetters {
             done += gone.len() as u64;
         }
         self.trim();
-        Ok(done)
+        Ok(Handled { letters: done, left })
     }
 
     /// Removes what was requeued and is settled by now. Never waits: neither for the disk, which may forget it
@@ -478,28 +527,31 @@ impl Wal {
             return Ok(0);
         };
         if !matches!(which, Which::Topic(_)) {
-            return Ok(lock(&letters.register).waiting(which).len() as u64);
+            let all = (0, Sequence::MAX);
+            return Ok(lock(&letters.register).waiting(which, all).len() as u64);
         }
         let mut count = 0;
-        let visited = letters.visit(which, |_| {
+        let visited = letters.visit(which, Piece::default(), |_| {
             count += 1;
             Ok(())
         });
         visited
-            .map(|()| count)
+            .map(|_| count)
             .map_err(|source| LettersError { done: 0, source })
     }
 
     /// Sends letters once more, in the order of their log and with the identity they had: they are appended to the
-    /// main log, and removed once they are settled there. Blocks. Returns how many; those that are on their way
-    /// already are not sent twice.
+    /// main log, and removed once they are settled there. Blocks. Those that are on their way already are not sent
+    /// twice.
     ///
     /// # Errors
     /// A log takes nothing, or cannot be read.
-    pub fn requeue_letters(&self, which: &Which) -> Result<u64, LettersError> {
+    pub fn requeue_letters(&self, which: &Which, piece: Piece) -> Result<Handled, LettersError> {
         self.settle_letters();
         let letters = self.inner.letters.get();
-        letters.map_or(Ok(0), |letters| letters.requeue(&self.inner.main, which))
+        letters.map_or(Ok(Handled::default()), |letters| {
+            letters.requeue(&self.inner.main, which, piece)
+        })
     }
 
     /// The main log's records `first` to `last` cannot be read: letters that were requeued there wait again. To be
@@ -521,13 +573,13 @@ impl Wal {
         Ok(kept)
     }
 
-    /// Removes letters that wait, for good. Blocks. Returns how many.
+    /// Removes letters that wait, for good. Blocks.
     ///
     /// # Errors
     /// The log takes nothing, or cannot be read.
-    pub fn discard_letters(&self, which: &Which) -> Result<u64, LettersError> {
+    pub fn discard_letters(&self, which: &Which, piece: Piece) -> Result<Handled, LettersError> {
         let letters = self.inner.letters.get();
-        letters.map_or(Ok(0), |letters| letters.discard(which))
+        letters.map_or(Ok(Handled::default()), |letters| letters.discard(which, piece))
     }
 
     /// Removes requeued letters that are settled.

@@ -64,7 +64,7 @@ use bincode::Encode;
 use tokio::sync::oneshot;
 
 pub use archive::{Archive, ArchiveError, Archived, Part, Witnessed, check_unused};
-pub use dead_letter::{Letter, LetterState, LettersCause, LettersError, Register, Which};
+pub use dead_letter::{Handled, Letter, LetterState, LettersCause, LettersError, Piece, Register, Which};
 pub use error::{AckError, AppendError, OpenError, ReadError};
 pub use generations::Retain;
 pub use identity::{Peek, peek};

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::support::client::Client;
+use crate::support::evidence::Evidence;
 use crate::support::gateway::{Config, Gateway, NOWHERE};
 use crate::support::kafka::Kafka;
 use crate::support::ledger::{Ledger, Outcome};
@@ -125,6 +126,7 @@ fn a_broker_killed_under_load_costs_nothing() {
     gateway.wait_drained(seconds(60));
     let tally = ledger.check(&[("t", kafka.read_topic("t", true))]).unwrap();
     assert_eq!((tally.unknown, tally.refused), (0, 0), "{tally:?}");
+    Evidence::of(&tally, 2).print("broker killed, then stopped, under load");
 }
 
 fn a_missing_topic_does_not_delay_the_other_and_drains_in_order() {

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
 use super::*;
+use crate::wal::Piece;
 
 #[test]
 fn a_letter_is_named_by_its_wal_and_sequence() {
@@ -69,7 +70,8 @@ fn the_newest_come_first_however_many_are_gone() {
     assert_eq!(newest(3), [1000, 999, 998]);
     // The rest is found beyond what is no letter any more.
     let gone = (100..=800).chain(990..=1000).map(origin);
-    wal.discard_letters(&Which::These(gone.collect())).unwrap();
+    wal.discard_letters(&Which::These(gone.collect()), Piece::default())
+        .unwrap();
     let left: Vec<Sequence> = (801..=989).rev().chain((1..=99).rev()).collect();
     assert_eq!(newest(200), left[..200]);
     assert_eq!(newest(1000), left);

@@ -52,6 +52,13 @@ fn shown(wal: &Wal) -> Vec<(Sequence, LetterState, i64, i64)> {
     found
 }
 
+/// How many it was, all at once.
+fn handled(result: Result<Handled, LettersError>) -> u64 {
+    let Handled { letters, left } = result.unwrap();
+    assert_eq!(left, None);
+    letters
+}
+
 fn open(folder: &Path) -> Wal {
     Wal::open(options(folder)).unwrap()
 }
@@ -123,11 +130,11 @@ proptest! {
                     let which = which.map_or(Which::All, these);
                     prop_assert_eq!(wal.count_letters(&which).unwrap(), meant.len() as u64);
                     if let Step::Discard(_) = step {
-                        prop_assert_eq!(wal.discard_letters(&which).unwrap(), meant.len() as u64);
+                        prop_assert_eq!(handled(wal.discard_letters(&which, Piece::default())), meant.len() as u64);
                         model.retain(|seq, _| !meant.contains(seq));
                     } else {
                         let from = wal.log().committed() + 1;
-                        prop_assert_eq!(wal.requeue_letters(&which).unwrap(), meant.len() as u64);
+                        prop_assert_eq!(handled(wal.requeue_letters(&which, Piece::default())), meant.len() as u64);
                         let sent = read_main(&wal, from);
                         prop_assert_eq!(sent.len(), meant.len());
                         for (at, record) in sent {
@@ -171,9 +178,12 @@ fn a_log_of_letters_in_which_nothing_is_left_is_acked() {
     wal.add_dead_letters(&[letter(&wal, 1, 1), letter(&wal, 2, 1), letter(&wal, 4, 1)])
         .unwrap();
     let log = wal.letters_log().unwrap();
-    assert_eq!(wal.discard_letters(&Which::Topic("t1".into())).unwrap(), 2);
+    assert_eq!(
+        handled(wal.discard_letters(&Which::Topic("t1".into()), Piece::default())),
+        2
+    );
     assert_eq!(log.watermarks().acked, 1, "the second is still there");
-    assert_eq!(wal.requeue_letters(&Which::All).unwrap(), 1);
+    assert_eq!(handled(wal.requeue_letters(&Which::All, Piece::default())), 1);
     wal.log().ack(1).unwrap();
     wait_until("nothing is left", || {
         wal.status().dead_letters == 0 && log.watermarks().acked == log.watermarks().committed
@@ -185,9 +195,17 @@ fn a_letter_that_was_requeued_before_a_crash_is_removed_after_it() {
     let folder = tempfile::tempdir().unwrap();
     let wal = open(folder.path());
     wal.add_dead_letters(&[letter(&wal, 1, 1)]).unwrap();
-    assert_eq!(wal.requeue_letters(&Which::All).unwrap(), 1);
-    assert_eq!(wal.requeue_letters(&Which::All).unwrap(), 0, "it is on its way");
-    assert_eq!(wal.discard_letters(&Which::All).unwrap(), 0, "it is on its way");
+    assert_eq!(handled(wal.requeue_letters(&Which::All, Piece::default())), 1);
+    assert_eq!(
+        handled(wal.requeue_letters(&Which::All, Piece::default())),
+        0,
+        "it is on its way"
+    );
+    assert_eq!(
+        handled(wal.discard_letters(&Which::All, Piece::default())),
+        0,
+        "it is on its way"
+    );
     wal.close().unwrap();
     drop(wal);
     let wal = open(folder.path());
@@ -204,7 +222,7 @@ fn a_letter_whose_new_place_is_damaged_waits_again() {
     let wal = open(folder.path());
     wal.add_dead_letters(&[letter(&wal, 901, 1), letter(&wal, 902, 2)])
         .unwrap();
-    assert_eq!(wal.requeue_letters(&Which::All).unwrap(), 2);
+    assert_eq!(handled(wal.requeue_letters(&Which::All, Piece::default())), 2);
     let requeued = shown(&wal);
     let LetterState::Requeued(lost) = requeued[0].1 else {
         unreachable!()
@@ -217,5 +235,41 @@ fn a_letter_whose_new_place_is_damaged_waits_again() {
     drop(wal);
     let wal = open(folder.path());
     assert_eq!(shown(&wal), left);
+    wal.close().unwrap();
+}
+
+#[test]
+fn in_pieces_each_letter_is_requeued_once_and_one_that_comes_back_is_not_among_them() {
+    let folder = tempfile::tempdir().unwrap();
+    let wal = open(folder.path());
+    let count = 40;
+    for seq in 1..=count {
+        let mut letter = letter(&wal, seq, 1);
+        letter.record.value = Some(vec![b'x'; 100_000]);
+        wal.add_dead_letters(&[letter]).unwrap();
+    }
+    // Its time is over before it begins.
+    let mut piece = Piece {
+        within: None,
+        until: Some(Instant::now()),
+    };
+    let (mut requeued, mut pieces) = (0, 0);
+    loop {
+        let handled = wal.requeue_letters(&Which::All, piece).unwrap();
+        requeued += handled.letters;
+        pieces += 1;
+        // What was sent again fails again at once.
+        let mut again = letter(&wal, pieces, 2);
+        again.record.value = Some(vec![b'x'; 100_000]);
+        assert_eq!(wal.add_dead_letters(&[again]).unwrap(), 1);
+        match handled.left {
+            Some(left) => piece.within = Some(left),
+            None => break,
+        }
+    }
+    assert_eq!(requeued, count);
+    assert!(pieces > 2, "{pieces}");
+    let waiting = Which::All;
+    assert_eq!(wal.count_letters(&waiting).unwrap(), pieces);
     wal.close().unwrap();
 }
