@@ -19,7 +19,7 @@ use rdkafka::ClientConfig;
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{BaseRecord, DefaultProducerContext, Producer as _, ThreadedProducer};
 use rdkafka::types::RDKafkaErrorCode;
-use tidegate::forward::{Forwarder, Options};
+use tidegate::forward::{Forwarder, Guarantee, Options};
 use tidegate::record::Record;
 use tidegate::wal::{self, Batch, Wal};
 
@@ -77,7 +77,7 @@ struct Run {
 }
 
 /// The forwarder on the log, from opening it to its last acknowledgement.
-fn drain(path: &Path, kafka: &Kafka, records: u64) -> Run {
+fn drain(path: &Path, kafka: &Kafka, records: u64, guarantee: Guarantee) -> Run {
     let before = common::rss_mib(std::process::id());
     let began = Instant::now();
     let wal = open(path);
@@ -88,6 +88,7 @@ fn drain(path: &Path, kafka: &Kafka, records: u64) -> Run {
         properties: BTreeMap::new(),
         in_flight_bytes_max: 64 << 20,
         bytes_per_second_max: None,
+        guarantee,
         on_delivery: None,
     };
     let began = Instant::now();
@@ -172,13 +173,20 @@ fn main() {
         .and_then(|text| text.parse().ok())
         .unwrap_or(1.0);
     let base = std::env::var_os("TIDEGATE_BENCH_DIR").map_or_else(|| "target".into(), std::path::PathBuf::from);
-    let (mut bare, mut with_headers, mut drained) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut bare, mut with_headers) = (Vec::new(), Vec::new());
+    let (mut drained, mut once) = (Vec::new(), Vec::new());
     for _ in 0..common::runs() {
         let kafka = Kafka::private();
         kafka.create_topic("drain", 1, &[]);
-        let folder = tempfile::tempdir_in(&base).unwrap();
-        let records = fill(folder.path(), (gigabytes * 1e9) as u64);
-        drained.push(drain(folder.path(), &kafka, records));
+        let mut records = 0;
+        for (guarantee, runs) in [
+            (Guarantee::Idempotent, &mut drained),
+            (Guarantee::ExactlyOnce, &mut once),
+        ] {
+            let folder = tempfile::tempdir_in(&base).unwrap();
+            records = fill(folder.path(), (gigabytes * 1e9) as u64);
+            runs.push(drain(folder.path(), &kafka, records, guarantee));
+        }
         let records = records.min(1_000_000);
         bare.push(raw(&kafka, records, false));
         with_headers.push(raw(&kafka, records, true));
@@ -199,10 +207,17 @@ fn main() {
         &rows,
         same,
     );
-    let rows = [row(
-        "while draining, above what it was before",
-        drained.iter().map(|run| run.rss_mib).collect(),
-    )];
+    let per_second = |runs: &[Run]| runs.iter().map(|run| run.per_second).collect();
+    let rows = [
+        row("idempotent", per_second(&drained)),
+        row("exactly_once", per_second(&once)),
+    ];
+    common::print_table("The same by forward.delivery", "records/s", &rows, "idempotent");
+    let memory = |runs: &[Run]| runs.iter().map(|run| run.rss_mib).collect();
+    let rows = [
+        row("while draining, above what it was before", memory(&drained)),
+        row("the same, exactly_once", memory(&once)),
+    ];
     common::print_table("Resident memory at its highest", "MiB", &rows, "");
     let rows = [row(
         "opening the log with the backlog",

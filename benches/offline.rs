@@ -188,7 +188,8 @@ fn replay_to_a_gateway(wal: &str, records: u64) -> f64 {
 
 fn replay_to_kafka(wal: &str, records: u64) -> f64 {
     let kafka = Kafka::private();
-    kafka.create_topic("financial_pro", 1, &[]);
+    // The records are older than a week, which is how long topics keep theirs by default.
+    kafka.create_topic("financial_pro", 1, &[("retention.ms", "-1")]);
     let most = tidegate_at(kafka.bootstrap(), &["replay", "--all", "--wal", wal]);
     assert_eq!(kafka.count("financial_pro"), Some(records));
     most

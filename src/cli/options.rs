@@ -1,6 +1,6 @@
 //! From the one `Config` to the `Options` of each part.
 
-use crate::config::{Compression, Config, Fields, Retain, SinkKind};
+use crate::config::{Compression, Config, Delivery, Fields, Retain, SinkKind};
 use crate::land::table::{Kind, Table};
 use crate::{forward, http, land, wal};
 
@@ -35,6 +35,10 @@ pub(super) fn forward(config: &Config) -> forward::Options {
         properties: config.kafka.properties.reveal().clone(),
         in_flight_bytes_max: config.forward.in_flight_bytes_max,
         bytes_per_second_max: config.forward.bytes_per_second_max,
+        guarantee: match config.forward.delivery {
+            Delivery::Idempotent => forward::Guarantee::Idempotent,
+            Delivery::ExactlyOnce => forward::Guarantee::ExactlyOnce,
+        },
         on_delivery: None,
     }
 }

@@ -221,6 +221,8 @@ pub enum Delivery {
     /// The idempotent producer.
     #[default]
     Idempotent,
+    /// Transactions.
+    ExactlyOnce,
 }
 
 /// `[kafka]`

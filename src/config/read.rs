@@ -271,15 +271,11 @@ impl Reader<'_> {
     }
 
     fn delivery(&mut self, key: &str) -> Delivery {
-        if self.text(key) == "exactly_once" {
-            self.wrong(
-                key,
-                "is \"exactly_once\", which this version does not have yet: write \"idempotent\". What a crash \
-                 repeats there can be told by the headers tidegate-wal and tidegate-seq",
-            );
-            return Delivery::Idempotent;
-        }
-        self.choice(key, &[("idempotent", Delivery::Idempotent)])
+        let choices = [
+            ("idempotent", Delivery::Idempotent),
+            ("exactly_once", Delivery::ExactlyOnce),
+        ];
+        self.choice(key, &choices)
     }
 
     /// None when a part is wrong that has no stand-in; the problem is told.

@@ -192,7 +192,7 @@ impl Check {
     /// # Errors
     /// A property that librdkafka does not know or cannot take, in words that do not tell its value.
     pub fn new(options: &Options) -> Result<Self, String> {
-        let mut config = settings(options, Kind::Probe);
+        let mut config = settings(options, Kind::Probe, None);
         config.set("allow.auto.create.topics", "false");
         config.set("statistics.interval.ms", STATISTICS.as_millis().to_string());
         let heard = Arc::new(Heard::default());

@@ -49,6 +49,12 @@ pub enum CommandError {
          how far it is", ANSWER_MAX.as_secs()
     )]
     Slow,
+    /// With `delivery = "exactly_once"` Kafka's own watermark goes back too.
+    #[error(
+        "Kafka does not answer, and with forward.delivery = \"exactly_once\" it has to take its own watermark back first. \
+         Nothing was changed: try again once it is there"
+    )]
+    Away,
     /// The gateway ends.
     #[error(
         "the forwarder has stopped, or is about to. What was not done is as it was: run this again after the next start"
@@ -249,7 +255,7 @@ impl Drain {
     fn obey(&mut self, command: Command) -> Step<()> {
         match command.ask.clone() {
             Ask::Rewind(from) => match self.rewind(from) {
-                Ok(answer) => command.answer(answer.map(Done::Rewound).map_err(CommandError::from)),
+                Ok(answer) => command.answer(answer.map(Done::Rewound)),
                 Err(ended) => {
                     command.answer(Err(CommandError::Stopped));
                     return Err(ended);
@@ -262,31 +268,36 @@ impl Drain {
 
     /// An operator's rewind. What is on its way is waited for, so that nothing of it comes between what is sent
     /// again; what was sent in vain is sent again anyway.
-    fn rewind(&mut self, from: Sequence) -> Step<Result<Rewound, RewindError>> {
+    fn rewind(&mut self, from: Sequence) -> Step<Result<Rewound, CommandError>> {
         // Said at once, before anything is interrupted.
         let marks = self.main.log.watermarks();
         let first = marks.trimmed + 1;
         if from < first {
-            return Ok(Err(RewindError::Gone { from, first }));
+            return Ok(Err(RewindError::Gone { from, first }.into()));
         }
         if from > marks.acked + 1 {
-            return Ok(Err(RewindError::Ahead {
-                from,
-                acked: marks.acked,
-            }));
+            let acked = marks.acked;
+            return Ok(Err(RewindError::Ahead { from, acked }.into()));
         }
         let purged = self.collect()?;
         let lane_failed = self.failures.iter().any(|failure| failure.lane);
         if lane_failed || self.refused.is_some() {
             self.recover()?;
         }
+        if self.transactions.is_some() {
+            self.roll_back(&[], None, true)?;
+        }
         let in_lane = self.patiently(|drain| drain.in_lane())?;
         // In the window there may be records behind the watermark that Kafka has.
         let resend = self.main.window.end().saturating_sub(1).max(marks.acked);
+        // Kafka's watermark first: after a crash the higher of the two counts.
+        if !self.lower(from - 1, self.main.log.next_resend(resend))? {
+            return Ok(Err(CommandError::Away));
+        }
         let rewound = match self.main.log.rewind(from, resend) {
             Ok(rewound) => rewound,
             Err(RewindError::Stopped(error)) => return Err(Ended::Append(error)),
-            Err(error) => return Ok(Err(error)),
+            Err(error) => return Ok(Err(error.into())),
         };
         self.failures.clear();
         self.begin_anew();

@@ -14,8 +14,10 @@ use super::lane::Lane;
 use super::pace::Pace;
 use super::producer::{Lookup, Producer, Report};
 use super::settings::Kind;
+use super::takeover::Foreign;
 use super::topics::{State as TopicState, Topics};
-use super::window::State;
+use super::transaction::{self, Transactions};
+use super::window::{Slot, State};
 use super::{OnDelivery, Options, Shared};
 use crate::kafka::link::Link;
 use crate::kafka::native;
@@ -41,6 +43,9 @@ pub(super) enum Ended {
     /// It refused a watermark.
     #[error(transparent)]
     Ack(#[from] AckError),
+    /// Kafka's watermark is not this folder's.
+    #[error(transparent)]
+    Foreign(#[from] Foreign),
 }
 
 /// What a step may come to.
@@ -73,6 +78,8 @@ pub(super) struct Drain {
     pub(super) link: Arc<Link>,
     pub(super) identity: Identity,
     pub(super) producer: Producer,
+    /// `None`: records go out without.
+    pub(super) transactions: Option<Transactions>,
     pub(super) main: Flow,
     pub(super) lane: Option<Lane>,
     /// The lane takes nothing before then (disk full).
@@ -92,9 +99,9 @@ pub(super) struct Drain {
     /// Producers that ended in a row without a delivery between.
     pub(super) setbacks: u32,
     /// Nothing is sent before then.
-    retry_at: Option<Instant>,
+    pub(super) retry_at: Option<Instant>,
     /// What was committed when the last walk over the main log came to an end; `None`: it did not.
-    at_end: Option<Sequence>,
+    pub(super) at_end: Option<Sequence>,
     /// When a walk last sent something.
     walked_at: Instant,
     /// Where the records end that were looked for when Kafka had lost some.
@@ -107,7 +114,7 @@ pub(super) struct Drain {
     delivered: u64,
     pub(super) fatal_errors: u64,
     published_at: Option<Instant>,
-    latency: metrics::Histogram,
+    pub(super) latency: metrics::Histogram,
 }
 
 impl Drain {
@@ -120,9 +127,11 @@ impl Drain {
         producer: Producer,
     ) -> Self {
         let now = Instant::now();
+        let transactions = options.transactions(wal.id()).map(Transactions::new);
         Self {
             identity: Identity::new(wal.id()),
             main: Flow::new(wal.log().clone(), false),
+            transactions,
             lane: None,
             lane_blocked: None,
             topics: Topics::new(),
@@ -167,12 +176,13 @@ impl Drain {
             if self.command()? {
                 continue;
             }
+            let busy = self.transact()?;
             self.sift()?;
             self.letters_step()?;
             let lane = self.lane_step()?;
             let main = self.main_step()?;
             self.publish(false);
-            if !lane && !main {
+            if !lane && !main && !busy {
                 self.rest();
             }
         }
@@ -203,6 +213,7 @@ impl Drain {
     /// What was acknowledged until now still counts; the rest is for the next start.
     fn finish(mut self) -> Step<()> {
         self.producer.purge();
+        self.give_up_transaction();
         let deadline = Instant::now() + Duration::from_millis(500);
         while self.producer.outstanding() > 0 && Instant::now() < deadline {
             self.shared.signal.wait(Duration::from_millis(10));
@@ -229,12 +240,13 @@ impl Drain {
     }
 
     fn take(&mut self, reports: &[Report]) {
-        let now = now_ms();
         self.reported_at = Instant::now();
-        // Records come back in runs of one topic and of one time of receipt: metrics are told per run.
-        let (mut topic, mut records, mut bytes) = (u32::MAX, 0_u64, 0_u64);
-        let (mut received_ms, mut alike) = (i64::MIN, 0_usize);
-        let before = self.delivered;
+        let mut delivered = Runs::new();
+        let state = if self.transactions.is_some() {
+            State::Staged
+        } else {
+            State::Done
+        };
         for report in reports {
             let (lane, seq) = native::place(report.opaque);
             let flow = match (&mut self.lane, lane) {
@@ -254,30 +266,25 @@ impl Drain {
                 }
                 continue;
             }
-            let Some(slot) = flow.window.set(seq, State::Done) else {
+            let Some(slot) = flow.window.set(seq, state) else {
                 continue;
             };
-            if lane {
-                self.topics.left_lane(slot.topic);
+            if state == State::Done {
+                delivered.push(&mut self.topics, &self.latency, lane, slot);
             }
-            self.delivered += 1;
-            if slot.topic != topic {
-                self.topics.count(topic, records, bytes);
-                (topic, records, bytes) = (slot.topic, 0, 0);
-            }
-            records += 1;
-            bytes += u64::from(slot.bytes);
-            if slot.received_ms != received_ms {
-                self.latency
-                    .record_many(seconds(now.saturating_sub(received_ms)), alike);
-                (received_ms, alike) = (slot.received_ms, 0);
-            }
-            alike += 1;
         }
-        self.topics.count(topic, records, bytes);
-        self.latency
-            .record_many(seconds(now.saturating_sub(received_ms)), alike);
-        if self.delivered > before {
+        self.delivered(delivered);
+        // In a transaction too Kafka has answered.
+        if reports.iter().any(|report| report.error.is_none()) {
+            self.link.up();
+        }
+    }
+
+    /// Tells of what was delivered.
+    pub(super) fn delivered(&mut self, mut runs: Runs) {
+        runs.end(&mut self.topics, &self.latency);
+        if runs.total > 0 {
+            self.delivered += runs.total;
             self.setbacks = 0;
             self.link.up();
         }
@@ -290,7 +297,7 @@ impl Drain {
     }
 
     /// The flow that is being sifted: nothing else is sent meanwhile.
-    fn sifting(&self) -> Option<bool> {
+    pub(super) fn sifting(&self) -> Option<bool> {
         if self.lane.as_ref().is_some_and(|lane| lane.flow.sift.is_active()) {
             return Some(true);
         }
@@ -318,6 +325,11 @@ impl Drain {
             self.producer.native.flush(Duration::from_millis(20));
             return Ok(());
         }
+        // A group is a transaction too.
+        if !self.transaction_is_empty() {
+            return Ok(());
+        }
+        let Some(flow) = self.flow_mut(lane) else { return Ok(()) };
         flow.sift.passed();
         flow.group_sent = 0;
         if self.sifting().is_none() {
@@ -373,7 +385,7 @@ impl Drain {
 
     /// Payload bytes that the next walk may look at; 0: not now.
     pub(super) fn allowance(&mut self, lane: bool) -> usize {
-        if self.sifting().is_some_and(|sifting| sifting != lane) {
+        if !self.may_send() || self.sifting().is_some_and(|sifting| sifting != lane) {
             return 0;
         }
         let now = Instant::now();
@@ -421,6 +433,7 @@ impl Drain {
             now_ms: now_ms(),
             defer_held: passing || self.lane_blocked.is_some(),
             limit: self.main.sift.current().map_or(Sequence::MAX, |(_, last)| last),
+            runs_max: transaction::runs_max(self.transactions.as_ref()),
         };
         match self.main.walk(bytes, &mut out) {
             Ok(walk) => {
@@ -488,9 +501,14 @@ impl Drain {
 
     /// A new producer in place of the old one, which has nothing outstanding any more.
     pub(super) fn replace(&mut self, kind: Kind) {
+        let id = self.options.transactions(self.wal.id());
+        if let Some(transactions) = &mut self.transactions {
+            transactions.begin_anew();
+        }
         let made = Producer::create(
             &self.options,
             kind,
+            id.as_deref(),
             &self.shared.signal,
             &self.link,
             self.on_delivery.as_ref(),
@@ -529,7 +547,7 @@ impl Drain {
         if self.sent() == 0 {
             self.publish(true);
         }
-        let outstanding = self.sent() > 0 || self.lane.as_ref().is_some_and(Lane::is_waiting);
+        let outstanding = self.in_transaction() > 0 || self.lane.as_ref().is_some_and(Lane::is_waiting);
         // Reports say so when there are many, or bad ones. A few are looked for: often while Kafka answers,
         // seldom while it is away, which may be for days.
         let mut wait = match outstanding {
@@ -587,6 +605,54 @@ fn acknowledge(flow: &mut Flow) -> Step<()> {
         flow.forget_settled();
     }
     Ok(())
+}
+
+/// Delivered records, counted: they come in runs of one topic and of one time of receipt, and metrics are told per run.
+pub(super) struct Runs {
+    now_ms: i64,
+    total: u64,
+    topic: u32,
+    records: u64,
+    bytes: u64,
+    received_ms: i64,
+    alike: usize,
+}
+
+impl Runs {
+    pub(super) fn new() -> Self {
+        Self {
+            now_ms: now_ms(),
+            total: 0,
+            topic: u32::MAX,
+            records: 0,
+            bytes: 0,
+            received_ms: i64::MIN,
+            alike: 0,
+        }
+    }
+
+    pub(super) fn push(&mut self, topics: &mut Topics, latency: &metrics::Histogram, lane: bool, slot: Slot) {
+        if lane {
+            topics.left_lane(slot.topic);
+        }
+        self.total += 1;
+        if slot.topic != self.topic {
+            topics.count(self.topic, self.records, self.bytes);
+            (self.topic, self.records, self.bytes) = (slot.topic, 0, 0);
+        }
+        self.records += 1;
+        self.bytes += u64::from(slot.bytes);
+        if slot.received_ms != self.received_ms {
+            latency.record_many(seconds(self.now_ms.saturating_sub(self.received_ms)), self.alike);
+            (self.received_ms, self.alike) = (slot.received_ms, 0);
+        }
+        self.alike += 1;
+    }
+
+    fn end(&mut self, topics: &mut Topics, latency: &metrics::Histogram) {
+        topics.count(self.topic, self.records, self.bytes);
+        latency.record_many(seconds(self.now_ms.saturating_sub(self.received_ms)), self.alike);
+    }
 }
 
 fn seconds(ms: i64) -> f64 {

@@ -53,6 +53,7 @@ mod tests {
     use std::sync::{Arc, Mutex};
     use std::time::{Duration, Instant};
 
+    use super::super::Guarantee;
     use super::*;
     use crate::forward::{Forwarder, Options};
     use crate::record::Record;
@@ -96,6 +97,7 @@ mod tests {
                 properties: EmbeddedBroker::properties(),
                 in_flight_bytes_max: 8 << 20,
                 bytes_per_second_max: None,
+                guarantee: Guarantee::Idempotent,
                 on_delivery: Some(Box::new(move |delivery| seen.lock().unwrap().push(delivery.seq))),
             };
             Forwarder::start(wal.clone(), options).unwrap()

@@ -8,6 +8,7 @@ use std::collections::{HashMap, HashSet};
 
 use rdkafka::error::RDKafkaErrorCode;
 
+use super::mark::{Range, Reached, joined};
 use super::pace::Pace;
 use super::producer::Producer;
 use super::sift::Sift;
@@ -50,6 +51,9 @@ pub(super) struct Walk {
     pub(super) damaged: Vec<(Sequence, Sequence)>,
     /// Records handed to the producer.
     pub(super) sent: usize,
+    /// Runs of records among `held` and `letters`, and where the last one ends.
+    aside_runs: usize,
+    aside_last: Sequence,
 }
 
 /// What a walk needs of the rest.
@@ -63,6 +67,8 @@ pub(super) struct Out<'a> {
     pub(super) defer_held: bool,
     /// Walk no further than this.
     pub(super) limit: Sequence,
+    /// The most runs of records that wait while younger ones are sent.
+    pub(super) runs_max: usize,
 }
 
 /// This WAL's identity, as bytes and as the header's text.
@@ -109,6 +115,8 @@ pub(super) struct Flow {
     pub(super) next: Sequence,
     /// The most slots of the window.
     pub(super) slots_max: usize,
+    /// Ranges behind the watermark that Kafka's own watermark told at the start.
+    pub(super) adopted: Vec<Range>,
 }
 
 impl Flow {
@@ -129,7 +137,18 @@ impl Flow {
             told: acked,
             next: acked + 1,
             slots_max: SLOTS_MAX,
+            adopted: Vec::new(),
         }
+    }
+
+    /// How far it is settled once what is staged is committed.
+    pub(super) fn reached(&self) -> Reached {
+        let mut reached = self.window.reached();
+        if !self.adopted.is_empty() {
+            let ranges = reached.beyond.iter().chain(&self.adopted).copied().collect();
+            reached.beyond = joined(ranges, reached.acked);
+        }
+        reached
     }
 
     /// In the lane, an entry without a topic marks the end of a pass, which is to be finished after a crash.
@@ -215,7 +234,7 @@ impl Flow {
             );
         }
         for seq in first..=last.min(self.window.end() - 1) {
-            if self.window.state(seq) != Some(State::Sent) {
+            if !matches!(self.window.state(seq), Some(State::Sent | State::Staged)) {
                 self.window.set(seq, State::Done);
             }
         }
@@ -278,7 +297,7 @@ impl Flow {
         match self.window.state(seq) {
             None if self.room() == 0 => return Err(Stop::Full),
             Some(State::Waiting) | None => {}
-            Some(State::Sent | State::Done | State::Deferred) => return Ok(()),
+            Some(State::Sent | State::Staged | State::Done | State::Deferred) => return Ok(()),
         }
         let record = match record {
             Ok(record) => record,
@@ -314,6 +333,10 @@ impl Flow {
             }
             return Ok(());
         }
+        // With a transaction's watermark goes what waits behind it: not more than it can tell.
+        if self.window.deferred_runs() + walk.aside_runs >= out.runs_max {
+            return Err(if walk.aside_runs > 0 { Stop::Chunk } else { Stop::Full });
+        }
         match out.topics.state(topic) {
             topics::State::New => return Err(Stop::Unknown(topic)),
             topics::State::Releasing if !self.lane => {
@@ -334,6 +357,7 @@ impl Flow {
                     record.origin = Some(who);
                     // Answered by the main log's own index; in the lane it would only be repeated.
                     record.idempotency = None;
+                    walk.aside(seq);
                     walk.held.push((seq, topic, record));
                 }
                 return Ok(());
@@ -353,6 +377,7 @@ impl Flow {
             }
             Err(RDKafkaErrorCode::QueueFull) => Err(Stop::QueueFull),
             Err(RDKafkaErrorCode::MessageSizeTooLarge) => {
+                walk.aside(seq);
                 walk.letters
                     .push((seq, record.to_record(), RDKafkaErrorCode::MessageSizeTooLarge));
                 Ok(())
@@ -388,7 +413,15 @@ impl Walk {
             refused: None,
             damaged: Vec::new(),
             sent: 0,
+            aside_runs: 0,
+            aside_last: 0,
         }
+    }
+
+    /// `seq` is held or refused: it may come to wait.
+    fn aside(&mut self, seq: Sequence) {
+        self.aside_runs += usize::from(self.aside_last == 0 || seq != self.aside_last + 1);
+        self.aside_last = seq;
     }
 }
 

@@ -152,6 +152,13 @@ impl Drain {
             );
             return self.read_back_window(false);
         }
+        // Before the log's: what is between the two would be sent twice after a crash otherwise.
+        if !self.lower(first - 1, self.main.log.resend())? {
+            if let Some(transactions) = &mut self.transactions {
+                transactions.heal = true;
+            }
+            return Ok(());
+        }
         match self.main.log.rewind(first, 0) {
             Ok(_) => {}
             Err(RewindError::Stopped(error)) => return Err(error.into()),

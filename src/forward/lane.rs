@@ -24,6 +24,7 @@ use super::producer::{Lookup, Producer};
 use super::settings::Kind;
 use super::start::Survey;
 use super::topics::State as TopicState;
+use super::transaction;
 use super::verdict::{self, Verdict};
 use super::window::State;
 use crate::kafka::settings::explain;
@@ -184,6 +185,7 @@ impl Drain {
             now_ms: now_ms(),
             defer_held: self.lane_blocked.is_some(),
             limit: lane.flow.sift.current().map_or(end, |(_, last)| last.min(end)),
+            runs_max: transaction::runs_max(self.transactions.as_ref()),
         };
         match lane.flow.walk(bytes, &mut out) {
             Ok(walk) => self.walked(true, walk),
@@ -203,6 +205,10 @@ impl Drain {
         let Some(due) = self.topics.due(Instant::now()) else {
             return;
         };
+        // A record that is only to show that its topic works must not be among others.
+        if self.probe_of(due).is_some() && !self.transaction_is_empty() {
+            return;
+        }
         if self.works(due) != Lookup::Exists {
             return;
         }
@@ -305,9 +311,13 @@ impl Drain {
         if self.lane.as_ref().is_some_and(|lane| lane.flow.settled.contains(&seq)) {
             return self.release(&[topic]);
         }
+        if self.transactions.is_some() {
+            return self.probe_in_a_transaction(topic, seq);
+        }
         let made = Producer::create(
             &self.options,
             Kind::Probe,
+            None,
             &self.shared.signal,
             &self.link,
             self.on_delivery.as_ref(),
@@ -392,6 +402,16 @@ impl Drain {
     fn unverify(&mut self, topic: u32) {
         if let Some(hold) = self.topics.get_mut(topic).and_then(|topic| topic.hold.as_mut()) {
             hold.unverified = true;
+        }
+    }
+
+    /// Sends the topic's first record alone, in a transaction that is taken back: the pass is to send it.
+    fn probe_in_a_transaction(&mut self, topic: u32, seq: Sequence) {
+        match self.try_alone(true, topic, seq) {
+            Ok(Some(Ok(()))) => self.release(&[topic]),
+            Ok(Some(Err(code))) => self.judge_probe(topic, code),
+            Ok(None) => self.topics.probe_later(topic),
+            Err(error) => self.trouble(error.to_string()),
         }
     }
 

@@ -16,7 +16,8 @@
 //! | `start` | what an earlier run left open |
 //! | `command` | what an operator asks: send again, discard or redirect what is held |
 //! | `heal` | when Kafka has lost what it had acknowledged |
-//! | `flow`, `window`, `sift`, `topics`, `pace` | its parts; the last four are pure |
+//! | `transaction`, `takeover`, `denial` | `delivery = "exactly_once"`: transactions, and Kafka's own watermark |
+//! | `flow`, `window`, `mark`, `sift`, `topics`, `pace` | its parts; all but the first are pure |
 //! | `sender` | a replay's records, beside no log |
 //! | `settings`, `producer`, `tail`, `verdict`, `check` | what knows librdkafka, with `kafka/` |
 //!
@@ -24,11 +25,13 @@
 
 pub mod check;
 mod command;
+mod denial;
 mod drain;
 mod embedded;
 mod flow;
 mod heal;
 mod lane;
+mod mark;
 mod pace;
 mod producer;
 mod recover;
@@ -37,7 +40,9 @@ mod settings;
 mod sift;
 mod start;
 mod tail;
+mod takeover;
 mod topics;
+mod transaction;
 mod verdict;
 mod window;
 
@@ -55,7 +60,7 @@ pub use sender::{Refused, SendError, Sender};
 
 use crate::kafka::link::{Link, Words};
 use crate::kafka::settings::explain;
-use crate::record::Sequence;
+use crate::record::{Sequence, WalId};
 use crate::wal::{Signal, Wal};
 use producer::Producer;
 use settings::Kind;
@@ -81,8 +86,27 @@ pub struct Options {
     pub in_flight_bytes_max: u64,
     /// Payload bytes a second; `None`: as fast as Kafka takes them.
     pub bytes_per_second_max: Option<u64>,
+    /// What Kafka has after a crash.
+    pub guarantee: Guarantee,
     /// Told of each delivery.
     pub on_delivery: Option<OnDelivery>,
+}
+
+/// What Kafka has after a crash.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Guarantee {
+    /// Each record at least once. What a crash repeats carries its identity.
+    #[default]
+    Idempotent,
+    /// Each record once, for consumers that read what is committed (`isolation.level = read_committed`).
+    ExactlyOnce,
+}
+
+impl Options {
+    /// The id of this log's transactions, and the group of its watermark in Kafka; `None`: it makes none.
+    fn transactions(&self, wal: WalId) -> Option<String> {
+        (self.guarantee == Guarantee::ExactlyOnce).then(|| format!("tidegate.{wal}"))
+    }
 }
 
 /// One acknowledged record.
@@ -206,8 +230,16 @@ impl Forwarder {
             .create_native_config()
             .map_err(|error| StartError::Properties(explain(&error)))?;
         let kind = Kind::Gapless { batch_bytes: None };
-        let producer =
-            Producer::create(&options, kind, &signal, &link, on_delivery.as_ref()).map_err(StartError::Properties)?;
+        let transactions = options.transactions(wal.id());
+        let producer = Producer::create(
+            &options,
+            kind,
+            transactions.as_deref(),
+            &signal,
+            &link,
+            on_delivery.as_ref(),
+        )
+        .map_err(StartError::Properties)?;
         let drain = drain::Drain::new(wal, options, on_delivery, Arc::clone(&shared), link, producer);
         // Tells of a thread that panicked: a forwarder must not be dead while the process looks alive.
         let guard = Guard(Arc::clone(&shared));

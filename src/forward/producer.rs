@@ -168,11 +168,12 @@ impl Producer {
     pub(super) fn create(
         options: &Options,
         kind: Kind,
+        transactions: Option<&str>,
         signal: &Arc<Signal>,
         link: &Arc<Link>,
         on_delivery: Option<&Arc<OnDelivery>>,
     ) -> Result<Self, String> {
-        let config = settings(options, kind);
+        let config = settings(options, kind, transactions);
         let inbox = Arc::new(Inbox::new(Arc::clone(signal)));
         let context = Context {
             inbox: Arc::clone(&inbox),
@@ -264,6 +265,7 @@ mod tests {
         let result = Producer::create(
             &options(&[("sasl.pasword", "hunter2")]),
             Kind::Gapless { batch_bytes: None },
+            None,
             &signal,
             &link,
             None,

@@ -33,6 +33,7 @@ impl Drain {
         }
         let failures = std::mem::take(&mut self.failures);
         let refused = self.refused.take();
+        let guilty = self.roll_back(&failures, refused, purged)?;
         let fatal = self.producer.fatal();
         if let Some((code, text)) = &fatal {
             self.fatal_errors += 1;
@@ -45,6 +46,7 @@ impl Drain {
         }
         self.count_retries(&failures, refused, fatal.is_some());
         self.hold_refused(&failures, refused);
+        self.hold_guilty(guilty);
         // A fatal error without a failed batch (GaplessGuarantee has one) says nothing about what is written.
         let desynchronized = fatal
             .as_ref()
@@ -61,11 +63,22 @@ impl Drain {
             self.producer.inbox.judged();
             // Sent again at once it would fail again at once.
             let again = codes(&failures, refused).find(|code| verdict::verdict(*code) == Verdict::Retry);
-            if let Some(code) = again {
+            // Those that a transaction took with it are innocent.
+            let is_known = self.transactions.is_some()
+                && codes(&failures, refused).any(|code| verdict::verdict(code) != Verdict::Retry);
+            if let (Some(code), false) = (again, is_known) {
                 self.trouble(format!("records were not taken ({code}); they are sent again"));
             }
         }
-        if fatal.is_some_and(|(code, _)| verdict::is_loss(code)) {
+        let is_loss = fatal.is_some_and(|(code, _)| verdict::is_loss(code));
+        if let Some(transactions) = &mut self.transactions {
+            // What is in Kafka its own watermark tells; it is looked at before anything is sent.
+            transactions.heal |= is_loss || failures.iter().any(|failure| verdict::is_loss(failure.code));
+            if transactions.heal {
+                transactions.begin_anew();
+                self.replace(kind);
+            }
+        } else if is_loss {
             self.heal()?;
         } else if uncertain {
             self.read_back_windows()?;
@@ -269,7 +282,7 @@ impl Drain {
     }
 
     /// Waits before the next producer while none delivers anything.
-    fn set_back(&mut self) {
+    pub(super) fn set_back(&mut self) {
         let wait = (Duration::from_millis(50) * 2_u32.saturating_pow(self.setbacks.min(16))).min(SETBACK_MAX);
         self.setbacks += 1;
         // The first is free: a poison record ends a producer that worked.

@@ -93,7 +93,7 @@ impl Sender {
             .create_native_config()
             .map_err(|error| SendError::Properties(explain(&error)))?;
         let kind = Kind::Gapless { batch_bytes: None };
-        let producer = Producer::create(&options, kind, &signal, &link, None).map_err(SendError::Properties)?;
+        let producer = Producer::create(&options, kind, None, &signal, &link, None).map_err(SendError::Properties)?;
         Ok(Self {
             options,
             identity: Identity::new(own),
@@ -219,8 +219,8 @@ impl Sender {
         if kind == self.producer.kind && self.producer.fatal().is_none() {
             return Ok(());
         }
-        self.producer =
-            Producer::create(&self.options, kind, &self.signal, &self.link, None).map_err(SendError::Properties)?;
+        self.producer = Producer::create(&self.options, kind, None, &self.signal, &self.link, None)
+            .map_err(SendError::Properties)?;
         for (topic, (index, fault)) in &mut self.topics {
             if let Err(code) = self.producer.native.open_topic(*index as usize, topic) {
                 fault.get_or_insert(code);

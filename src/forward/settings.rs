@@ -58,8 +58,9 @@ pub(super) fn base_settings(options: &Options) -> BTreeMap<String, String> {
     )
 }
 
-/// The settings of a producer: what the promises rest on goes over everything else.
-pub(super) fn settings(options: &Options, kind: Kind) -> ClientConfig {
+/// The settings of a producer: what the promises rest on goes over everything else. `transactions`: the id under which it
+/// makes them.
+pub(super) fn settings(options: &Options, kind: Kind, transactions: Option<&str>) -> ClientConfig {
     let mut settings = base_settings(options);
     let mut set = |name: &str, value: &str| settings.insert(name.to_owned(), value.to_owned());
     set("acks", "all");
@@ -68,9 +69,16 @@ pub(super) fn settings(options: &Options, kind: Kind) -> ClientConfig {
     set("message.timeout.ms", "0");
     // Whether a broker is up is learned from them.
     set("statistics.interval.ms", "2000");
+    if let Some(id) = transactions {
+        set("transactional.id", id);
+    }
     match kind {
         Kind::Gapless { batch_bytes } => {
-            set("enable.gapless.guarantee", "true");
+            // A transaction in which something failed is taken back as a whole: no gap, and no need for the end.
+            set(
+                "enable.gapless.guarantee",
+                if transactions.is_none() { "true" } else { "false" },
+            );
             if let Some(bytes) = batch_bytes {
                 set("batch.size", &bytes.to_string());
             }
@@ -109,6 +117,7 @@ pub(super) fn group_bytes(options: &Options) -> u64 {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 pub(super) mod tests {
+    use super::super::Guarantee;
     use super::*;
 
     pub(in crate::forward) fn options(properties: &[(&str, &str)]) -> Options {
@@ -120,6 +129,7 @@ pub(super) mod tests {
                 .collect(),
             in_flight_bytes_max: 64 << 20,
             bytes_per_second_max: None,
+            guarantee: Guarantee::Idempotent,
             on_delivery: None,
         }
     }
@@ -132,7 +142,11 @@ pub(super) mod tests {
             },
             Kind::Careful,
         ] {
-            settings(&options(&[]), kind).create_native_config().unwrap();
+            for transactions in [None, Some("tidegate.x")] {
+                settings(&options(&[]), kind, transactions)
+                    .create_native_config()
+                    .unwrap();
+            }
         }
     }
 
@@ -145,6 +159,7 @@ pub(super) mod tests {
                 ("enable.idempotence", "false"),
             ]),
             Kind::Gapless { batch_bytes: None },
+            None,
         );
         assert_eq!(config.get("acks"), Some("all"));
         assert_eq!(config.get("message.timeout.ms"), Some("0"));
@@ -166,6 +181,7 @@ pub(super) mod tests {
         let config = settings(
             &options(&[("compression.codec", "zstd")]),
             Kind::Gapless { batch_bytes: None },
+            None,
         );
         assert_eq!(config.get("compression.type"), Some("zstd"));
         assert_eq!(config.get("compression.codec"), None);

@@ -165,6 +165,9 @@ impl Drain {
             }
             self.lane = Some(lane);
         }
+        if self.take_over()? {
+            return Ok(true);
+        }
         let survey = self.patiently(|drain| {
             let mut settled = HashSet::new();
             let survey = Survey::make(&drain.main, &drain.identity, in_window, |seq, _, who| {
@@ -175,6 +178,7 @@ impl Drain {
                 }
                 !held && seq > resend
             })?;
+            settled.extend(drain.main.adopted.iter().flat_map(|(first, last)| *first..=*last));
             drain.main.settled = settled;
             if resend > drain.main.window.acked() {
                 drain.main.in_lane = drain.in_lane()?;

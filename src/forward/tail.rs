@@ -60,8 +60,15 @@ pub(super) struct Outcome {
     pub(super) expired: Vec<String>,
 }
 
-struct Context {
+/// What the clients beside the producer tell of the connection.
+pub(super) struct Context {
     link: Arc<Link>,
+}
+
+impl Context {
+    pub(super) fn new(link: &Arc<Link>) -> Self {
+        Self { link: Arc::clone(link) }
+    }
 }
 
 impl ClientContext for Context {
@@ -92,7 +99,8 @@ pub(super) fn settings(options: &Options) -> ClientConfig {
     config.set("enable.auto.commit", "false");
     config.set("enable.auto.offset.store", "false");
     config.set("auto.offset.reset", "earliest");
-    config.set("isolation.level", "read_uncommitted");
+    // What a transaction did not commit was never sent. (Behind another's open transaction nothing is seen.)
+    config.set("isolation.level", "read_committed");
     config.set("enable.partition.eof", "true");
     config.set("queued.max.messages.kbytes", "16384");
     config.set("fetch.wait.max.ms", "100");
@@ -122,7 +130,7 @@ pub(super) fn read_back(
     see: &mut dyn FnMut(&str, Origin) -> Seen,
     left: &dyn Fn() -> Duration,
 ) -> Result<Outcome, KafkaError> {
-    let consumer: BaseConsumer<Context> = settings(options).create_with_context(Context { link: Arc::clone(link) })?;
+    let consumer: BaseConsumer<Context> = settings(options).create_with_context(Context::new(link))?;
     let mut tail = Tail {
         consumer,
         deadline: Instant::now() + TIME_MAX,

@@ -5,6 +5,7 @@
 
 use std::collections::VecDeque;
 
+use super::mark::{Range, Reached};
 use crate::record::Sequence;
 
 /// Where a record is.
@@ -16,6 +17,8 @@ pub(super) enum State {
     Deferred,
     /// With the producer.
     Sent,
+    /// Acknowledged in a transaction that is not committed yet.
+    Staged,
     /// Acknowledged, dead-lettered, held or lost to damage.
     Done,
 }
@@ -30,6 +33,8 @@ pub(super) struct Slot {
     /// Index in the table of topics.
     pub(super) topic: u32,
     state: State,
+    /// Committed in a transaction.
+    committed: bool,
 }
 
 /// The memory that librdkafka takes for a record beside its payload, headers included (measured).
@@ -43,6 +48,9 @@ pub(super) struct Window {
     slots: VecDeque<Slot>,
     sent: usize,
     deferred: usize,
+    /// Runs of deferred records, about: never fewer than there are.
+    deferred_runs: usize,
+    staged: usize,
     sent_bytes: u64,
 }
 
@@ -54,6 +62,8 @@ impl Window {
             slots: VecDeque::new(),
             sent: 0,
             deferred: 0,
+            deferred_runs: 0,
+            staged: 0,
             sent_bytes: 0,
         }
     }
@@ -81,6 +91,16 @@ impl Window {
         self.sent
     }
 
+    /// Records in the transaction that is not committed yet, those that are with the producer left out.
+    pub(super) fn staged(&self) -> usize {
+        self.staged
+    }
+
+    /// Runs of records that are deferred: never fewer than there are.
+    pub(super) fn deferred_runs(&self) -> usize {
+        self.deferred_runs
+    }
+
     /// What they take in memory.
     pub(super) fn sent_bytes(&self) -> u64 {
         self.sent_bytes
@@ -93,6 +113,7 @@ impl Window {
             bytes: u32::try_from(bytes).unwrap_or(u32::MAX),
             topic,
             state: State::Waiting,
+            committed: false,
         });
     }
 
@@ -116,6 +137,11 @@ impl Window {
     /// Changes the state of `seq` and returns its slot; `None` when it is settled already or not there.
     pub(super) fn set(&mut self, seq: Sequence, state: State) -> Option<Slot> {
         let index = self.index(seq)?;
+        let follows = index > 0
+            && self
+                .slots
+                .get(index - 1)
+                .is_some_and(|slot| slot.state == State::Deferred);
         let slot = self.slots.get_mut(index)?;
         let before = slot.state;
         if before == State::Done {
@@ -127,7 +153,13 @@ impl Window {
                 self.sent -= 1;
                 self.sent_bytes -= held;
             }
-            State::Deferred => self.deferred -= 1,
+            State::Deferred => {
+                self.deferred -= 1;
+                if self.deferred == 0 {
+                    self.deferred_runs = 0;
+                }
+            }
+            State::Staged => self.staged -= 1,
             State::Waiting | State::Done => {}
         }
         match state {
@@ -135,7 +167,11 @@ impl Window {
                 self.sent += 1;
                 self.sent_bytes += held;
             }
-            State::Deferred => self.deferred += 1,
+            State::Deferred => {
+                self.deferred += 1;
+                self.deferred_runs += usize::from(!follows);
+            }
+            State::Staged => self.staged += 1,
             State::Waiting | State::Done => {}
         }
         slot.state = state;
@@ -186,6 +222,66 @@ impl Window {
             }
         }
         self.deferred = 0;
+        self.deferred_runs = 0;
+    }
+
+    /// How far it is settled once what is staged is committed. Behind the watermark only what a transaction has, or will
+    /// have, is told: what was settled here is known here.
+    pub(super) fn reached(&self) -> Reached {
+        let is_settled = |slot: &&Slot| matches!(slot.state, State::Done | State::Staged);
+        let prefix = self.slots.iter().take_while(is_settled).count();
+        let mut reached = Reached {
+            acked: self.base - 1 + prefix as Sequence,
+            beyond: Vec::new(),
+        };
+        let mut open: Option<Range> = None;
+        for (seq, slot) in (reached.acked + 1..).zip(self.slots.iter().skip(prefix)) {
+            match slot.state {
+                State::Staged => open = Some((open.map_or(seq, |(first, _)| first), seq)),
+                State::Done if slot.committed => open = Some((open.map_or(seq, |(first, _)| first), seq)),
+                // It may be in a range as well as not.
+                State::Done => {}
+                State::Waiting | State::Deferred | State::Sent => reached.beyond.extend(open.take()),
+            }
+        }
+        reached.beyond.extend(open);
+        reached
+    }
+
+    /// What is staged is committed; gives each to `see`.
+    pub(super) fn commit(&mut self, mut see: impl FnMut(Slot)) {
+        if self.staged == 0 {
+            return;
+        }
+        for slot in &mut self.slots {
+            if slot.state == State::Staged {
+                slot.state = State::Done;
+                slot.committed = true;
+                see(*slot);
+            }
+        }
+        self.staged = 0;
+    }
+
+    /// The transaction is no more: what was in it waits again.
+    pub(super) fn roll_back(&mut self) {
+        if self.staged > 0 {
+            for slot in &mut self.slots {
+                if slot.state == State::Staged {
+                    slot.state = State::Waiting;
+                }
+            }
+            self.staged = 0;
+        }
+        self.unsend();
+    }
+
+    /// Kafka has committed the record at `seq`; its slot, if that is news.
+    pub(super) fn adopt(&mut self, seq: Sequence) -> Option<Slot> {
+        let slot = self.set(seq, State::Done)?;
+        let index = self.index(seq)?;
+        self.slots.get_mut(index)?.committed = true;
+        Some(slot)
     }
 
     /// The first sequence that a walk has to route: the first waiting one, or the end.

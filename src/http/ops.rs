@@ -249,7 +249,7 @@ fn command_problem(error: CommandError) -> Problem {
         CommandError::Rewind(RewindError::Stopped(error)) => error.into(),
         CommandError::Append { source, .. } => Problem::from(source).saying(text),
         CommandError::Stopped => Problem::new(Reason::ShuttingDown, text),
-        CommandError::Rewind(RewindError::Io { .. }) | CommandError::Busy | CommandError::Slow => {
+        CommandError::Rewind(RewindError::Io { .. }) | CommandError::Busy | CommandError::Slow | CommandError::Away => {
             Problem::new(Reason::Busy, text)
         }
     }

@@ -14,7 +14,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::error::OpenError;
-use super::{durable, witness};
+use super::{durable, sealed, witness};
 use crate::record::WalId;
 
 /// The file with the identity.
@@ -242,9 +242,7 @@ pub fn parse(text: &str) -> Result<WalId, Fault> {
 
 /// The file's text.
 pub fn text(id: WalId) -> String {
-    let lines = format!("{FORMAT}\n{id}\n");
-    let sum = crc32c::crc32c(lines.as_bytes());
-    format!("{lines}crc32c {sum:08x}\n")
+    sealed::seal(format!("{FORMAT}\n{id}\n"))
 }
 
 fn make(folder: &Path) -> io::Result<WalId> {

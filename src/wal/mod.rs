@@ -8,6 +8,7 @@
 //!   identity                    format version and UUID, made once
 //!   lock  witness               see witness.rs
 //!   gen-<first>-<key>/ ...      see generations.rs
+//!   stamps                      see stamps.rs
 //!   held/  dead-letters/        logs of the same kind, made when first needed
 //!   held.made  ...              says so, that the loss of the whole folder is noticed
 //! ```
@@ -46,8 +47,10 @@ mod recovery;
 mod rewind;
 mod salvage;
 mod scan;
+mod sealed;
 mod signal;
 mod signs;
+mod stamps;
 #[cfg(test)]
 mod tests;
 mod verify;
@@ -75,6 +78,7 @@ pub use rewind::{RewindError, Rewound};
 pub use salvage::{SalvageError, Salvaged, salvage};
 pub use signal::Signal;
 pub use signs::signs;
+pub use stamps::Stamp;
 pub use verify::{Lost, Verified, verify_all};
 pub use witness::Marks;
 pub use writer::COMMIT_BYTES_MAX;

@@ -1,7 +1,7 @@
 //! Ranges of sequences that hold no record, in small files: what is remembered of a loss, and of what never was.
 //!
 //! ```text
-//! a line for each range, "<first> <last>", decimal; then "crc32c " and the checksum of those lines, 8 hexadecimal digits
+//! a line for each range, "<first> <last>", decimal; sealed (see there)
 //!
 //! lost            in a log's folder: what a salvage could not save
 //! void            in a log's folder: sequences that a start passed over. A commit that a crash cut off may have had them,
@@ -12,12 +12,10 @@
 //!
 //! Knows nothing of why something was lost.
 
-use std::fs::{self, OpenOptions};
-use std::io::{self, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::io;
 use std::path::Path;
 
-use super::{durable, generations};
+use super::{generations, sealed};
 use crate::record::Sequence;
 
 /// What a salvage could not save.
@@ -26,8 +24,6 @@ pub const LOST: &str = "lost";
 pub const VOID: &str = "void";
 /// What of a generation could not be read.
 pub const DAMAGED: &str = "damaged";
-/// What the last line begins with.
-const SUM: &str = "crc32c ";
 /// Bytes of a list that is believed: more ranges than a log of 64 GiB has frames are no list.
 const BYTES_MAX: usize = 256 << 20;
 
@@ -39,23 +35,18 @@ pub type Range = (Sequence, Sequence);
 /// # Errors
 /// The system's, or `InvalidData`: it is not what was written.
 pub fn read(path: &Path) -> io::Result<Vec<Range>> {
-    let text = match fs::read_to_string(path) {
-        Ok(text) => text,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(error),
+    let Some(lines) = sealed::read(path)? else {
+        return Ok(Vec::new());
     };
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let damaged = |what: String| io::Error::new(io::ErrorKind::InvalidData, format!("{name}: {what}"));
-    let lines = text.rfind(SUM).and_then(|at| text.get(..at)).unwrap_or_default();
-    if lines.len() > BYTES_MAX || with_sum(lines.to_owned()) != text {
-        return Err(damaged("its checksum does not hold".to_owned()));
+    if lines.len() > BYTES_MAX {
+        return Err(sealed::damaged(path, "it is too long for a list"));
     }
     let ranges = lines.lines().map(|line| {
         let range = line.split_once(' ').and_then(|(first, last)| {
             let range = (first.parse().ok()?, last.parse().ok()?);
             (range.0 <= range.1).then_some(range)
         });
-        range.ok_or_else(|| damaged(format!("{line:?} is no range")))
+        range.ok_or_else(|| sealed::damaged(path, &format!("{line:?} is no range")))
     });
     ranges.collect()
 }
@@ -108,18 +99,8 @@ pub fn count_unknown(first: Sequence, last: Sequence, known: &[Range]) -> u64 {
 /// # Errors
 /// The system's.
 pub fn write(path: &Path, ranges: &[Range]) -> io::Result<()> {
-    let temporary = path.with_extension("new");
-    let mut options = OpenOptions::new();
-    let mut file = options
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(&temporary)?;
-    file.write_all(text(ranges).as_bytes())?;
-    file.sync_all()?;
-    fs::rename(&temporary, path)?;
-    path.parent().map_or(Ok(()), durable::sync_folder)
+    let lines: Vec<String> = ranges.iter().map(|(first, last)| format!("{first} {last}\n")).collect();
+    sealed::write(path, lines.concat())
 }
 
 /// In order, what overlaps or follows on joined.
@@ -134,16 +115,6 @@ pub fn joined(mut ranges: Vec<Range>) -> Vec<Range> {
         }
     }
     joined
-}
-
-fn text(ranges: &[Range]) -> String {
-    let lines: Vec<String> = ranges.iter().map(|(first, last)| format!("{first} {last}\n")).collect();
-    with_sum(lines.concat())
-}
-
-fn with_sum(lines: String) -> String {
-    let sum = crc32c::crc32c(lines.as_bytes());
-    lines + &format!("{SUM}{sum:08x}\n")
 }
 
 /// The parts of `first ..= last` that are not in `known`, which is in order.
@@ -167,7 +138,7 @@ pub fn unknown(first: Sequence, last: Sequence, known: &[Range]) -> Vec<Range> {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used, clippy::indexing_slicing)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 
@@ -179,15 +150,8 @@ mod tests {
         let ranges = vec![(3, 3), (7, 900)];
         write(&path, &ranges).unwrap();
         assert_eq!(read(&path).unwrap(), ranges);
-        let whole = text(&ranges).into_bytes();
-        for at in 0..whole.len() {
-            let mut flipped = whole.clone();
-            flipped[at] ^= 4;
-            for bytes in [&flipped[..], &whole[..at]] {
-                fs::write(&path, bytes).unwrap();
-                assert_eq!(read(&path).unwrap_err().kind(), io::ErrorKind::InvalidData);
-            }
-        }
+        sealed::write(&path, "3 3\n9 7\n".to_owned()).unwrap();
+        assert_eq!(read(&path).unwrap_err().kind(), io::ErrorKind::InvalidData);
     }
 
     #[test]

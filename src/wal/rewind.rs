@@ -123,7 +123,7 @@ impl Log {
             }
         };
         if resend >= from {
-            let resend = resend.max(shared.resend.load(Ordering::Acquire));
+            let resend = self.next_resend(resend);
             write_mark(folder, resend).map_err(back(folder.join(FILE)))?;
             shared.resend.store(resend, Ordering::Release);
         }
@@ -151,6 +151,14 @@ impl Log {
     #[must_use]
     pub fn resend(&self) -> Sequence {
         self.shared.resend.load(Ordering::Acquire)
+    }
+
+    /// What [`Self::resend`] is after a rewind that is told `resend`. Another one than before while a rewind is under way, so
+    /// that the two can be told apart; a sequence more does no harm, for its record was never sent.
+    #[must_use]
+    pub fn next_resend(&self, resend: Sequence) -> Sequence {
+        let before = self.resend();
+        if resend > before { resend } else { before + 1 }
     }
 
     /// Whether acknowledged generations are kept for a while.

@@ -24,7 +24,7 @@ use super::reader::View as _;
 use super::recovery::GUESSED;
 use super::verify::{self, Lost};
 use super::witness::{Marks, Witness};
-use super::{durable, generations, identity, ranges, rewind};
+use super::{durable, generations, identity, ranges, rewind, stamps};
 use crate::record::{Sequence, WalId};
 
 /// In the folder that is written, until it is whole.
@@ -143,6 +143,12 @@ fn fill(source: &Archive, id: WalId, work: &Path, progress: &dyn Fn(u64)) -> Res
         gone: true,
     }));
     source.check_unused()?;
+    // Without them a gateway with `exactly_once` does not take Kafka's watermark for its own.
+    match stamps::read(source.folder()) {
+        Ok(kept) if kept.is_empty() => {}
+        Ok(kept) => stamps::write(work, &kept).map_err(SalvageError::target("write the stamps in", work))?,
+        Err(error) => tracing::warn!("the stamps are not taken over: {error}"),
+    }
     let path = work.join(identity::IDENTITY);
     write(&path, &identity::text(id)).map_err(SalvageError::target("write", &path))?;
     durable::sync_folder(work).map_err(SalvageError::target("fsync", work))?;

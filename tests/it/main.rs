@@ -16,6 +16,7 @@ mod cli_doctor;
 mod cli_status;
 mod crash;
 mod damage;
+mod exactly_once;
 mod faults;
 mod forward;
 mod harness;
@@ -46,6 +47,7 @@ fn main() -> ExitCode {
         bad_input::CASES,
         forward::CASES,
         crash::CASES,
+        exactly_once::CASES,
         damage::CASES,
         damage::folder::CASES,
         faults::calls::CASES,

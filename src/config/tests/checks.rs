@@ -182,11 +182,6 @@ fn topic_patterns_must_be_able_to_match() {
 }
 
 #[test]
-fn what_is_not_built_yet_is_refused_and_says_so() {
-    assert!(refused("[forward]\ndelivery = \"exactly_once\"\n").contains("does not have yet"));
-}
-
-#[test]
 fn what_cannot_be_a_table_or_a_column_is_refused_before_anything_is_landed() {
     let refused =
         |text: &str| error_of(load(text, &[]).and_then(|config| config.validate_land(false).map(|()| config)));

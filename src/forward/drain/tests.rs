@@ -29,7 +29,7 @@ pub(in crate::forward) fn drain(folder: &tempfile::TempDir) -> Drain {
     });
     let (options, link) = (options(&[]), Arc::new(Link::new(WORDS)));
     let kind = Kind::Gapless { batch_bytes: None };
-    let producer = Producer::create(&options, kind, &shared.signal, &link, None).unwrap();
+    let producer = Producer::create(&options, kind, None, &shared.signal, &link, None).unwrap();
     Drain::new(wal, options, None, shared, link, producer)
 }
 

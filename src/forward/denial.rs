@@ -1,0 +1,161 @@
+//! What Kafka denies to a transaction (`delivery = "exactly_once"`): it fails as a whole, with one reason, which names no
+//! topic. So each of its topics is tried alone, by a record in a transaction that is taken back whatever comes of it.
+
+use std::time::{Duration, Instant};
+
+use rdkafka::TopicPartitionList;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::producer::Producer as _;
+
+use super::drain::{Drain, Failure, Step};
+use super::flow;
+use super::transaction::Stage;
+use super::verdict::{self, Verdict};
+use crate::record::{Sequence, now_ms};
+use crate::wal::ReadError;
+
+/// How long a record may take that is sent to see whether its topic takes it.
+const TRY_MAX: Duration = Duration::from_secs(10);
+/// How many topics are tried to find the one that Kafka denies.
+const TRIED_MAX: usize = 200;
+
+impl Drain {
+    /// A right that is missing is an operator's business.
+    pub(super) fn explain_denial(&self, code: RDKafkaErrorCode) {
+        let missing = match code {
+            RDKafkaErrorCode::GroupAuthorizationFailed => "READ on the group",
+            RDKafkaErrorCode::TransactionalIdAuthorizationFailed => "WRITE and DESCRIBE on the transactional id",
+            RDKafkaErrorCode::TopicAuthorizationFailed => {
+                "READ on the topic tidegate-watermark, or WRITE on a record's topic, for"
+            }
+            _ => return,
+        };
+        let group = self
+            .transactions
+            .as_ref()
+            .map_or("", |transactions| transactions.group.as_str());
+        self.link.note(format!(
+            "Kafka denies this gateway's transactions: grant {missing} {group}. Records wait in the log until then"
+        ));
+    }
+
+    /// After a failure: the open transaction is taken back. Of topics that Kafka denies without saying which: those, and
+    /// why.
+    pub(super) fn roll_back(
+        &mut self,
+        failures: &[Failure],
+        refused: Option<(u32, RDKafkaErrorCode)>,
+        purged: bool,
+    ) -> Step<Vec<(u32, RDKafkaErrorCode)>> {
+        let failed = purged || !failures.is_empty() || refused.is_some_and(|(_, code)| code == RDKafkaErrorCode::State);
+        let is_new = (self.transactions.as_ref()).is_none_or(|transactions| transactions.stage == Stage::New);
+        if !failed || is_new || self.producer.fatal().is_some() {
+            return Ok(Vec::new());
+        }
+        let code = self.transaction_fault();
+        self.abort()?;
+        let Some(code) = code.filter(|code| verdict::verdict(*code) == Verdict::Config) else {
+            return Ok(Vec::new());
+        };
+        self.explain_denial(code);
+        let said = |failure: &Failure| verdict::verdict(failure.code) == Verdict::Config;
+        match failures.iter().any(said) {
+            true => Ok(Vec::new()),
+            false => self.guilty(failures),
+        }
+    }
+
+    /// Why the open transaction cannot be committed any more.
+    fn transaction_fault(&self) -> Option<RDKafkaErrorCode> {
+        let metadata = self.transactions.as_ref()?.metadata.as_ref()?;
+        let nothing = TopicPartitionList::new();
+        let producer = self.producer.native.producer();
+        match producer.send_offsets_to_transaction(&nothing, metadata, Duration::ZERO) {
+            Err(KafkaError::Transaction(error)) => Some(error.code()),
+            _ => None,
+        }
+    }
+
+    /// Which of the topics does Kafka deny?
+    fn guilty(&mut self, failures: &[Failure]) -> Step<Vec<(u32, RDKafkaErrorCode)>> {
+        let mut tried: Vec<u32> = Vec::new();
+        let mut guilty = Vec::new();
+        for failure in failures {
+            if tried.contains(&failure.topic) || tried.len() >= TRIED_MAX || self.over() {
+                continue;
+            }
+            tried.push(failure.topic);
+            match self.try_alone(failure.lane, failure.topic, failure.seq) {
+                Ok(Some(Err(code))) if verdict::verdict(code) == Verdict::Config => guilty.push((failure.topic, code)),
+                Ok(_) => {}
+                Err(error) => self.trouble(error.to_string()),
+            }
+        }
+        Ok(guilty)
+    }
+
+    /// They are held from now on; only writing shows when they work again.
+    pub(super) fn hold_guilty(&mut self, guilty: Vec<(u32, RDKafkaErrorCode)>) {
+        for (topic, code) in guilty {
+            self.topics.hold(topic, code, true);
+            self.producer.native.close_topic(topic as usize);
+        }
+    }
+
+    /// Sends one record in a transaction of its own, which is taken back whatever comes of it: does its topic take it?
+    /// `None`: nobody knows.
+    ///
+    /// # Errors
+    /// The log cannot be read.
+    pub(super) fn try_alone(
+        &mut self,
+        lane: bool,
+        topic: u32,
+        seq: Sequence,
+    ) -> Result<Option<Result<(), RDKafkaErrorCode>>, ReadError> {
+        let name = self.topics.name(topic).to_owned();
+        let Some(flow) = self.flow_mut(lane) else {
+            return Ok(None);
+        };
+        let Some(record) = flow.fetch(seq)?.filter(|record| record.topic == name) else {
+            return Ok(None);
+        };
+        if !self.transaction_is_empty() {
+            return Ok(None);
+        }
+        let sent = self.producer.native.open_topic(topic as usize, &name).and_then(|()| {
+            flow::send(
+                &self.producer,
+                topic,
+                lane,
+                seq,
+                &record.borrowed(),
+                &self.identity,
+                now_ms(),
+            )
+        });
+        if let Err(code) = sent {
+            return Ok(Some(Err(code)));
+        }
+        let deadline = Instant::now() + TRY_MAX;
+        while self.producer.outstanding() > 0 && Instant::now() < deadline && !self.over() {
+            self.producer.native.flush(Duration::from_millis(10));
+        }
+        let fault = self.transaction_fault();
+        let mut reports = Vec::new();
+        self.producer.inbox.swap(&mut reports);
+        let report = reports.first().map(|report| report.error);
+        if let Err(error) = self.abort() {
+            self.link.note(error.to_string());
+        }
+        Ok(match report {
+            Some(None) => Some(Ok(())),
+            // The transaction's own reason says more than that its records were thrown away.
+            Some(Some(code)) => Some(Err(match verdict::verdict(code) {
+                Verdict::Retry => fault.unwrap_or(code),
+                _ => code,
+            })),
+            None => None,
+        })
+    }
+}

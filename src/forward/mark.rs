@@ -1,0 +1,201 @@
+//! Kafka's own watermark of a log, as it is kept with the group `tidegate.<wal id>`: the offset of partition 0 of the topic
+//! `tidegate-watermark` is the sequence up to which everything is settled, and the offset's metadata say the rest:
+//!
+//! ```text
+//! "1 " stamp " " resend " " lane " " beyond " " lane_beyond
+//!
+//! stamp        16 hexadecimal digits: whose watermark it is (see the log's `stamps`)
+//! resend       what an operator had sent again when it was written: see `Log::resend`
+//! lane         the held lane's watermark
+//! beyond       settled ranges behind the watermark: base64 of bincode's Vec<(gap, length)>, "-" for none
+//! lane_beyond  the same of the lane
+//! ```
+//! All of it is one commit in one transaction with the records that it is about.
+//!
+//! Pure: no clock, no Kafka, no log.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD_NO_PAD;
+
+use crate::record::{ENCODING, Sequence};
+use crate::wal::Stamp;
+
+/// Both ends are in it.
+pub(super) type Range = (Sequence, Sequence);
+
+/// Runs of records that wait behind younger ones that were sent: with more, nothing more is sent. What lies between them
+/// must be told in the metadata, for which brokers take 4096 bytes (`offset.metadata.max.bytes`): two logs of at most twice
+/// as many ranges (those of one walk come on top), of at most 6 bytes each, in base64.
+pub(super) const RUNS_MAX: usize = 110;
+
+/// How far one log is settled.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Reached {
+    /// Everything up to here.
+    pub(super) acked: Sequence,
+    /// And these, in order and apart.
+    pub(super) beyond: Vec<Range>,
+}
+
+impl Reached {
+    /// Whether it says more than a watermark `acked` does.
+    pub(super) fn exceeds(&self, acked: Sequence) -> bool {
+        self.acked > acked || self.beyond.iter().any(|(_, last)| *last > acked)
+    }
+
+    fn text(&self) -> String {
+        if self.beyond.is_empty() {
+            return "-".to_owned();
+        }
+        let mut at = self.acked;
+        let mut steps: Vec<(u64, u64)> = Vec::with_capacity(self.beyond.len());
+        for (first, last) in &self.beyond {
+            steps.push((first.saturating_sub(at), last.saturating_sub(*first)));
+            at = *last;
+        }
+        // Numbers in a vector: nothing that could fail.
+        let bytes = bincode::encode_to_vec(&steps, ENCODING).unwrap_or_default();
+        STANDARD_NO_PAD.encode(bytes)
+    }
+
+    fn parse(acked: Sequence, text: &str) -> Option<Self> {
+        let mut reached = Self {
+            acked,
+            beyond: Vec::new(),
+        };
+        if text == "-" {
+            return Some(reached);
+        }
+        let bytes = STANDARD_NO_PAD.decode(text).ok()?;
+        let limited = ENCODING.with_limit::<{ 1 << 16 }>();
+        let (steps, used): (Vec<(u64, u64)>, usize) = bincode::decode_from_slice(&bytes, limited).ok()?;
+        let mut at = acked;
+        for (gap, length) in steps {
+            let first = at.checked_add(gap)?;
+            at = first.checked_add(length)?;
+            if gap < 2 {
+                return None;
+            }
+            reached.beyond.push((first, at));
+        }
+        (used == bytes.len()).then_some(reached)
+    }
+}
+
+/// See the module.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Mark {
+    pub(super) stamp: Stamp,
+    pub(super) resend: Sequence,
+    pub(super) main: Reached,
+    pub(super) lane: Reached,
+}
+
+impl Mark {
+    /// The metadata beside the offset `self.main.acked`.
+    pub(super) fn metadata(&self) -> String {
+        format!(
+            "1 {:016x} {} {} {} {}",
+            self.stamp,
+            self.resend,
+            self.lane.acked,
+            self.main.text(),
+            self.lane.text()
+        )
+    }
+
+    /// What an offset and its metadata say; `None`: no gateway wrote them.
+    pub(super) fn parse(offset: i64, metadata: &str) -> Option<Self> {
+        let mut words = metadata.split(' ');
+        let mut word = || words.next();
+        if word()? != "1" {
+            return None;
+        }
+        let stamp = Stamp::from_str_radix(word()?, 16).ok()?;
+        let resend = word()?.parse().ok()?;
+        let lane = word()?.parse().ok()?;
+        let main = Reached::parse(offset.try_into().ok()?, word()?)?;
+        let lane = Reached::parse(lane, word()?)?;
+        words.next().is_none().then_some(Self {
+            stamp,
+            resend,
+            main,
+            lane,
+        })
+    }
+}
+
+/// In order, what overlaps or follows on joined, and only behind `acked`.
+pub(super) fn joined(mut ranges: Vec<Range>, acked: Sequence) -> Vec<Range> {
+    ranges.sort_unstable();
+    let mut joined: Vec<Range> = Vec::new();
+    for (first, last) in ranges.into_iter().filter(|(_, last)| *last > acked) {
+        match joined.last_mut() {
+            Some(before) if first <= before.1.saturating_add(1) => before.1 = before.1.max(last),
+            _ => joined.push((first.max(acked + 1), last)),
+        }
+    }
+    joined
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn reached() -> impl Strategy<Value = Reached> {
+        let steps = prop::collection::vec((2_u64..400_000, 0_u64..400_000), 0..2 * RUNS_MAX);
+        (0_u64..1 << 50, steps).prop_map(|(acked, steps)| {
+            let mut at = acked;
+            let beyond = steps.into_iter().map(|(gap, length)| {
+                let first = at + gap;
+                at = first + length;
+                (first, at)
+            });
+            let beyond = beyond.collect();
+            Reached { acked, beyond }
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_written_is_read_and_fits(stamp in any::<Stamp>(), resend in 0_u64..1 << 50, main in reached(), lane in reached()) {
+            let mark = Mark { stamp, resend, main, lane };
+            let metadata = mark.metadata();
+            prop_assert!(metadata.len() <= 4096, "{}", metadata.len());
+            prop_assert_eq!(Mark::parse(mark.main.acked as i64, &metadata), Some(mark));
+        }
+
+        #[test]
+        fn no_text_is_a_reason_to_panic(offset in any::<i64>(), text in ".{0,200}", tail in "[ 0-9a-zA-Z+/-]{0,100}") {
+            let _ = Mark::parse(offset, &text);
+            let _ = Mark::parse(offset, &format!("1 0 0 {tail}"));
+        }
+    }
+
+    #[test]
+    fn a_strangers_offset_is_no_mark() {
+        for metadata in [
+            "",
+            "1",
+            "2 0000000000000007 0 0 - -",
+            "1 0000000000000007 0 0 - - more",
+            "1 7 0 0 AA -",
+        ] {
+            if metadata == "1 7 0 0 AA -" {
+                // An empty list of ranges.
+                assert_eq!(Mark::parse(5, metadata).unwrap().main.beyond, vec![]);
+                continue;
+            }
+            assert_eq!(Mark::parse(5, metadata), None, "{metadata}");
+        }
+        assert_eq!(Mark::parse(-1, "1 0000000000000007 0 0 - -"), None);
+    }
+
+    #[test]
+    fn ranges_are_joined_behind_the_watermark() {
+        assert_eq!(joined(vec![(8, 9), (2, 3), (4, 6), (5, 5)], 3), vec![(4, 6), (8, 9)]);
+        assert_eq!(joined(vec![(2, 7)], 4), vec![(5, 7)]);
+    }
+}
