@@ -117,10 +117,7 @@ pub(super) enum StoppedError {
          the disk, then start tidegate again: the start decides what is readable"
     )]
     Log(String),
-    #[error(
-        "the forwarder has stopped: {0}. What was answered 2xx is on disk and is forwarded after the next start. Look at \
-         the disk, then start tidegate again"
-    )]
+    #[error("the forwarder has stopped: {0}")]
     Forwarder(String),
     #[error(
         "the lander has stopped: {0}. What was landed stays, the rest is in Kafka and is landed after the next start"

@@ -48,6 +48,18 @@ pub(super) enum Ended {
     Foreign(#[from] Foreign),
 }
 
+impl Ended {
+    /// What happened, and what to do.
+    pub(super) fn advice(&self) -> String {
+        match self {
+            Self::Foreign(foreign) => foreign.to_string(),
+            Self::Append(_) | Self::Ack(_) => format!(
+                "{self}. Look at the disk, then start tidegate again: what was answered 2xx is on disk and is forwarded then"
+            ),
+        }
+    }
+}
+
 /// What a step may come to.
 pub(super) type Step<T> = Result<T, Ended>;
 

@@ -247,7 +247,7 @@ impl Forwarder {
             .name("forwarder".to_owned())
             .spawn(move || {
                 let guard = guard;
-                let stopped = drain.run().err().map(|ended| ended.to_string());
+                let stopped = drain.run().err().map(|ended| ended.advice());
                 if let Some(reason) = &stopped {
                     tracing::error!("the forwarder has stopped: {reason}");
                 }

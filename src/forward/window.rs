@@ -309,6 +309,8 @@ impl Window {
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::indexing_slicing)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
     use proptest::prelude::*;
 
@@ -382,16 +384,18 @@ mod tests {
         #[test]
         fn watermark_is_the_contiguous_settled_prefix(
             acked in 0u64..1000,
-            events in prop::collection::vec((0u8..6, 0u64..40), 1..400),
+            events in prop::collection::vec((0u8..9, 0u64..40), 1..400),
         ) {
             let mut window = Window::new(acked);
             let mut model: Vec<State> = Vec::new();
+            // Those that a transaction has committed.
+            let mut committed: BTreeSet<Sequence> = BTreeSet::new();
             let mut watermark = acked;
             for (event, at) in events {
                 let seq = acked + 1 + at;
                 match event {
                     0 | 1 => {
-                        window.push(0, 100, 0);
+                        window.push(0, 100, model.len() as i64);
                         model.push(State::Waiting);
                     }
                     5 => {
@@ -402,8 +406,28 @@ mod tests {
                             }
                         }
                     }
+                    6 => {
+                        let mut told = Vec::new();
+                        window.commit(|slot| told.push(slot.received_ms));
+                        let staged = (0i64..).zip(&mut model).filter(|(_, state)| **state == State::Staged);
+                        let staged: Vec<i64> = staged.map(|(at, state)| {
+                            *state = State::Done;
+                            committed.insert(acked + 1 + at as u64);
+                            at
+                        }).collect();
+                        prop_assert_eq!(told, staged);
+                    }
+                    7 => {
+                        window.roll_back();
+                        for state in &mut model {
+                            if matches!(state, State::Sent | State::Staged) {
+                                *state = State::Waiting;
+                            }
+                        }
+                    }
                     _ => {
-                        let state = [State::Sent, State::Done, State::Deferred][usize::from(event) - 2];
+                        let states = [State::Sent, State::Done, State::Deferred];
+                        let state = states.get(usize::from(event) - 2).copied().unwrap_or(State::Staged);
                         let known = model.get_mut(at as usize);
                         let settable = known.as_ref().is_some_and(|known| **known != State::Done);
                         prop_assert_eq!(window.set(seq, state).is_some(), settable);
@@ -423,6 +447,34 @@ mod tests {
                 prop_assert_eq!(window.sent(), sent);
                 prop_assert_eq!(window.sent_bytes(), sent as u64 * (100 + OVERHEAD_BYTES));
                 prop_assert_eq!(window.end(), acked + 1 + model.len() as u64);
+
+                let reached = window.reached();
+                let is_settled = |state: &&State| matches!(state, State::Done | State::Staged);
+                let prefix = model.iter().take_while(is_settled).count() as u64;
+                prop_assert_eq!(reached.acked, acked + prefix);
+                let mut at = reached.acked;
+                for (first, last) in &reached.beyond {
+                    prop_assert!(*first > at + 1 && last >= first, "{:?}", reached);
+                    at = *last;
+                }
+                for (seq, state) in (acked + 1..).zip(&model).filter(|(seq, _)| *seq > reached.acked) {
+                    let is_in = reached.beyond.iter().any(|(first, last)| (first..=last).contains(&&seq));
+                    match state {
+                        State::Staged => prop_assert!(is_in),
+                        State::Done if committed.contains(&seq) => prop_assert!(is_in),
+                        State::Done => {}
+                        State::Waiting | State::Sent | State::Deferred => prop_assert!(!is_in),
+                    }
+                }
+                let staged = model.iter().filter(|state| **state == State::Staged).count();
+                prop_assert_eq!(window.staged(), staged);
+                let mut runs = 0;
+                let mut before = None;
+                for state in &model {
+                    runs += usize::from(*state == State::Deferred && before != Some(State::Deferred));
+                    before = Some(*state);
+                }
+                prop_assert!(window.deferred_runs() >= runs);
             }
         }
     }

@@ -218,7 +218,7 @@ fn a_gateway_on_a_copy_of_the_folder_takes_over_and_the_first_one_stops() {
     assert_eq!(first.wait_for_exit(seconds(60)).code(), Some(75), "{}", first.log());
     let log = first.log();
     assert!(
-        log.contains("one of the two is a copy") && log.contains("A gateway was cloned"),
+        log.contains("one of the two is a copy") && log.contains("runbook/gateway-cloned.md"),
         "{log}"
     );
     // Started again it does not take over in its turn: it would pass over records of its own.
