@@ -25,8 +25,8 @@ pub(super) type Range = (Sequence, Sequence);
 
 /// Runs of records that wait behind younger ones that were sent: with more, nothing more is sent. What lies between them
 /// must be told in the metadata, for which brokers take 4096 bytes (`offset.metadata.max.bytes`): two logs of at most twice
-/// as many ranges (those of one walk come on top), of at most 6 bytes each, in base64.
-pub(super) const RUNS_MAX: usize = 110;
+/// as many ranges (those of one walk come on top), of at most 10 bytes each, in base64.
+pub(super) const RUNS_MAX: usize = 70;
 
 /// How far one log is settled.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -31,8 +31,7 @@ pub(super) enum Foreign {
     #[error(
         "another gateway with the same log identity ({group}) has sent records to Kafka since this folder was last in \
          use: one of the two is a copy. Two gateways of one identity would hide each other's records, so this one sends \
-         nothing. Decide which of the two goes on, and give the records of the other one a new identity: docs/runbook.md, \
-         \"A gateway was cloned\""
+         nothing. What it answered OK stays in its folder. Decide which of the two goes on: docs/runbook/gateway-cloned.md"
     )]
     Another {
         /// The group that the watermark is kept with.
