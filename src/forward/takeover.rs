@@ -261,7 +261,7 @@ impl Drain {
     }
 
     /// Takes over what Kafka's watermark says.
-    fn adopt(&mut self, mark: &Mark) -> Step<()> {
+    pub(super) fn adopt(&mut self, mark: &Mark) -> Step<()> {
         if self.main.window.is_empty() {
             if mark.main.acked > self.main.log.watermarks().acked {
                 self.main.log.ack(mark.main.acked)?;

@@ -137,11 +137,8 @@ impl Window {
     /// Changes the state of `seq` and returns its slot; `None` when it is settled already or not there.
     pub(super) fn set(&mut self, seq: Sequence, state: State) -> Option<Slot> {
         let index = self.index(seq)?;
-        let follows = index > 0
-            && self
-                .slots
-                .get(index - 1)
-                .is_some_and(|slot| slot.state == State::Deferred);
+        let is_deferred = |at: usize| self.slots.get(at).is_some_and(|slot| slot.state == State::Deferred);
+        let (follows, leads) = (index > 0 && is_deferred(index - 1), is_deferred(index + 1));
         let slot = self.slots.get_mut(index)?;
         let before = slot.state;
         if before == State::Done {
@@ -155,6 +152,8 @@ impl Window {
             }
             State::Deferred => {
                 self.deferred -= 1;
+                // What is around it falls apart.
+                self.deferred_runs += usize::from(follows && leads);
                 if self.deferred == 0 {
                     self.deferred_runs = 0;
                 }

@@ -17,6 +17,7 @@ use crate::support::{Random, seconds, soak, unique, wait_until};
 
 cases!["exactly_once":
     sigkills_neither_lose_nor_repeat [Kafka],
+    kafkas_watermark_counts_where_the_logs_own_is_behind [Kafka],
     held_records_come_once_whatever_is_killed [Kafka],
     a_refused_record_is_a_dead_letter_and_nothing_else_is_repeated [Kafka],
     a_broker_killed_and_frozen_under_load_repeats_nothing [OwnKafka],
@@ -72,6 +73,35 @@ fn sigkills_neither_lose_nor_repeat() {
         "no transaction was aborted: {all} records, {tally:?}"
     );
     Evidence::of(&tally, cycles as u64).print("exactly_once: SIGKILL under load, while forwarding");
+}
+
+/// A kill between Kafka's commit and the log's ack. No look at the topic could tell: its records are gone.
+fn kafkas_watermark_counts_where_the_logs_own_is_behind() {
+    let kafka = Kafka::shared();
+    let topic = unique("once-behind");
+    kafka.create_topic(&topic, 1, &[]);
+    let ledger = Ledger::default();
+    let mut gateway = Gateway::start(&config(kafka));
+    posts(&gateway, &ledger, &topic, 10);
+    gateway.wait_drained(seconds(30));
+    let witness = gateway.wal().join("witness");
+    let before = fs::read(&witness).unwrap();
+    posts(&gateway, &ledger, &topic, 20);
+    gateway.wait_drained(seconds(30));
+    gateway.sigkill();
+    fs::write(&witness, before).unwrap();
+    once(kafka, &ledger, &[&topic]);
+    let end = kafka.read_topic(&topic, true).last().unwrap().offset + 1;
+    kafka.delete_records(&topic, 0, end);
+    gateway.restart();
+    posts(&gateway, &ledger, &topic, 1);
+    gateway.wait_drained(seconds(30));
+    let seqs: Vec<u64> = kafka
+        .read_topic(&topic, true)
+        .iter()
+        .map(|message| message.seq())
+        .collect();
+    assert_eq!(seqs, [31], "only what Kafka never had is sent");
 }
 
 fn held_records_come_once_whatever_is_killed() {

@@ -4,7 +4,9 @@
 use std::sync::Mutex;
 
 use super::super::WORDS;
+use super::super::mark::{Mark, RUNS_MAX, Reached};
 use super::super::settings::tests::options;
+use super::super::transaction::Stage;
 use super::*;
 use crate::record::Record;
 use crate::wal::{self, Batch, Retain, Signal};
@@ -86,6 +88,123 @@ fn a_dead_letter_that_the_log_does_not_take_holds_up_nothing_else() {
     assert_eq!(drain.main.window.state(1), Some(State::Done));
     assert_eq!((drain.letters.len(), drain.letters_at), (0, None));
     assert_eq!(drain.wal.status().dead_letters, 1);
+    drain.wal.close().unwrap();
+}
+
+/// A forwarder with transactions, one of which is open as far as it knows.
+fn transactional(folder: &tempfile::TempDir) -> Drain {
+    let mut drain = drain(folder);
+    let mut transactions = Transactions::new("tidegate.test".to_owned());
+    transactions.stage = Stage::Open;
+    drain.transactions = Some(transactions);
+    drain
+}
+
+#[test]
+fn what_kafkas_watermark_tells_is_not_sent_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut drain = transactional(&folder);
+    push(&drain, &["a"; 12]);
+    known(&mut drain, "a");
+    let mark = Mark {
+        main: Reached {
+            acked: 3,
+            beyond: vec![(5, 6), (9, 9)],
+        },
+        ..Mark::default()
+    };
+    drain.adopt(&mark).unwrap();
+    walk(&mut drain);
+    drain.settle().unwrap();
+    let sent = |drain: &Drain| {
+        (1..=12)
+            .filter(|seq| drain.main.window.state(*seq) == Some(State::Sent))
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(sent(&drain), [4, 7, 8, 10, 11, 12]);
+    assert_eq!(drain.wal.log().watermarks().acked, 3);
+    // It goes on telling so until the watermark has passed it.
+    assert_eq!(drain.mark().main.beyond, [(5, 6), (9, 9)]);
+    // A producer that ended: some of it was committed, some was not.
+    for seq in [4, 7, 8] {
+        drain.main.window.set(seq, State::Staged);
+    }
+    assert_eq!(
+        drain.mark().main,
+        Reached {
+            acked: 9,
+            beyond: vec![]
+        }
+    );
+    drain.rolled_back();
+    let mark = Mark {
+        main: Reached {
+            acked: 7,
+            beyond: vec![(9, 9)],
+        },
+        ..Mark::default()
+    };
+    drain.adopt(&mark).unwrap();
+    walk(&mut drain);
+    drain.settle().unwrap();
+    assert_eq!(sent(&drain), [8, 10, 11, 12]);
+    assert_eq!(drain.wal.log().watermarks().acked, 7);
+    drain.wal.close().unwrap();
+}
+
+#[test]
+fn nothing_is_settled_before_its_transaction_is_committed() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut drain = transactional(&folder);
+    push(&drain, &["a"; 3]);
+    known(&mut drain, "a");
+    walk(&mut drain);
+    let reports = [1, 2, 3].map(|seq| Report {
+        opaque: native::opaque(false, seq, seq),
+        error: None,
+        maybe_persisted: false,
+    });
+    drain.take(&reports);
+    drain.settle().unwrap();
+    assert_eq!(drain.wal.log().watermarks().acked, 0);
+    assert_eq!((drain.in_transaction(), drain.mark().main.acked), (3, 3));
+    drain.rolled_back();
+    assert_eq!(
+        (drain.in_transaction(), drain.mark().main.acked, drain.main.next),
+        (0, 0, 1)
+    );
+    drain.wal.close().unwrap();
+}
+
+#[test]
+fn no_more_waits_behind_a_watermark_than_it_can_tell() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut drain = transactional(&folder);
+    let topics: Vec<&str> = std::iter::repeat_n(["a", "b"], 1_000).flatten().collect();
+    push(&drain, &topics);
+    known(&mut drain, "a");
+    let held = known(&mut drain, "b");
+    // The lane takes nothing: its records wait, and those between them are sent.
+    drain
+        .topics
+        .hold(held, RDKafkaErrorCode::UnknownTopicOrPartition, false);
+    drain.lane_blocked = Some(Instant::now() + Duration::from_secs(60));
+    walk(&mut drain);
+    let sent = drain.main.window.sent();
+    assert!((60..=RUNS_MAX + 1).contains(&sent), "{sent}");
+    for seq in 1..=drain.main.window.end() {
+        if drain.main.window.state(seq) == Some(State::Sent) {
+            drain.main.window.set(seq, State::Staged);
+        }
+    }
+    assert!(drain.mark().metadata().len() < 4096);
+    // It works again.
+    drain.lane_blocked = None;
+    drain.topics.set_state(held, TopicState::Good);
+    drain.main.window.undefer();
+    drain.main.rewind();
+    walk(&mut drain);
+    assert_eq!(drain.in_transaction(), 2_000);
     drain.wal.close().unwrap();
 }
 
