@@ -20,11 +20,17 @@ pub(super) fn wal(config: &Config) -> wal::Options {
     }
 }
 
+/// The store keeps about twice a generation in memory, two of them while one follows the other: a verb on an operator's
+/// machine takes less.
+const VERB_GENERATION_BYTES_MAX: u64 = 16 << 20;
+
 /// For a verb on a folder: its records are the gateway's to remove, whose `wal.retain` may be another.
 pub(super) fn wal_for_verb(config: &Config) -> wal::Options {
+    let options = wal(config);
     wal::Options {
         retain: wal::Retain::All,
-        ..wal(config)
+        generation_bytes: options.generation_bytes.min(VERB_GENERATION_BYTES_MAX),
+        ..options
     }
 }
 

@@ -5,6 +5,7 @@
 
 pub mod calls;
 mod image;
+pub mod mounts;
 pub mod power;
 pub mod shim;
 

@@ -15,6 +15,7 @@ pub mod kafka;
 pub mod lander;
 pub mod ledger;
 pub mod load;
+pub mod mount;
 pub mod postgres;
 pub mod proxy;
 pub mod raw;
@@ -74,9 +75,16 @@ pub enum Part {
     Files,
     /// A tiny file system of its own: a mount namespace with a tmpfs.
     TinyDisk,
+    /// A file system on a loop device: root, and a kernel that gives one.
+    LoopMount,
 }
 
 impl Part {
+    /// Whether `tests/run` fails without it. Most containers have no loop devices, whatever is installed.
+    pub fn is_required(self) -> bool {
+        required() && self != Self::LoopMount
+    }
+
     /// What is missing and how to get it; `None` when it is there.
     pub fn missing(self) -> Option<String> {
         match self {
@@ -91,6 +99,7 @@ impl Part {
                 (files < 12_000).then(|| format!("only {files} open files are allowed (ulimit -n 12000)"))
             }
             Self::TinyDisk => (!tiny_disk_works()).then(|| "`unshare` cannot mount a tmpfs here".to_owned()),
+            Self::LoopMount => mount::missing(),
         }
     }
 }
