@@ -14,6 +14,7 @@ mod checker;
 mod cli;
 mod cli_doctor;
 mod cli_status;
+mod clock;
 mod crash;
 mod damage;
 mod faults;
@@ -21,6 +22,7 @@ mod forward;
 mod harness;
 mod heal;
 mod http;
+mod kafka_faults;
 mod land;
 mod land_faults;
 mod land_files;
@@ -46,6 +48,8 @@ fn main() -> ExitCode {
         bad_input::CASES,
         forward::CASES,
         crash::CASES,
+        kafka_faults::CASES,
+        clock::CASES,
         damage::CASES,
         damage::folder::CASES,
         faults::calls::CASES,
