@@ -14,6 +14,7 @@ mod checker;
 mod cli;
 mod cli_doctor;
 mod cli_status;
+mod clock;
 mod crash;
 mod damage;
 mod exactly_once;
@@ -22,6 +23,7 @@ mod forward;
 mod harness;
 mod heal;
 mod http;
+mod kafka_faults;
 mod land;
 mod land_faults;
 mod land_files;
@@ -48,6 +50,9 @@ fn main() -> ExitCode {
         forward::CASES,
         crash::CASES,
         exactly_once::CASES,
+        kafka_faults::IDEMPOTENT,
+        kafka_faults::EXACTLY_ONCE,
+        clock::CASES,
         damage::CASES,
         damage::folder::CASES,
         faults::calls::CASES,

@@ -84,22 +84,25 @@ impl Daemon {
         Path::new(&format!("/proc/{pid}")).exists()
     }
 
+    /// It was started, and has not ended by itself.
+    pub fn runs(&self) -> bool {
+        let running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        running.as_ref().is_some_and(|running| !has_ended(running.server))
+    }
+
+    /// Sends it a signal that does not end it.
+    pub fn signal(&self, signal: &str) {
+        let running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        send(signal, running.as_ref().expect("the server runs").server);
+    }
+
     /// Ends it with a signal and waits until it is gone; the folder stays when `keep` says so.
     pub fn end(&self, signal: &str, keep: bool) {
         let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(mut running) = running.take() else { return };
-        let sent = Command::new("sh")
-            .args(["-c", r#"kill "$1" "$2""#, "sh", signal, &running.server.to_string()])
-            .status();
-        assert!(
-            sent.expect("sh runs").success(),
-            "signal {signal} to {}",
-            running.server
-        );
-        let process = format!("/proc/{}/stat", running.server);
+        send(signal, running.server);
         wait_until("the server has ended", Duration::from_secs(60), || {
-            // A zombie has ended: the shell collects it below.
-            fs::read_to_string(&process).map_or(true, |stat| stat.contains(") Z "))
+            has_ended(running.server)
         });
         let mut pipe = running.pipe.take().expect("a pipe to the shell");
         if keep {
@@ -108,6 +111,18 @@ impl Daemon {
         drop(pipe);
         running.shell.wait().expect("the watchdog ends");
     }
+}
+
+/// A zombie has ended: the shell collects it when the pipe closes.
+fn has_ended(pid: u32) -> bool {
+    fs::read_to_string(format!("/proc/{pid}/stat")).map_or(true, |stat| stat.contains(") Z "))
+}
+
+fn send(signal: &str, pid: u32) {
+    let sent = Command::new("sh")
+        .args(["-c", r#"kill "$1" "$2""#, "sh", signal, &pid.to_string()])
+        .status();
+    assert!(sent.expect("sh runs").success(), "signal {signal} to {pid}");
 }
 
 impl Drop for Daemon {

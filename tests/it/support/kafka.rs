@@ -11,10 +11,10 @@ use std::time::Duration;
 
 use super::certificates::Authority;
 use super::daemon::Daemon;
-use super::{free_port, poll, target};
+use super::{free_port, is_root, poll, target};
 
 /// The cluster id of a broker that has none of its own.
-const CLUSTER: &str = "dGlkZWdhdGUtdGVzdHMwMQ";
+pub const CLUSTER: &str = "dGlkZWdhdGUtdGVzdHMwMQ";
 const VERSION_OF_JAVA_MIN: u32 = 17;
 const START_LIMIT: Duration = Duration::from_secs(120);
 
@@ -48,7 +48,21 @@ fn libs() -> PathBuf {
 pub struct Kafka {
     bootstrap: String,
     own: Option<Daemon>,
+    machine: Machine,
 }
+
+/// What a broker of our own runs on.
+#[derive(Debug, Clone, Copy)]
+pub struct Machine {
+    pub heap_mib: u32,
+    /// The process whose mount namespace it lives in, when it is not this one's.
+    pub within: Option<u32>,
+}
+
+const USUAL: Machine = Machine {
+    heap_mib: 512,
+    within: None,
+};
 
 static SHARED: OnceLock<Kafka> = OnceLock::new();
 
@@ -56,9 +70,18 @@ impl Kafka {
     /// The one broker of this test run, or the one that `TIDEGATE_TEST_KAFKA` names.
     pub fn shared() -> &'static Kafka {
         SHARED.get_or_init(|| match std::env::var("TIDEGATE_TEST_KAFKA") {
-            Ok(bootstrap) => Kafka { bootstrap, own: None },
+            Ok(bootstrap) => Kafka::at(bootstrap),
             Err(_) => Kafka::private(),
         })
+    }
+
+    /// Brokers that others start and stop.
+    pub fn at(bootstrap: String) -> Kafka {
+        Kafka {
+            bootstrap,
+            own: None,
+            machine: USUAL,
+        }
     }
 
     /// Stops the shared broker, if it was ever started. For the end of the run.
@@ -107,8 +130,74 @@ impl Kafka {
         (kafka, format!("localhost:{port}"))
     }
 
+    /// [`Kafka::private`] with a second listener, for the user `gw` with the password `secret` without TLS, who may do only
+    /// what an ACL allows (everything where there is none); also gives that listener's address.
+    pub fn private_guarded() -> (Kafka, String) {
+        let port = free_port();
+        let login = "org.apache.kafka.common.security.scram.ScramLoginModule required;";
+        let authorizer = "org.apache.kafka.metadata.authorizer.StandardAuthorizer";
+        let kafka = Self::make(CLUSTER, "127.0.0.1", |_| {
+            vec![
+                ("listeners", format!("USERS://127.0.0.1:{port}")),
+                ("advertised.listeners", format!("USERS://127.0.0.1:{port}")),
+                ("listener.security.protocol.map", "USERS:SASL_PLAINTEXT".to_owned()),
+                (
+                    "",
+                    "listener.name.users.sasl.enabled.mechanisms=SCRAM-SHA-512".to_owned(),
+                ),
+                (
+                    "",
+                    format!("listener.name.users.scram-sha-512.sasl.jaas.config={login}"),
+                ),
+                ("", format!("authorizer.class.name={authorizer}")),
+                // The tests' own clients, and the broker itself.
+                ("", "super.users=User:ANONYMOUS".to_owned()),
+                ("", "allow.everyone.if.no.acl.found=true".to_owned()),
+            ]
+        });
+        (kafka, format!("127.0.0.1:{port}"))
+    }
+
+    /// [`Kafka::private`] with a second listener, whose clients are sent to `port` of this machine, where something of the
+    /// test's own leads to that listener; also gives the listener's port.
+    pub fn private_behind(port: u16, listener: u16) -> Kafka {
+        Self::make(CLUSTER, "127.0.0.1", |_| {
+            vec![
+                ("listeners", format!("BEHIND://127.0.0.1:{listener}")),
+                ("advertised.listeners", format!("BEHIND://127.0.0.1:{port}")),
+                ("listener.security.protocol.map", "BEHIND:PLAINTEXT".to_owned()),
+            ]
+        })
+    }
+
+    /// [`Kafka::private`] that keeps everything in `data`, a folder of the mount namespace of the process `within`.
+    pub fn private_within(within: u32, data: &Path) -> Kafka {
+        let machine = Machine {
+            within: Some(within),
+            ..USUAL
+        };
+        let kafka = Self::prepared(CLUSTER, "127.0.0.1", machine, |_, _| {
+            vec![("", format!("log.dirs={}", data.display()))]
+        });
+        kafka.start();
+        kafka
+    }
+
     /// `more`: what is added to properties that are there, or further lines.
     fn make(cluster: &str, place: &str, more: impl FnOnce(&Path) -> Vec<(&'static str, String)>) -> Kafka {
+        let kafka = Self::prepared(cluster, place, USUAL, |folder, _| more(folder));
+        kafka.start();
+        kafka
+    }
+
+    /// [`Self::make`] of one that was not started yet; `more` also gets the broker's port. Of two lines with one name the last
+    /// counts.
+    pub fn prepared(
+        cluster: &str,
+        place: &str,
+        machine: Machine,
+        more: impl FnOnce(&Path, u16) -> Vec<(&'static str, String)>,
+    ) -> Kafka {
         let folder = tempfile::Builder::new()
             .prefix("tidegate-kafka-")
             .tempdir()
@@ -145,7 +234,7 @@ impl Kafka {
              num.io.threads=4\n",
             data.display()
         );
-        for (name, value) in more(folder.path()) {
+        for (name, value) in more(folder.path(), broker) {
             let mut lines = properties.lines();
             let line = lines.find(|line| !name.is_empty() && line.starts_with(&format!("{name}=")));
             properties = match line.map(str::to_owned) {
@@ -154,25 +243,30 @@ impl Kafka {
             };
         }
         fs::write(folder.path().join("server.properties"), properties).expect("server.properties");
-        let formatted = java(folder.path(), 128)
-            .args(["kafka.tools.StorageTool", "format", "-t", cluster, "-c"])
-            .arg(folder.path().join("server.properties"))
-            .args(["--add-scram", "SCRAM-SHA-512=[name=gw,password=secret]"])
-            .stdin(Stdio::null())
-            .output()
-            .expect("java runs");
+        let formatted = java(
+            folder.path(),
+            Machine {
+                heap_mib: 128,
+                ..machine
+            },
+        )
+        .args(["kafka.tools.StorageTool", "format", "-t", cluster, "-c"])
+        .arg(folder.path().join("server.properties"))
+        .args(["--add-scram", "SCRAM-SHA-512=[name=gw,password=secret]"])
+        .stdin(Stdio::null())
+        .output()
+        .expect("java runs");
         assert!(
             formatted.status.success(),
             "Kafka's folder could not be formatted: {}{}",
             String::from_utf8_lossy(&formatted.stdout),
             String::from_utf8_lossy(&formatted.stderr)
         );
-        let kafka = Kafka {
+        Kafka {
             bootstrap: format!("127.0.0.1:{broker}"),
             own: Some(Daemon::new(folder)),
-        };
-        kafka.start();
-        kafka
+            machine,
+        }
     }
 
     /// `host:port`.
@@ -190,7 +284,7 @@ impl Kafka {
     pub fn start(&self) {
         let own = self.own();
         let folder = own.folder.path();
-        let mut command = java(folder, 512);
+        let mut command = java(folder, self.machine);
         command.arg("kafka.Kafka").arg(folder.join("server.properties"));
         let java = own.launch(&command, None);
         poll(format_args!("Kafka on {}", self.bootstrap), START_LIMIT, || {
@@ -222,11 +316,54 @@ impl Kafka {
     pub fn kill(&self) {
         self.own().end("-KILL", true);
     }
+
+    /// It has not ended by itself.
+    pub fn runs(&self) -> bool {
+        self.own().runs()
+    }
+
+    /// SIGSTOP: its connections stay, and nothing is answered.
+    pub fn freeze(&self) {
+        self.own().signal("-STOP");
+    }
+
+    /// SIGCONT.
+    pub fn thaw(&self) {
+        self.own().signal("-CONT");
+    }
+
+    /// The next start sends clients to this host:port, or back to the broker itself.
+    pub fn advertise(&self, place: Option<&str>) {
+        let file = self.own().folder.path().join("server.properties");
+        let properties = fs::read_to_string(&file).expect("server.properties");
+        let line = format!(
+            "advertised.listeners=PLAINTEXT://{}\n",
+            place.unwrap_or(&self.bootstrap)
+        );
+        fs::write(&file, properties + &line).expect("server.properties");
+    }
+
+    /// Runs one of Kafka's own tools against this broker; the test fails when that fails.
+    pub fn tool(&self, class: &str, arguments: &[&str]) {
+        let output = java(self.own().folder.path(), Machine { heap_mib: 64, ..USUAL })
+            .args([class, "--bootstrap-server", &self.bootstrap])
+            .args(arguments)
+            .stdin(Stdio::null())
+            .output()
+            .expect("java runs");
+        assert!(output.status.success(), "{class} {arguments:?}: {output:?}");
+    }
 }
 
 /// `java` with Kafka's class path.
-fn java(folder: &Path, heap_mib: u32) -> Command {
-    let mut command = Command::new("java");
+fn java(folder: &Path, Machine { heap_mib, within }: Machine) -> Command {
+    let mut command = Command::new(if within.is_some() { "nsenter" } else { "java" });
+    if let Some(pid) = within {
+        if !is_root() {
+            command.args(["--user", "--preserve-credentials"]);
+        }
+        command.args(["--mount", "--target", &pid.to_string(), "java"]);
+    }
     let log4j = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/kafka/log4j2.properties");
     command
         .arg(format!("-Xmx{heap_mib}m"))

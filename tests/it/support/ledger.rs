@@ -107,6 +107,16 @@ impl Ledger {
         seqs.max().unwrap_or(0)
     }
 
+    /// What was answered OK for this topic with a sequence below `first` may be gone, for somebody has deleted it: how much.
+    pub fn excuse(&self, topic: &str, first: u64) -> usize {
+        let mut sent = self.sent.lock().unwrap_or_else(PoisonError::into_inner);
+        let old = sent.iter_mut().filter(|sent| {
+            let is_old = matches!(sent.outcome, Outcome::Ok { seq, .. } if seq < first);
+            sent.topic == topic && is_old
+        });
+        old.map(|sent| sent.outcome = Outcome::Unknown).count()
+    }
+
     /// Compares the book with what the topics hold (each topic's messages in the order of partition and
     /// offset).
     pub fn check(&self, topics: &[(&str, Vec<Message>)]) -> Result<Tally, Faults> {

@@ -8,6 +8,7 @@ pub mod ab;
 pub mod browser;
 pub mod certificates;
 pub mod client;
+pub mod cluster;
 pub mod daemon;
 pub mod evidence;
 pub mod gateway;

@@ -66,6 +66,9 @@ pub fn without_repeats(messages: &[Message]) -> Vec<&Message> {
         .collect()
 }
 
+/// One replica with the tests' single brokers, three in a cluster.
+const BROKERS_DEFAULT: TopicReplication<'_> = TopicReplication::Fixed(-1);
+
 fn client(bootstrap: &str) -> ClientConfig {
     let mut config = ClientConfig::new();
     config
@@ -103,7 +106,7 @@ impl Kafka {
 
     /// Makes a topic, with settings such as `("max.message.bytes", "20000")`; returns when it has its leaders.
     pub fn create_topic(&self, topic: &str, partitions: i32, settings: &[(&str, &str)]) {
-        let mut new = NewTopic::new(topic, partitions, TopicReplication::Fixed(1));
+        let mut new = NewTopic::new(topic, partitions, BROKERS_DEFAULT);
         for (name, value) in settings {
             new = new.set(name, value);
         }
@@ -146,6 +149,15 @@ impl Kafka {
         let change = AlterConfig::new(ResourceSpecifier::Topic(topic)).set(name, value);
         let changed = wait(self.admin().alter_configs([&change], &AdminOptions::new())).expect("the broker answers");
         assert!(changed.iter().all(Result::is_ok), "topic {topic}: {changed:?}");
+    }
+
+    /// The id of the broker that leads a partition now.
+    pub fn leader(&self, topic: &str, partition: i32) -> Option<i32> {
+        let consumer: BaseConsumer = client(self.bootstrap()).create().expect("a consumer");
+        let metadata = consumer.fetch_metadata(Some(topic), seconds(2)).ok()?;
+        let partitions = metadata.topics().first()?.partitions();
+        let found = partitions.iter().find(|found| found.id() == partition)?;
+        (found.leader() >= 0).then(|| found.leader())
     }
 
     /// How many records the topic has (without transactions: offsets have no gaps). `None` while the topic or
