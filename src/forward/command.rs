@@ -279,22 +279,27 @@ impl Drain {
             let acked = marks.acked;
             return Ok(Err(RewindError::Ahead { from, acked }.into()));
         }
+        // A commit that Kafka has not confirmed must not be disturbed.
+        if !self.may_end_transaction() {
+            return Ok(Err(CommandError::Away));
+        }
         let purged = self.collect()?;
         let lane_failed = self.failures.iter().any(|failure| failure.lane);
         if lane_failed || self.refused.is_some() {
             self.recover()?;
         }
-        if self.transactions.is_some() {
-            self.roll_back(&[], None, true)?;
+        if self.transactions.is_some() && !self.end_for_rewind(purged)? {
+            return Ok(Err(CommandError::Away));
         }
         let in_lane = self.patiently(|drain| drain.in_lane())?;
         // In the window there may be records behind the watermark that Kafka has.
         let resend = self.main.window.end().saturating_sub(1).max(marks.acked);
         // Kafka's watermark first: after a crash the higher of the two counts.
-        if !self.lower(from - 1, self.main.log.next_resend(resend))? {
+        let resend = self.next_resend(resend);
+        if !self.lower(from - 1, Some(resend))? {
             return Ok(Err(CommandError::Away));
         }
-        let rewound = match self.main.log.rewind(from, resend) {
+        let rewound = match self.main.log.rewind(from, resend - 1) {
             Ok(rewound) => rewound,
             Err(RewindError::Stopped(error)) => return Err(Ended::Append(error)),
             Err(error) => return Ok(Err(error.into())),

@@ -3,13 +3,12 @@
 
 use std::time::{Duration, Instant};
 
-use rdkafka::TopicPartitionList;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::producer::Producer as _;
 
 use super::drain::{Drain, Failure, Step};
 use super::flow;
-use super::transaction::Stage;
+use super::transaction::{CALL_MAX, Stage, offsets};
 use super::verdict::{self, Verdict};
 use crate::record::{Sequence, now_ms};
 use crate::wal::ReadError;
@@ -47,31 +46,37 @@ impl Drain {
         refused: Option<(u32, RDKafkaErrorCode)>,
         purged: bool,
     ) -> Step<Vec<(u32, RDKafkaErrorCode)>> {
-        let failed = purged || !failures.is_empty() || refused.is_some_and(|(_, code)| code == RDKafkaErrorCode::State);
+        let failed = purged || !failures.is_empty() || refused.is_some();
         let is_new = (self.transactions.as_ref()).is_none_or(|transactions| transactions.stage == Stage::New);
         if !failed || is_new || self.producer.fatal().is_some() {
             return Ok(Vec::new());
         }
-        let code = self.transaction_fault();
+        if purged {
+            // What was on the wire may be written late: only another producer's epoch keeps it out.
+            self.rolled_back();
+            return Ok(Vec::new());
+        }
+        let said = |failure: &Failure| verdict::verdict(failure.code) != Verdict::Retry;
+        let code = match failures.is_empty() || failures.iter().any(said) {
+            true => None,
+            false => self.transaction_fault(),
+        };
         self.abort()?;
         let Some(code) = code.filter(|code| verdict::verdict(*code) == Verdict::Config) else {
             return Ok(Vec::new());
         };
         self.explain_denial(code);
-        let said = |failure: &Failure| verdict::verdict(failure.code) == Verdict::Config;
-        match failures.iter().any(said) {
-            true => Ok(Vec::new()),
-            false => self.guilty(failures),
-        }
+        self.guilty(failures)
     }
 
-    /// Why the open transaction cannot be committed any more.
+    /// Why the open transaction cannot be committed any more; it is to be taken back afterwards. librdkafka tells whoever
+    /// wants to put an offset into it, and without one it does not look.
     fn transaction_fault(&self) -> Option<RDKafkaErrorCode> {
         let metadata = self.transactions.as_ref()?.metadata.as_ref()?;
-        let nothing = TopicPartitionList::new();
+        let offsets = offsets(&self.mark()).ok()?;
         let producer = self.producer.native.producer();
-        match producer.send_offsets_to_transaction(&nothing, metadata, Duration::ZERO) {
-            Err(KafkaError::Transaction(error)) => Some(error.code()),
+        match producer.send_offsets_to_transaction(&offsets, metadata, CALL_MAX) {
+            Err(KafkaError::Transaction(error)) if error.txn_requires_abort() => Some(error.code()),
             _ => None,
         }
     }
@@ -141,10 +146,13 @@ impl Drain {
         while self.producer.outstanding() > 0 && Instant::now() < deadline && !self.over() {
             self.producer.native.flush(Duration::from_millis(10));
         }
-        let fault = self.transaction_fault();
         let mut reports = Vec::new();
         self.producer.inbox.swap(&mut reports);
         let report = reports.first().map(|report| report.error);
+        let fault = match report {
+            Some(Some(code)) if verdict::verdict(code) == Verdict::Retry => self.transaction_fault(),
+            _ => None,
+        };
         if let Err(error) = self.abort() {
             self.link.note(error.to_string());
         }

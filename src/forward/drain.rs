@@ -92,6 +92,8 @@ pub(super) struct Drain {
     pub(super) producer: Producer,
     /// `None`: records go out without.
     pub(super) transactions: Option<Transactions>,
+    /// This log makes transactions, or did: what one did not commit was never sent.
+    pub(super) committed_only: bool,
     pub(super) main: Flow,
     pub(super) lane: Option<Lane>,
     /// The lane takes nothing before then (disk full).
@@ -121,7 +123,7 @@ pub(super) struct Drain {
     /// While an earlier run's records are looked for: when the oldest was received.
     pub(super) surveyed_ms: Option<i64>,
     reports: Vec<Report>,
-    reported_at: Instant,
+    pub(super) reported_at: Instant,
     throttled: Duration,
     delivered: u64,
     pub(super) fatal_errors: u64,
@@ -139,11 +141,15 @@ impl Drain {
         producer: Producer,
     ) -> Self {
         let now = Instant::now();
-        let transactions = options.transactions(wal.id()).map(Transactions::new);
+        let opened = wal.log().committed();
+        let group = options.transactions(wal.id());
+        let transactions = group.map(|group| Transactions::new(group, opened));
+        let committed_only = transactions.is_some() || !wal.stamps().is_ok_and(|stamps| stamps.is_empty());
         Self {
             identity: Identity::new(wal.id()),
             main: Flow::new(wal.log().clone(), false),
             transactions,
+            committed_only,
             lane: None,
             lane_blocked: None,
             topics: Topics::new(),
@@ -224,8 +230,9 @@ impl Drain {
 
     /// What was acknowledged until now still counts; the rest is for the next start.
     fn finish(mut self) -> Step<()> {
+        let was_quiet = self.producer.outstanding() == 0;
         self.producer.purge();
-        self.give_up_transaction();
+        self.give_up_transaction(was_quiet);
         let deadline = Instant::now() + Duration::from_millis(500);
         while self.producer.outstanding() > 0 && Instant::now() < deadline {
             self.shared.signal.wait(Duration::from_millis(10));

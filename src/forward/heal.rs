@@ -153,7 +153,7 @@ impl Drain {
             return self.read_back_window(false);
         }
         // Before the log's: what is between the two would be sent twice after a crash otherwise.
-        if !self.lower(first - 1, self.main.log.resend())? {
+        if !self.lower(first - 1, None)? {
             if let Some(transactions) = &mut self.transactions {
                 transactions.heal = true;
             }
@@ -278,7 +278,14 @@ impl Drain {
                 true => Seen::Wanted,
                 false => Seen::Other,
             };
-            match tail::read_back(&self.options, &self.link, &topics, &mut see, &|| self.left()) {
+            match tail::read_back(
+                &self.options,
+                self.committed_only,
+                &self.link,
+                &topics,
+                &mut see,
+                &|| self.left(),
+            ) {
                 Ok(outcome) => {
                     let expired = (0..).zip(&chart.topics);
                     let expired = expired.filter(|(_, (name, _))| outcome.expired.contains(name));

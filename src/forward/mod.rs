@@ -226,7 +226,7 @@ impl Forwarder {
         });
         let link = Arc::new(Link::new(WORDS));
         let on_delivery = options.on_delivery.take().map(Arc::new);
-        tail::settings(&options)
+        tail::settings(&options, false)
             .create_native_config()
             .map_err(|error| StartError::Properties(explain(&error)))?;
         let kind = Kind::Gapless { batch_bytes: None };

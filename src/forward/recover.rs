@@ -159,6 +159,7 @@ impl Drain {
         suspects.sort_unstable_by_key(|failure| failure.seq);
         let too_large = suspects.iter().any(|failure| verdict::is_size(failure.code));
         let group_bytes = settings::group_bytes(&self.options);
+        let transactional = self.transactions.is_some();
         let Some(flow) = self.flow_mut(lane) else { return Ok(()) };
         let sent = std::mem::take(&mut flow.group_sent);
         let Some(last) = suspects.last().copied() else {
@@ -174,7 +175,12 @@ impl Drain {
             );
             return Ok(());
         }
-        let sequences: Vec<Sequence> = suspects.iter().map(|failure| failure.seq).collect();
+        // A transaction takes the innocents of a group with it: they wait again.
+        let group_end = flow.sift.current().map(|(_, end)| end);
+        let sequences: Vec<Sequence> = match (transactional, group_end) {
+            (true, Some(end)) => flow.window.waiting_up_to(end).map(|(seq, _)| seq).collect(),
+            _ => suspects.iter().map(|failure| failure.seq).collect(),
+        };
         let Some(alone) = flow.sift.failed(&sequences, sent) else {
             return Ok(());
         };

@@ -89,7 +89,7 @@ impl Sender {
     ) -> Result<Self, SendError> {
         let signal = Arc::new(Signal::default());
         let link = Arc::new(Link::new(WORDS));
-        tail::settings(&options)
+        tail::settings(&options, false)
             .create_native_config()
             .map_err(|error| SendError::Properties(explain(&error)))?;
         let kind = Kind::Gapless { batch_bytes: None };

@@ -71,6 +71,10 @@ pub(super) fn settings(options: &Options, kind: Kind, transactions: Option<&str>
     set("statistics.interval.ms", "2000");
     if let Some(id) = transactions {
         set("transactional.id", id);
+        // A coordinator that is gone holds a transaction up for so long, and Kafka gives the transaction up after a minute.
+        if !options.properties.contains_key("socket.timeout.ms") {
+            set("socket.timeout.ms", "20000");
+        }
     }
     match kind {
         Kind::Gapless { batch_bytes } => {

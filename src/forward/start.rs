@@ -131,7 +131,14 @@ impl Survey {
             Found::Before => Seen::Ground,
             Found::Nothing => Seen::Other,
         };
-        tail::read_back(&drain.options, &drain.link, &topics, &mut see, &|| drain.left())
+        tail::read_back(
+            &drain.options,
+            drain.committed_only,
+            &drain.link,
+            &topics,
+            &mut see,
+            &|| drain.left(),
+        )
     }
 }
 

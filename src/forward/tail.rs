@@ -88,8 +88,9 @@ impl ClientContext for Context {
 
 impl ConsumerContext for Context {}
 
-/// The settings of the reading consumer: it joins no group and commits nothing.
-pub(super) fn settings(options: &Options) -> ClientConfig {
+/// The settings of the reading consumer: it joins no group and commits nothing. `committed_only`: what a transaction did not
+/// commit was never sent; but then nothing is seen behind another's open transaction.
+pub(super) fn settings(options: &Options, committed_only: bool) -> ClientConfig {
     let mut config = ClientConfig::new();
     config.set_log_level(RDKafkaLogLevel::Warning);
     for (name, value) in base_settings(options) {
@@ -99,8 +100,12 @@ pub(super) fn settings(options: &Options) -> ClientConfig {
     config.set("enable.auto.commit", "false");
     config.set("enable.auto.offset.store", "false");
     config.set("auto.offset.reset", "earliest");
-    // What a transaction did not commit was never sent. (Behind another's open transaction nothing is seen.)
-    config.set("isolation.level", "read_committed");
+    let isolation = if committed_only {
+        "read_committed"
+    } else {
+        "read_uncommitted"
+    };
+    config.set("isolation.level", isolation);
     config.set("enable.partition.eof", "true");
     config.set("queued.max.messages.kbytes", "16384");
     config.set("fetch.wait.max.ms", "100");
@@ -125,12 +130,13 @@ struct Part {
 /// Kafka does not answer: to be tried again, with the same `see`.
 pub(super) fn read_back(
     options: &Options,
+    committed_only: bool,
     link: &Arc<Link>,
     topics: &[(String, i64)],
     see: &mut dyn FnMut(&str, Origin) -> Seen,
     left: &dyn Fn() -> Duration,
 ) -> Result<Outcome, KafkaError> {
-    let consumer: BaseConsumer<Context> = settings(options).create_with_context(Context::new(link))?;
+    let consumer: BaseConsumer<Context> = settings(options, committed_only).create_with_context(Context::new(link))?;
     let mut tail = Tail {
         consumer,
         deadline: Instant::now() + TIME_MAX,
@@ -395,7 +401,7 @@ mod tests {
             link: Arc::new(Link::new(WORDS)),
         };
         let mut tail = Tail {
-            consumer: settings(&options).create_with_context(context).unwrap(),
+            consumer: settings(&options, false).create_with_context(context).unwrap(),
             deadline: Instant::now() + Duration::from_secs(60),
             outcome: Outcome {
                 read: 0,

@@ -78,8 +78,8 @@ impl Drain {
         // Both logs were looked at anew.
         if let Some(mark) = self
             .transactions
-            .as_mut()
-            .and_then(|transactions| transactions.adopted.take())
+            .as_ref()
+            .and_then(|transactions| transactions.adopted.clone())
         {
             self.adopt_lane(&mark.lane);
         }
@@ -126,7 +126,7 @@ impl Drain {
             .transactions
             .as_ref()
             .map_or("", |transactions| transactions.group.as_str());
-        let mut config = tail::settings(&self.options);
+        let mut config = tail::settings(&self.options, true);
         config.set("group.id", group);
         let consumer: Consumer = config.create_with_context(tail::Context::new(&self.link))?;
         let metadata = consumer.fetch_metadata(Some(TOPIC), LOOK_MAX)?;
@@ -181,7 +181,7 @@ impl Drain {
     fn make_topic(&self) -> Result<(), KafkaError> {
         let context = tail::Context::new(&self.link);
         let admin: AdminClient<tail::Context> =
-            AdminClient::from_config_and_context(&tail::settings(&self.options), context)?;
+            AdminClient::from_config_and_context(&tail::settings(&self.options, true), context)?;
         // -1: as many copies as the brokers make by default.
         let topic = NewTopic::new(TOPIC, 1, TopicReplication::Fixed(-1));
         let options = AdminOptions::new()
@@ -228,11 +228,12 @@ impl Drain {
         if transactions.is_signed {
             // Only this process signs with it.
             return match mark {
-                Some(mark) if mark.stamp == stamp => Ok(Some(mark)),
-                _ => Err(Foreign::Another { group }.into()),
+                Some(mark) if mark.stamp != stamp => Err(Foreign::Another { group }.into()),
+                // None: a group that commits nothing for long is forgotten (offsets.retention.minutes).
+                mark => Ok(mark),
             };
         }
-        let mut believed = None;
+        let (mut believed, mut number) = (None, self.main.log.resend());
         if let Some(mark) = mark {
             let lane_acked = self.lane.as_ref().map_or(0, |lane| lane.flow.window.acked());
             let says_more = mark.main.exceeds(marks.acked) || mark.lane.exceeds(lane_acked);
@@ -241,15 +242,25 @@ impl Drain {
             if !is_ours && (says_more || !kept.is_empty()) {
                 return Err(Foreign::Another { group }.into());
             }
-            if mark.main.acked > marks.committed {
-                let (acked, committed) = (mark.main.acked, marks.committed);
+            let committed = transactions.opened;
+            if mark.main.exceeds(committed) {
+                let last = mark.main.beyond.last().map(|(_, last)| *last);
+                let acked = last.unwrap_or(mark.main.acked);
                 return Err(Foreign::Ahead { acked, committed }.into());
             }
             // An operator has had the log rewound while there were no transactions, or no gateway.
             let resend = self.main.log.resend();
             let is_before = resend > marks.acked && mark.resend != resend;
             kept.retain(|kept| *kept == mark.stamp);
-            believed = (is_ours && !is_before).then_some(mark);
+            number = if resend > marks.acked { resend } else { mark.resend };
+            believed = is_ours.then(|| match is_before {
+                // What it says of the lane is true all the same.
+                true => Mark {
+                    main: Reached::default(),
+                    ..mark
+                },
+                false => mark,
+            });
         }
         // Before Kafka has it. Of those before, only the one in Kafka can still be met.
         if let Some(last) = kept.pop() {
@@ -257,16 +268,21 @@ impl Drain {
         }
         kept.push(stamp);
         self.wal.keep_stamps(&kept).map_err(Foreign::from)?;
+        if let Some(transactions) = &mut self.transactions {
+            transactions.resend = number;
+        }
         Ok(believed)
     }
 
     /// Takes over what Kafka's watermark says.
     pub(super) fn adopt(&mut self, mark: &Mark) -> Step<()> {
-        if self.main.window.is_empty() {
-            if mark.main.acked > self.main.log.watermarks().acked {
-                self.main.log.ack(mark.main.acked)?;
-            }
-            self.main = Flow::new(self.main.log.clone(), false);
+        if self.main.window.is_empty() && mark.main.acked > self.main.log.watermarks().acked {
+            self.main.log.ack(mark.main.acked)?;
+            let mut flow = Flow::new(self.main.log.clone(), false);
+            std::mem::swap(&mut flow.settled, &mut self.main.settled);
+            std::mem::swap(&mut flow.in_lane, &mut self.main.in_lane);
+            flow.settled.retain(|seq| *seq > mark.main.acked);
+            self.main = flow;
         }
         let mut runs = Runs::new();
         let (topics, latency) = (&mut self.topics, &self.latency);
@@ -284,7 +300,7 @@ impl Drain {
     fn adopt_lane(&mut self, reached: &Reached) {
         let Some(lane) = &mut self.lane else { return };
         // One that was lost and made anew has none of these.
-        if reached.acked > lane.flow.log.committed() {
+        if reached.exceeds(lane.flow.log.committed()) {
             return;
         }
         let mut runs = Runs::new();

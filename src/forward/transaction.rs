@@ -11,18 +11,19 @@
 //! that read what is committed. The watermark carries a *stamp*, which this folder knows too: of two gateways with copies of
 //! one folder the one that came first finds the other's, and stops.
 //!
-//! Only this file makes Kafka calls that can block for seconds in the forwarder's thread, and only while nothing could be
-//! sent anyway.
+//! Only these files make Kafka calls that can block for seconds in the forwarder's thread (a coordinator that is frozen:
+//! for librdkafka's socket.timeout.ms), and only while nothing could be sent anyway.
 
 use std::time::{Duration, Instant};
 
 use rdkafka::consumer::ConsumerGroupMetadata;
-use rdkafka::error::KafkaError;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::producer::Producer as _;
 use rdkafka::{Offset, TopicPartitionList};
 
 use super::drain::{Drain, RETRY, Runs, Step};
 use super::mark::{Mark, RUNS_MAX, Reached};
+use super::verdict;
 use crate::kafka::settings::explain;
 use crate::metrics::FORWARD_TRANSACTIONS_TOTAL;
 use crate::record::Sequence;
@@ -67,6 +68,12 @@ pub(super) struct Transactions {
     pub(super) stamp: Stamp,
     /// Kafka has had it.
     pub(super) is_signed: bool,
+    /// The number of the last rewind: see [`crate::wal::Log::resend`].
+    pub(super) resend: Sequence,
+    /// The brokers do not take all that is to be told behind the watermark.
+    is_brief: bool,
+    /// Where the log ended when it was opened: nothing beyond can be in Kafka.
+    pub(super) opened: Sequence,
     /// What was found at the start.
     pub(super) adopted: Option<Mark>,
     pub(super) metadata: Option<ConsumerGroupMetadata>,
@@ -77,12 +84,15 @@ pub(super) struct Transactions {
 }
 
 impl Transactions {
-    pub(super) fn new(group: String) -> Self {
+    pub(super) fn new(group: String, opened: Sequence) -> Self {
         Self {
             group,
             stage: Stage::New,
             stamp: fastrand::u64(1..),
             is_signed: false,
+            resend: 0,
+            is_brief: false,
+            opened,
             adopted: None,
             metadata: None,
             since: None,
@@ -175,9 +185,9 @@ impl Drain {
             }
             Stage::Closing => {
                 if self.sent() > 0 {
-                    // Often while Kafka answers, seldom while it is away.
                     self.producer.native.flush(Duration::from_millis(10));
-                    return Ok(true);
+                    // Often while Kafka answers, seldom while it is away.
+                    return Ok(self.reported_at.elapsed() < Duration::from_secs(2));
                 }
                 let mark = self.mark();
                 if let Some(transactions) = &mut self.transactions {
@@ -192,11 +202,18 @@ impl Drain {
     /// What Kafka's watermark is to be.
     pub(super) fn mark(&self) -> Mark {
         let stamp = self.transactions.as_ref().map_or(0, |transactions| transactions.stamp);
-        let (main, resend) = (self.main.reached(), self.main.log.resend());
+        let resend = self.transactions.as_ref().map_or(0, |transactions| transactions.resend);
+        let mut main = self.main.reached();
+        if self
+            .transactions
+            .as_ref()
+            .is_some_and(|transactions| transactions.is_brief)
+        {
+            main.beyond.clear();
+        }
         Mark {
             stamp,
-            // As the log's own mark, which is forgotten when the watermark has passed it.
-            resend: if main.acked < resend { resend } else { 0 },
+            resend,
             main,
             lane: (self.lane.as_ref()).map_or_else(Reached::default, |lane| lane.flow.reached()),
         }
@@ -264,14 +281,28 @@ impl Drain {
                 Ok(())
             }
             KafkaError::Transaction(error) if error.txn_requires_abort() => {
-                self.explain_denial(error.code());
+                let code = error.code();
+                self.explain_denial(code);
                 self.trouble(format!("Kafka did not commit ({why}); the records are sent again"));
+                if let (RDKafkaErrorCode::OffsetMetadataTooLarge, Some(transactions)) = (code, &mut self.transactions) {
+                    transactions.is_brief = true;
+                    tracing::warn!(
+                        "the brokers' offset.metadata.max.bytes is too small for all that is to be told: after a crash some \
+                         records may be repeated. Raise it to 4096"
+                    );
+                }
                 // A group of suspects is sent as a whole again.
                 self.main.group_sent = 0;
                 if let Some(lane) = &mut self.lane {
                     lane.flow.group_sent = 0;
                 }
-                self.abort()
+                self.abort()?;
+                self.set_back();
+                // Another one makes the topic that is missing.
+                if verdict::is_missing(code) {
+                    self.replace(self.wanted());
+                }
+                Ok(())
             }
             // Whether it is committed, the watermark will tell.
             _ => self.ended(&why),
@@ -314,7 +345,10 @@ impl Drain {
                 self.open();
                 Ok(())
             }
-            Err(KafkaError::Transaction(error)) if error.is_retriable() => {
+            // A commit that was begun is never followed by an abort: what came of it, the watermark will tell.
+            Err(KafkaError::Transaction(error))
+                if error.is_retriable() && error.code() != RDKafkaErrorCode::Conflict =>
+            {
                 self.trouble(format!("Kafka has not taken a transaction back yet: {error}"));
                 Ok(())
             }
@@ -333,8 +367,8 @@ impl Drain {
 
     /// What was not acknowledged by the end is taken back, if Kafka is quick; otherwise it does so itself after a minute, or
     /// when the next gateway takes over.
-    pub(super) fn give_up_transaction(&mut self) {
-        if self.in_transaction() == 0 {
+    pub(super) fn give_up_transaction(&mut self, was_quiet: bool) {
+        if self.in_transaction() == 0 || !was_quiet {
             return;
         }
         if let Some(transactions) = &mut self.transactions
@@ -349,19 +383,44 @@ impl Drain {
         }
     }
 
-    /// Takes Kafka's watermark back to `acked`; false: Kafka does not answer. Without transactions there is none.
-    pub(super) fn lower(&mut self, acked: Sequence, resend: Sequence) -> Step<bool> {
-        match &self.transactions {
+    /// Whether the open transaction can be taken back, if there is one.
+    pub(super) fn may_end_transaction(&self) -> bool {
+        let stage = self.transactions.as_ref().map(|transactions| &transactions.stage);
+        matches!(stage, None | Some(Stage::Open | Stage::Closing))
+    }
+
+    /// Takes the open transaction back, of which nothing is on its way any more (`purged`: by force); false: not yet.
+    pub(super) fn end_for_rewind(&mut self, purged: bool) -> Step<bool> {
+        self.rolled_back();
+        if purged {
+            self.replace(self.wanted());
+            return Ok(false);
+        }
+        if self.may_end_transaction() {
+            self.abort()?;
+        }
+        Ok(self.may_send())
+    }
+
+    /// [`crate::wal::Log::next_resend`], and none that Kafka's watermark ever had.
+    pub(super) fn next_resend(&self, resend: Sequence) -> Sequence {
+        let before = self.transactions.as_ref().map_or(0, |transactions| transactions.resend);
+        self.main.log.next_resend(resend.max(before))
+    }
+
+    /// Takes Kafka's watermark back to `acked`, for the rewind of this number if it is one; false: Kafka does not answer.
+    /// Without transactions there is none.
+    pub(super) fn lower(&mut self, acked: Sequence, resend: Option<Sequence>) -> Step<bool> {
+        match &mut self.transactions {
             None => return Ok(true),
             Some(transactions) if transactions.stage != Stage::Open => return Ok(false),
-            Some(_) => {}
+            Some(transactions) => transactions.resend = resend.unwrap_or(transactions.resend),
         }
         let mut mark = self.mark();
         mark.main = Reached {
             acked,
             beyond: Vec::new(),
         };
-        mark.resend = resend;
         self.sign(&mark)
     }
 
@@ -398,7 +457,7 @@ impl Drain {
 }
 
 /// The watermark, as it goes into a transaction.
-fn offsets(mark: &Mark) -> Result<TopicPartitionList, KafkaError> {
+pub(super) fn offsets(mark: &Mark) -> Result<TopicPartitionList, KafkaError> {
     let mut offsets = TopicPartitionList::new();
     let acked = i64::try_from(mark.main.acked).unwrap_or(i64::MAX);
     offsets.add_partition_offset(TOPIC, 0, Offset::Offset(acked))?;

@@ -153,12 +153,11 @@ impl Log {
         self.shared.resend.load(Ordering::Acquire)
     }
 
-    /// What [`Self::resend`] is after a rewind that is told `resend`. Another one than before while a rewind is under way, so
-    /// that the two can be told apart; a sequence more does no harm, for its record was never sent.
+    /// What [`Self::resend`] is after a rewind that is told `resend`: a number that no rewind had, so that they can be told
+    /// apart. A sequence more does no harm, for its record was never sent.
     #[must_use]
     pub fn next_resend(&self, resend: Sequence) -> Sequence {
-        let before = self.resend();
-        if resend > before { resend } else { before + 1 }
+        resend.max(self.resend()) + 1
     }
 
     /// Whether acknowledged generations are kept for a while.
@@ -244,16 +243,18 @@ mod tests {
             ..options.clone()
         })
         .unwrap();
-        assert_eq!((wal.log().watermarks().acked, wal.log().resend()), (100, 10_000));
+        assert_eq!((wal.log().watermarks().acked, wal.log().resend()), (100, 10_001));
         let (found, damaged) = read_all(wal.log(), 101);
         assert_eq!((found.len(), damaged.len()), (9_900, 0));
         wal.log().ack(10_000).unwrap();
+        append(&wal, &[vec![0; 10]]);
+        wal.log().ack(10_001).unwrap();
         assert_eq!(wal.log().resend(), 0);
         wait_until("what is acknowledged again goes", || wal.status().generations <= 2);
         wal.close().unwrap();
         drop(wal);
         let wal = Wal::open(options).unwrap();
-        assert_eq!((wal.log().watermarks().acked, wal.log().resend()), (10_000, 0));
+        assert_eq!((wal.log().watermarks().acked, wal.log().resend()), (10_001, 0));
     }
 
     #[test]

@@ -94,7 +94,7 @@ fn a_dead_letter_that_the_log_does_not_take_holds_up_nothing_else() {
 /// A forwarder with transactions, one of which is open as far as it knows.
 fn transactional(folder: &tempfile::TempDir) -> Drain {
     let mut drain = drain(folder);
-    let mut transactions = Transactions::new("tidegate.test".to_owned());
+    let mut transactions = Transactions::new("tidegate.test".to_owned(), 0);
     transactions.stage = Stage::Open;
     drain.transactions = Some(transactions);
     drain
