@@ -163,7 +163,7 @@ fn check(kafka: &Kafka, gateway: &Gateway, ledger: &Ledger, topic: &str) -> (Tal
     assert_sane(gateway);
     let messages = kafka.read_topic(topic, true);
     let tally = ledger.check(&[(topic, messages.clone())]).unwrap();
-    assert_eq!((tally.refused, tally.repeats), (0, 0), "{tally:?}");
+    assert_eq!(tally.refused, 0, "{tally:?}");
     (tally, messages)
 }
 
@@ -189,10 +189,12 @@ fn a_jump_during_work_loses_nothing_and_stops_nothing() {
     load.stop();
     let (tally, messages) = check(kafka, &gateway, &ledger, &topic);
     assert_times(&messages, &JUMPS);
-    assert_eq!(tally.unknown, 0, "{tally:?}");
+    assert_eq!((tally.unknown, tally.repeats), (0, 0), "{tally:?}");
     Evidence::of(&tally, injected).print("the clock set by one or two years during work");
 }
 
+/// A broker that starts again forgets which records a producer has sent when those look older than a day
+/// (producer.id.expiration.ms): what was on its way when it was killed under a clock of a year ago may be there twice.
 fn a_jump_while_kafka_is_away_stops_nothing() {
     let kafka = Kafka::private();
     let topic = topic(&kafka, "clock-away");
@@ -200,26 +202,30 @@ fn a_jump_while_kafka_is_away_stops_nothing() {
     let clock = Clock::new(&mut config);
     let gateway = Gateway::start(&config);
     let ledger = Arc::new(Ledger::default());
-    let load = Load::start(&gateway, &ledger, &topic, 4);
-    let mut injected = 0;
+    let (mut injected, mut on_their_way, mut is_past) = (0, 0.0, false);
     for offset in [-YEAR, 0].into_iter().cycle().take(rounds(2)) {
+        let load = Load::start(&gateway, &ledger, &topic, 4);
         answers(&ledger);
         kafka.kill();
-        // Everything waits by now: for the broker, or for the next try.
+        if is_past {
+            on_their_way += gateway.metric("tidegate_wal_backlog_records");
+        }
+        // Everything waits by now: for the broker, or for the next try. And nobody comes to wake it up.
         wait_until("it is told that the broker is away", seconds(30), || {
             gateway.metric("tidegate_forward_broker_up") == 0.0
         });
-        clock.set(offset);
-        injected += 1;
         answers(&ledger);
+        load.stop();
+        clock.set(offset);
+        (injected, is_past) = (injected + 1, offset < 0);
         kafka.start();
         delivers(&gateway);
         assert_sane(&gateway);
     }
-    load.stop();
     let (tally, messages) = check(&kafka, &gateway, &ledger, &topic);
     assert_times(&messages, &[-YEAR, 0]);
     assert_eq!(tally.unknown, 0, "{tally:?}");
+    assert!(tally.repeats as f64 <= on_their_way, "{tally:?} {on_their_way}");
     Evidence::of(&tally, injected).print("the clock set by a year while the broker is away");
 }
 
@@ -263,6 +269,7 @@ fn a_jump_between_runs_loses_nothing() {
     }
     let (tally, messages) = check(kafka, &gateway, &ledger, &topic);
     assert_times(&messages, &JUMPS);
+    assert_eq!(tally.repeats, 0, "{tally:?}");
     Evidence::of(&tally, injected).print("the clock set by one or two years between runs");
 }
 

@@ -61,10 +61,16 @@ fn rounds(normal: u64) -> u64 {
     if soak() { 20 } else { normal }
 }
 
-/// The broker that these tests stop and start.
+/// The broker that tests stop and start; whatever the one before left, it runs.
 fn own_kafka() -> &'static Kafka {
     static OWN: OnceLock<Kafka> = OnceLock::new();
-    OWN.get_or_init(Kafka::private)
+    let kafka = OWN.get_or_init(Kafka::private);
+    if !kafka.runs() {
+        kafka.kill();
+        kafka.start();
+    }
+    kafka.thaw();
+    kafka
 }
 
 fn config(bootstrap: &str, delivery: &str) -> Config {

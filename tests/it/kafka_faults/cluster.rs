@@ -1,18 +1,31 @@
 //! A cluster of three real brokers: replication factor 3, min.insync.replicas 2.
 
+use std::sync::OnceLock;
+
 use super::{Trial, config, rounds};
 use crate::support::cluster::Cluster;
-use crate::support::{poll, seconds};
+use crate::support::{poll, seconds, unique};
+
+/// The cluster of these tests, whole whatever the one before left, and a topic of its own.
+fn cluster() -> (&'static Cluster, String) {
+    static CLUSTER: OnceLock<Cluster> = OnceLock::new();
+    let cluster = CLUSTER.get_or_init(Cluster::start);
+    let down: Vec<usize> = (0..3).filter(|node| !cluster.nodes[*node].runs()).collect();
+    cluster.start_nodes(&down);
+    let topic = unique("cluster");
+    cluster.whole.create_topic(&topic, 3, &[]);
+    lead_by_preference(cluster, &topic);
+    (cluster, topic)
+}
 
 pub fn each_leader_killed_in_turn_costs_nothing(delivery: &str) {
-    let cluster = Cluster::start();
-    cluster.whole.create_topic("t", 3, &[]);
-    let mut trial = Trial::start(&cluster.whole, &config(cluster.whole.bootstrap(), delivery), &["t"]);
+    let (cluster, topic) = cluster();
+    let mut trial = Trial::start(&cluster.whole, &config(cluster.whole.bootstrap(), delivery), &[&topic]);
     let mut killed = [false; 3];
     for round in 0..rounds(3) {
         // A broker that was not killed yet, and what it leads now.
         let victim = poll("a broker that leads", seconds(60), || {
-            let leaders = (0..3).filter_map(|partition| cluster.leader("t", partition));
+            let leaders = (0..3).filter_map(|partition| cluster.leader(&topic, partition));
             let leaders: Vec<usize> = leaders.collect();
             let is_fresh = |node: &usize| round >= 3 || !killed[*node];
             leaders.into_iter().find(is_fresh)
@@ -25,25 +38,26 @@ pub fn each_leader_killed_in_turn_costs_nothing(delivery: &str) {
         trial.delivers();
         cluster.nodes[victim].start();
         trial.delivers();
-        lead_by_preference(&cluster);
+        lead_by_preference(cluster, &topic);
     }
     assert_eq!(killed, [true; 3]);
     trial.finish("the leader of a partition killed, three brokers");
 }
 
 /// Each broker leads its share again, not only those that were never killed.
-fn lead_by_preference(cluster: &Cluster) {
+fn lead_by_preference(cluster: &Cluster, topic: &str) {
     poll("each broker leads a partition", seconds(60), || {
-        let mut leaders: Vec<usize> = (0..3).filter_map(|partition| cluster.leader("t", partition)).collect();
+        let mut leaders: Vec<usize> = (0..3)
+            .filter_map(|partition| cluster.leader(topic, partition))
+            .collect();
         leaders.sort_unstable();
         (leaders == [0, 1, 2]).then_some(())
     });
 }
 
 pub fn without_enough_replicas_nothing_is_acknowledged_and_nothing_lost(delivery: &str) {
-    let cluster = Cluster::start();
-    cluster.whole.create_topic("t", 3, &[]);
-    let mut trial = Trial::start(&cluster.whole, &config(cluster.whole.bootstrap(), delivery), &["t"]);
+    let (cluster, topic) = cluster();
+    let mut trial = Trial::start(&cluster.whole, &config(cluster.whole.bootstrap(), delivery), &[&topic]);
     for round in 0..rounds(1) {
         let first = usize::try_from(round % 3).unwrap();
         let down = [first, (first + 1) % 3];

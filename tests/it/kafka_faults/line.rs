@@ -1,25 +1,33 @@
 //! The line to the broker: cut, slow, or losing what is sent without a word.
 
+use std::sync::OnceLock;
+
 use super::{Trial, config, rounds};
 use crate::support::kafka::Kafka;
 use crate::support::proxy::{Line, Proxy};
-use crate::support::{free_port, poll, seconds};
+use crate::support::{free_port, poll, seconds, unique};
 
 /// How long librdkafka waits for an answer; its least is 10 ms, its default a minute.
 const ANSWER_MAX: u64 = 6;
 
 /// Has something happen to the line, again and again, and it heals.
 fn trouble(delivery: &str, fault: &str, normal: u64, happens: impl Fn(&Trial<'_>, &Proxy, u64)) {
-    let listener = free_port();
-    let proxy = Proxy::start(listener);
     // The tests' own clients go straight to the broker.
-    let kafka = Kafka::private_behind(proxy.port(), listener);
-    kafka.create_topic("t", 3, &[]);
+    static BROKER: OnceLock<(Proxy, Kafka)> = OnceLock::new();
+    let (proxy, kafka) = BROKER.get_or_init(|| {
+        let listener = free_port();
+        let proxy = Proxy::start(listener);
+        let kafka = Kafka::private_behind(proxy.port(), listener);
+        (proxy, kafka)
+    });
+    proxy.set(Line::Open);
+    let topic = unique("line");
+    kafka.create_topic(&topic, 3, &[]);
     let mut config = config(&format!("127.0.0.1:{}", proxy.port()), delivery);
     config.property("socket.timeout.ms", &(ANSWER_MAX * 1000).to_string());
-    let mut trial = Trial::start(&kafka, &config, &["t"]);
+    let mut trial = Trial::start(kafka, &config, &[&topic]);
     for round in 0..rounds(normal) {
-        happens(&trial, &proxy, round);
+        happens(&trial, proxy, round);
         trial.injected += 1;
         proxy.set(Line::Open);
         trial.delivers();

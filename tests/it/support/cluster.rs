@@ -34,6 +34,9 @@ impl Cluster {
                         "listeners=PLAINTEXT://127.0.0.1:{broker},CONTROLLER://127.0.0.1:{}",
                         controllers[n]
                     ),
+                    // A broker that comes back leads its share again.
+                    "leader.imbalance.check.interval.seconds=1".to_owned(),
+                    "leader.imbalance.per.broker.percentage=0".to_owned(),
                     "default.replication.factor=3".to_owned(),
                     "min.insync.replicas=2".to_owned(),
                     "offsets.topic.replication.factor=3".to_owned(),
