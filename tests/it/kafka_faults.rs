@@ -52,7 +52,7 @@ pub const CASES: &[Case] = in_mode!["idempotent":
 ];
 
 /// A topic's clients.
-const CLIENTS: usize = 4;
+const CLIENTS: usize = 2;
 /// What the producer may keep in flight; with it the gateway's memory is bounded.
 const IN_FLIGHT_MIB: u64 = 8;
 

@@ -8,8 +8,9 @@ use crate::support::evidence::Evidence;
 use crate::support::kafka::Kafka;
 
 /// Nothing is known against a record, whatever its batch was answered: each is sent again, and none is a dead letter. The
-/// last few look like the fault of a record, until it is sent alone; or end the producer.
-const CODES: [Code; 14] = [
+/// last few look like the fault of a record, until it is sent alone, or of its topic. (A broker that has lost what it
+/// acknowledged is shown in heal.rs: the mock cluster cannot say from which offset on records are of a time.)
+const CODES: [Code; 13] = [
     Code::RD_KAFKA_RESP_ERR_NOT_ENOUGH_REPLICAS,
     Code::RD_KAFKA_RESP_ERR_NOT_ENOUGH_REPLICAS_AFTER_APPEND,
     Code::RD_KAFKA_RESP_ERR_NOT_LEADER_FOR_PARTITION,
@@ -24,7 +25,6 @@ const CODES: [Code; 14] = [
     Code::RD_KAFKA_RESP_ERR_INVALID_RECORD,
     Code::RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE,
     Code::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED,
-    Code::RD_KAFKA_RESP_ERR_OUT_OF_ORDER_SEQUENCE_NUMBER,
 ];
 
 pub fn no_code_costs_a_record(delivery: &str) {
@@ -42,9 +42,8 @@ pub fn no_code_costs_a_record(delivery: &str) {
             trial.delivers();
         }
         trial.stop_clients();
-        println!("{code:?}");
         evidence.answered += trial.check().ok as u64;
         assert_eq!(trial.gateway.metric("tidegate_dead_letters_total"), 0.0, "{code:?}");
     }
-    evidence.print("a write answered with an error, 14 codes (librdkafka's mock cluster)");
+    evidence.print("a write answered with an error, 13 codes (librdkafka's mock cluster)");
 }
