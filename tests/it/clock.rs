@@ -1,6 +1,6 @@
-//! A clock that is set a year forward or back, while the gateway works and while it does not: nothing is lost, each key's
-//! records keep their order, nothing waits for a time that does not come, and what Kafka refuses because of its time is held
-//! until the clock is right.
+//! A clock that is set a year forward or back, while the gateway works and while it does not: nothing is lost, each
+//! key's records keep their order, nothing waits for a time that does not come, and what Kafka refuses because of its
+//! time is held until the clock is right.
 //!
 //! The gateway's own clock only: a preloaded library (clock/clock.c) adds an offset to the time of day.
 

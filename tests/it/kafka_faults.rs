@@ -1,5 +1,6 @@
-//! What may happen to a Kafka, on a real one and under load: clients are answered all the while, nothing that was answered
-//! OK is lost, each key's records keep their order, the forwarder goes on by itself, and its memory stays bounded.
+//! What may happen to a Kafka, on a real one and under load: clients are answered all the while, nothing that was
+//! answered OK is lost, each key's records keep their order, the forwarder goes on by itself, and its memory stays
+//! bounded.
 //!
 //! Every test takes the delivery mode. A soak injects each fault 20 times.
 
@@ -164,8 +165,8 @@ impl<'a> Trial<'a> {
         }
     }
 
-    /// Ends the load, and compares what the clients were answered with what Kafka has. Nothing is repeated, for Kafka itself
-    /// removes what its producer repeats, and the gateway looks before it sends what Kafka may have.
+    /// Ends the load, and compares what the clients were answered with what Kafka has. Nothing is repeated, for Kafka
+    /// itself removes what its producer repeats, and the gateway looks before it sends what Kafka may have.
     fn check(&mut self) -> Tally {
         self.stop_clients();
         self.gateway.wait_drained(seconds(180));

@@ -1,4 +1,5 @@
-//! Codes that a broker answers a write with, from librdkafka's mock cluster: a real broker gives them only now and then.
+//! Codes that a broker answers a write with, from librdkafka's mock cluster: a real broker gives them only now and
+//! then.
 
 use rdkafka::mocking::MockCluster;
 use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr as Code};
@@ -7,9 +8,9 @@ use super::{Trial, config, rounds};
 use crate::support::evidence::Evidence;
 use crate::support::kafka::Kafka;
 
-/// Nothing is known against a record, whatever its batch was answered: each is sent again, and none is a dead letter. The
-/// last few look like the fault of a record, until it is sent alone, or of its topic. (A broker that has lost what it
-/// acknowledged is shown in heal.rs: the mock cluster cannot say from which offset on records are of a time.)
+/// Nothing is known against a record, whatever its batch was answered: each is sent again, and none is a dead letter.
+/// The last few look like the fault of a record, until it is sent alone, or of its topic. (A broker that has lost
+/// what it acknowledged is shown in heal.rs: the mock cluster cannot say from which offset on records are of a time.)
 const CODES: [Code; 13] = [
     Code::RD_KAFKA_RESP_ERR_NOT_ENOUGH_REPLICAS,
     Code::RD_KAFKA_RESP_ERR_NOT_ENOUGH_REPLICAS_AFTER_APPEND,
