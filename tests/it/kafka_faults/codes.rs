@@ -9,9 +9,12 @@ use crate::support::evidence::Evidence;
 use crate::support::kafka::Kafka;
 
 /// Nothing is known against a record, whatever its batch was answered: each is sent again, and none is a dead letter.
-/// The last few look like the fault of a record, until it is sent alone, or of its topic. (A broker that has lost
-/// what it acknowledged is shown in heal.rs: the mock cluster cannot say from which offset on records are of a time.)
-const CODES: [Code; 13] = [
+/// The last few look like the fault of a record, until it is sent alone, or of its topic.
+///
+/// Two things are for the real brokers of the other tests. The mock cluster keeps what a producer sends twice, so a
+/// connection that ends before the answer shows nothing here; and it cannot say from which offset on records are of a
+/// time, so what it says that it has lost is not looked for.
+const CODES: [Code; 12] = [
     Code::RD_KAFKA_RESP_ERR_NOT_ENOUGH_REPLICAS,
     Code::RD_KAFKA_RESP_ERR_NOT_ENOUGH_REPLICAS_AFTER_APPEND,
     Code::RD_KAFKA_RESP_ERR_NOT_LEADER_FOR_PARTITION,
@@ -20,8 +23,6 @@ const CODES: [Code; 13] = [
     Code::RD_KAFKA_RESP_ERR_NETWORK_EXCEPTION,
     Code::RD_KAFKA_RESP_ERR_KAFKA_STORAGE_ERROR,
     Code::RD_KAFKA_RESP_ERR_THROTTLING_QUOTA_EXCEEDED,
-    // The connection ends instead of an answer.
-    Code::RD_KAFKA_RESP_ERR__TRANSPORT,
     Code::RD_KAFKA_RESP_ERR_INVALID_MSG,
     Code::RD_KAFKA_RESP_ERR_INVALID_RECORD,
     Code::RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE,
@@ -46,5 +47,5 @@ pub fn no_code_costs_a_record(delivery: &str) {
         evidence.answered += trial.check().ok as u64;
         assert_eq!(trial.gateway.metric("tidegate_dead_letters_total"), 0.0, "{code:?}");
     }
-    evidence.print("a write answered with an error, 13 codes (librdkafka's mock cluster)");
+    evidence.print("a write answered with an error, 12 codes (librdkafka's mock cluster)");
 }
