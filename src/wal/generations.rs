@@ -226,6 +226,11 @@ fn parse_name(name: &str) -> Option<(Sequence, Key)> {
     Some((first.parse().ok().filter(|_| first.len() == 20)?, parse_key(key)?))
 }
 
+/// What was sealed by a clock that was set back since is kept: its age is not known, and a full disk takes it all the same.
+fn is_younger(sealed: SystemTime, age: Duration) -> bool {
+    sealed.elapsed().map_or(true, |elapsed| elapsed < age)
+}
+
 impl Row {
     /// Reads the row from the folder's names, and removes what an earlier process left half done.
     ///
@@ -344,7 +349,7 @@ impl Row {
         let retained = match retain {
             Retain::Off => false,
             Retain::Bytes(bytes) => kept().sum::<u64>() <= bytes,
-            Retain::Time(age) => oldest.sealed.elapsed().is_ok_and(|elapsed| elapsed < age),
+            Retain::Time(age) => is_younger(oldest.sealed, age),
             Retain::All => return false,
         };
         pressed || !retained
@@ -524,5 +529,13 @@ mod tests {
         ] {
             assert_eq!(parse_name(name), None, "{name}");
         }
+    }
+
+    #[test]
+    fn what_was_sealed_before_the_clock_was_set_back_is_retained() {
+        let hour = Duration::from_secs(3600);
+        assert!(is_younger(SystemTime::now() + 24 * hour, hour));
+        assert!(is_younger(SystemTime::now(), hour));
+        assert!(!is_younger(SystemTime::now() - 2 * hour, hour));
     }
 }

@@ -1,10 +1,10 @@
-/* Another time for a process (LD_PRELOAD): the time of day is the machine's and an offset, which another process may change
- * at any moment, as an administrator or a time server sets a clock. Monotonic time goes on as it does then.
+/* Another time for a process (LD_PRELOAD): the time of day is the machine's and an offset, which another process may
+ * change at any moment, as an administrator or a time server sets a clock. Monotonic time goes on as it does then.
  *
  *   CLOCK_OFFSET   a file of 8 bytes: the offset in seconds, little endian, signed
  *
- * A wait until a time of day is the kernel's business: when the clock is set it ends sooner or later. Here it is taken in
- * slices, each of which ends as a wait may end without a reason, and is begun anew by its caller.
+ * A wait until a time of day is the kernel's business: when the clock is set it ends sooner or later. Here it is taken
+ * in slices, each of which ends as a wait may end without a reason, and is begun anew by its caller.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>

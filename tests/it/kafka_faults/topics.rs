@@ -87,10 +87,11 @@ pub fn a_right_that_is_taken_holds_only_its_topic(delivery: &str) {
     trial.finish(delivery, "the right to write to a topic taken and given back");
 }
 
-/// What was in the deleted topic is gone by its operator's will, and so is what the old topic was sent last, acknowledged or
-/// not: nobody can tell it from the rest. What was answered later than the broker's last look at the old topic was never in
-/// it, so it must be in the new one, in order. When the gateway has noticed that the topic is missing, that moment is before
-/// the new one is made: what waits in between is there too. What comes before that moment may be there, once, in order.
+/// What was in the deleted topic is gone by its operator's will, and so is what the old topic was sent last,
+/// acknowledged or not: nobody can tell it from the rest. What was answered later than the broker's last look at the
+/// old topic was never in it, so it must be in the new one, in order. When the gateway has noticed that the topic is
+/// missing, that moment is before the new one is made: what waits in between is there too. What comes before that
+/// moment may be there, once, in order.
 pub fn a_topic_made_anew_gets_all_that_follows(delivery: &str) {
     let kafka = Kafka::shared();
     let mut evidence = Evidence::default();

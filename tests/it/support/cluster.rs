@@ -1,4 +1,5 @@
-//! Three real brokers: each holds every partition (replication factor 3, min.insync.replicas 2), each is a controller too.
+//! Three real brokers: each holds every partition (replication factor 3, min.insync.replicas 2), each is a controller
+//! too.
 
 use std::thread;
 

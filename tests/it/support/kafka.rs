@@ -130,8 +130,8 @@ impl Kafka {
         (kafka, format!("localhost:{port}"))
     }
 
-    /// [`Kafka::private`] with a second listener, for the user `gw` with the password `secret` without TLS, who may do only
-    /// what an ACL allows (everything where there is none); also gives that listener's address.
+    /// [`Kafka::private`] with a second listener, for the user `gw` with the password `secret` without TLS, who may
+    /// do only what an ACL allows (everything where there is none); also gives that listener's address.
     pub fn private_guarded() -> (Kafka, String) {
         let port = free_port();
         let login = "org.apache.kafka.common.security.scram.ScramLoginModule required;";
@@ -158,8 +158,8 @@ impl Kafka {
         (kafka, format!("127.0.0.1:{port}"))
     }
 
-    /// [`Kafka::private`] with a second listener, whose clients are sent to `port` of this machine, where something of the
-    /// test's own leads to that listener; also gives the listener's port.
+    /// [`Kafka::private`] with a second listener on the port `listener`, whose clients are sent to `port` of this
+    /// machine, where something of the test's own leads to that listener.
     pub fn private_behind(port: u16, listener: u16) -> Kafka {
         Self::make(CLUSTER, "127.0.0.1", |_| {
             vec![
@@ -190,8 +190,8 @@ impl Kafka {
         kafka
     }
 
-    /// [`Self::make`] of one that was not started yet; `more` also gets the broker's port. Of two lines with one name the last
-    /// counts.
+    /// [`Self::make`] of one that was not started yet; `more` also gets the broker's port. Of two lines with one name
+    /// the last counts.
     pub fn prepared(
         cluster: &str,
         place: &str,

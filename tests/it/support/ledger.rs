@@ -107,7 +107,8 @@ impl Ledger {
         seqs.max().unwrap_or(0)
     }
 
-    /// What was answered OK for this topic with a sequence below `first` may be gone, for somebody has deleted it: how much.
+    /// What was answered OK for this topic with a sequence below `first` may be gone, for somebody has deleted it:
+    /// how much.
     pub fn excuse(&self, topic: &str, first: u64) -> usize {
         let mut sent = self.sent.lock().unwrap_or_else(PoisonError::into_inner);
         let old = sent.iter_mut().filter(|sent| {
