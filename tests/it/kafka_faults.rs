@@ -54,8 +54,6 @@ pub const IDEMPOTENT: &[Case] = in_mode!["idempotent":
 
 /// Those in which something can be half of a transaction.
 pub const EXACTLY_ONCE: &[Case] = in_mode!["exactly_once":
-    cluster::each_leader_killed_in_turn_costs_nothing [OwnKafka],
-    cluster::without_enough_replicas_nothing_is_acknowledged_and_nothing_lost [OwnKafka],
     line::a_line_that_is_cut_costs_nothing [OwnKafka],
     line::a_line_that_loses_answers_costs_nothing [OwnKafka],
     stops::a_broker_that_freezes_costs_nothing [OwnKafka],
