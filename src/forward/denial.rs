@@ -1,6 +1,7 @@
 //! What Kafka denies to a transaction (`delivery = "exactly_once"`): it fails as a whole, with one reason, which names no
 //! topic. So each of its topics is tried alone, by a record in a transaction that is taken back whatever comes of it.
 
+use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
@@ -38,23 +39,22 @@ impl Drain {
         ));
     }
 
-    /// After a failure: the open transaction is taken back. Of topics that Kafka denies without saying which: those, and
-    /// why.
+    /// After a failure: the open transaction is taken back. If Kafka denies a topic without saying which, all are tried.
     pub(super) fn roll_back(
         &mut self,
         failures: &[Failure],
         refused: Option<(u32, RDKafkaErrorCode)>,
         purged: bool,
-    ) -> Step<Vec<(u32, RDKafkaErrorCode)>> {
+    ) -> Step<()> {
         let failed = purged || !failures.is_empty() || refused.is_some();
         let is_new = (self.transactions.as_ref()).is_none_or(|transactions| transactions.stage == Stage::New);
         if !failed || is_new || self.producer.fatal().is_some() {
-            return Ok(Vec::new());
+            return Ok(());
         }
         if purged {
             // What was on the wire may be written late: only another producer's epoch keeps it out.
             self.rolled_back();
-            return Ok(Vec::new());
+            return Ok(());
         }
         let said = |failure: &Failure| verdict::verdict(failure.code) != Verdict::Retry;
         let code = match failures.is_empty() || failures.iter().any(said) {
@@ -63,10 +63,20 @@ impl Drain {
         };
         self.abort()?;
         let Some(code) = code.filter(|code| verdict::verdict(*code) == Verdict::Config) else {
-            return Ok(Vec::new());
+            return Ok(());
         };
         self.explain_denial(code);
-        self.guilty(failures)
+        let mut suspects: VecDeque<Failure> = VecDeque::new();
+        for failure in failures {
+            let is_known = suspects.iter().any(|suspect| suspect.topic == failure.topic);
+            if !is_known && suspects.len() < TRIED_MAX {
+                suspects.push_back(*failure);
+            }
+        }
+        if let Some(transactions) = &mut self.transactions {
+            transactions.suspects = suspects;
+        }
+        Ok(())
     }
 
     /// Why the open transaction cannot be committed any more; it is to be taken back afterwards. librdkafka tells whoever
@@ -81,30 +91,27 @@ impl Drain {
         }
     }
 
-    /// Which of the topics does Kafka deny?
-    fn guilty(&mut self, failures: &[Failure]) -> Step<Vec<(u32, RDKafkaErrorCode)>> {
-        let mut tried: Vec<u32> = Vec::new();
-        let mut guilty = Vec::new();
-        for failure in failures {
-            if tried.contains(&failure.topic) || tried.len() >= TRIED_MAX || self.over() {
-                continue;
+    /// Tries the next topic of those of which Kafka denies one; false: there is none. Nothing else is sent meanwhile. What Kafka
+    /// denies is held; only writing shows when it works again. (A denial ends librdkafka's producer: it asks Kafka to take back
+    /// what Kafka never began.)
+    pub(super) fn try_suspect(&mut self) -> Step<bool> {
+        let suspects = self
+            .transactions
+            .as_mut()
+            .map(|transactions| &mut transactions.suspects);
+        let Some(suspect) = suspects.and_then(VecDeque::pop_front) else {
+            return Ok(false);
+        };
+        let Failure { lane, seq, topic, .. } = suspect;
+        match self.try_alone(lane, topic, seq) {
+            Ok(Some(Err(code))) if verdict::verdict(code) == Verdict::Config => {
+                self.topics.hold(topic, code, true);
+                self.producer.native.close_topic(topic as usize);
             }
-            tried.push(failure.topic);
-            match self.try_alone(failure.lane, failure.topic, failure.seq) {
-                Ok(Some(Err(code))) if verdict::verdict(code) == Verdict::Config => guilty.push((failure.topic, code)),
-                Ok(_) => {}
-                Err(error) => self.trouble(error.to_string()),
-            }
+            Ok(_) => {}
+            Err(error) => self.trouble(error.to_string()),
         }
-        Ok(guilty)
-    }
-
-    /// They are held from now on; only writing shows when they work again.
-    pub(super) fn hold_guilty(&mut self, guilty: Vec<(u32, RDKafkaErrorCode)>) {
-        for (topic, code) in guilty {
-            self.topics.hold(topic, code, true);
-            self.producer.native.close_topic(topic as usize);
-        }
+        Ok(true)
     }
 
     /// Sends one record in a transaction of its own, which is taken back whatever comes of it: does its topic take it?

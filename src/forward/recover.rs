@@ -33,7 +33,7 @@ impl Drain {
         }
         let failures = std::mem::take(&mut self.failures);
         let refused = self.refused.take();
-        let guilty = self.roll_back(&failures, refused, purged)?;
+        self.roll_back(&failures, refused, purged)?;
         let fatal = self.producer.fatal();
         if let Some((code, text)) = &fatal {
             self.fatal_errors += 1;
@@ -46,7 +46,6 @@ impl Drain {
         }
         self.count_retries(&failures, refused, fatal.is_some());
         self.hold_refused(&failures, refused);
-        self.hold_guilty(guilty);
         // A fatal error without a failed batch (GaplessGuarantee has one) says nothing about what is written.
         let desynchronized = fatal
             .as_ref()

@@ -14,6 +14,7 @@
 //! Only these files make Kafka calls that can block for seconds in the forwarder's thread (a coordinator that is frozen:
 //! for librdkafka's socket.timeout.ms), and only while nothing could be sent anyway.
 
+use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use rdkafka::consumer::ConsumerGroupMetadata;
@@ -21,7 +22,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::producer::Producer as _;
 use rdkafka::{Offset, TopicPartitionList};
 
-use super::drain::{Drain, RETRY, Runs, Step};
+use super::drain::{Drain, Failure, RETRY, Runs, Step};
 use super::mark::{Mark, RUNS_MAX, Reached};
 use super::verdict;
 use crate::kafka::settings::explain;
@@ -79,6 +80,8 @@ pub(super) struct Transactions {
     pub(super) metadata: Option<ConsumerGroupMetadata>,
     /// When the open one got its first record.
     since: Option<Instant>,
+    /// A record of each topic of which Kafka denies one.
+    pub(super) suspects: VecDeque<Failure>,
     /// Kafka may have lost what it had committed: to be looked for once the producer has taken over.
     pub(super) heal: bool,
 }
@@ -96,6 +99,7 @@ impl Transactions {
             adopted: None,
             metadata: None,
             since: None,
+            suspects: VecDeque::new(),
             heal: false,
         }
     }
@@ -115,7 +119,8 @@ pub(super) fn runs_max(transactions: Option<&Transactions>) -> usize {
 impl Drain {
     /// Whether records may be handed to the producer.
     pub(super) fn may_send(&self) -> bool {
-        (self.transactions.as_ref()).is_none_or(|transactions| transactions.stage == Stage::Open)
+        (self.transactions.as_ref())
+            .is_none_or(|transactions| transactions.stage == Stage::Open && transactions.suspects.is_empty())
     }
 
     /// Records in the open transaction.
@@ -164,7 +169,7 @@ impl Drain {
             Stage::Open => {
                 if count == 0 {
                     transactions.since = None;
-                    return Ok(false);
+                    return self.try_suspect();
                 }
                 // A group of suspects is ended when all of it is through.
                 if self.sifting().is_some() {

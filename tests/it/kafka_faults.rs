@@ -48,7 +48,6 @@ pub const IDEMPOTENT: &[Case] = in_mode!["idempotent":
     stops::a_broker_that_is_killed_costs_nothing [OwnKafka],
     topics::a_topic_made_anew_gets_all_that_follows [Kafka],
     disk::a_full_disk_of_the_broker_costs_nothing [OwnKafka, TinyDisk],
-    stops::a_wrong_address_that_is_mended_costs_nothing [OwnKafka],
     codes::no_code_costs_a_record [],
 ];
 
