@@ -55,6 +55,22 @@ impl Part {
         }
     }
 
+    /// What else can be named when nobody is there.
+    fn instead(self) -> &'static str {
+        match self {
+            Self::Gateway => ". A verb that only looks also takes a log's folder: --wal DIR",
+            Self::Lander => "",
+        }
+    }
+
+    /// The listener that is taken for it by mistake.
+    fn beside(self) -> &'static str {
+        match self {
+            Self::Gateway => "; the one that takes records (http.listen) is another",
+            Self::Lander => "; a gateway's is another",
+        }
+    }
+
     fn listener(self) -> &'static str {
         match self {
             Self::Gateway => "its admin listener with --admin URL",
@@ -67,7 +83,7 @@ impl Part {
 #[derive(Debug, thiserror::Error)]
 pub(super) enum AskError {
     /// Nobody is there.
-    #[error("no {} answers on {address}{why}: start one with `{}`, or name {}", .part.name(), .part.command(), .part.listener())]
+    #[error("no {} answers on {address}{why}: start one with `{}`, or name {}{}", .part.name(), .part.command(), .part.listener(), .part.instead())]
     Away { part: Part, address: String, why: String },
     /// The token is missing, or another one.
     #[error(
@@ -76,7 +92,7 @@ pub(super) enum AskError {
     )]
     Denied { part: Part, address: String, code: u16 },
     /// Something else listens there.
-    #[error("what answers on {address} is no {}: {why}. Name {}", .part.name(), .part.listener())]
+    #[error("what answers on {address} is no {}: {why}. Name {}{}", .part.name(), .part.listener(), .part.beside())]
     Stranger { part: Part, address: String, why: String },
     /// It is there and does not tell.
     #[error("the {} on {address} does not tell its state: {why}", .part.name())]

@@ -17,7 +17,7 @@ use super::{print, print_while_read};
 use crate::config::Config;
 use crate::ops::{Discarded, HeldOrder, HeldTopics, Limits, Page, Query, Redirected, held_topics, page};
 use crate::record::{Sequence, Topic, WalId};
-use crate::wal::{Archive, Part, Reader};
+use crate::wal::{Archive, Part, Reader, count_sequences};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
@@ -119,8 +119,7 @@ fn topics(flags: &List, config: &Config) -> Result<()> {
     } else if held.topics.is_empty() && held.damaged.is_empty() {
         eprintln!("{NOTHING}");
     }
-    let damaged: u64 = held.damaged.iter().map(|(first, last)| last - first + 1).sum();
-    match damaged {
+    match count_sequences(&held.damaged) {
         0 => Ok(()),
         damaged => Err(Damage(format!(
             "{} of the held lane could not be read",

@@ -556,6 +556,12 @@ impl Drain {
 
     /// Waits for reports, commits, or the time of something.
     fn rest(&mut self) {
+        let away = self
+            .link
+            .state()
+            .down_since
+            .map_or(Duration::ZERO, |since| since.elapsed());
+        self.producer.remind(away);
         // Records that come one by one are taken together: thousands of walks a second would only cost.
         std::thread::sleep(GATHER.saturating_sub(self.walked_at.elapsed()));
         let now = Instant::now();

@@ -5,6 +5,7 @@
 //! producer before a later record can overtake; `Careful`, for groups of suspects, where a group is one
 //! batch per partition and a failure ends nothing; and `Probe`, for one record. Does not know the log, windows or verdicts.
 
+use std::ffi::CString;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -34,6 +35,11 @@ pub(super) struct Report {
     /// It failed, and Kafka may have it all the same.
     pub(super) maybe_persisted: bool,
 }
+
+/// When Kafka has been away for so long, its brokers are named again, and again after twice the time, ...
+const REMIND_MIN: Duration = Duration::from_secs(30);
+/// ... this much later at most.
+const REMIND_MAX: Duration = Duration::from_secs(300);
 
 /// Reports that wake the thread at once; fewer are found at its next look, a few milliseconds later.
 const WAKE_REPORTS: usize = 4096;
@@ -158,6 +164,9 @@ pub(super) struct Producer {
     pub(super) inbox: Arc<Inbox>,
     pub(super) kind: Kind,
     link: Arc<Link>,
+    brokers: CString,
+    /// Kafka's absence at which its brokers are named again.
+    remind_at: Duration,
 }
 
 impl Producer {
@@ -186,7 +195,24 @@ impl Producer {
             inbox,
             kind,
             link: Arc::clone(link),
+            brokers: CString::new(options.bootstrap_servers.as_str()).unwrap_or_default(),
+            remind_at: REMIND_MIN,
         })
+    }
+
+    /// Kafka has been away for so long: now and then the configured brokers are named again.
+    ///
+    /// librdkafka (2.12.1) forgets them once the cluster has said where it is, and asks them again when all it knows are
+    /// gone. But when an answer arrives in that very moment, `rd_kafka_rebootstrap_tmr_stop` stops the timer and leaves
+    /// `rk_rebootstrap_in_progress` set, and nobody is asked any more: brokers that had told a wrong address, and were
+    /// mended, were never found again.
+    pub(super) fn remind(&mut self, away: Duration) {
+        if away < REMIND_MIN {
+            self.remind_at = REMIND_MIN;
+        } else if away >= self.remind_at {
+            self.native.name_brokers(&self.brokers);
+            self.remind_at = away + away.min(REMIND_MAX);
+        }
     }
 
     /// Messages without a report yet.

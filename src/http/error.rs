@@ -217,6 +217,11 @@ impl From<AppendError> for Problem {
                 "the gateway's disk is almost full. This request was not taken; keep it and send it again later. What \
                  was answered OK before is safe on disk.",
             ),
+            AppendError::Outgrown => Self::new(
+                Reason::DiskLow,
+                "the gateway's disk does not take a new file: it is full, or was taken away. This request was not \
+                 taken; keep it and send it again later. What was answered OK before is safe on disk.",
+            ),
             AppendError::Busy { .. } => Self::new(
                 Reason::Busy,
                 "more data is waiting for the gateway's disk than it can hold in memory. This request was not taken; \

@@ -236,6 +236,15 @@ impl<C: ProducerContext<DeliveryOpaque = usize>> Native<C> {
     }
 }
 
+impl<C: ProducerContext<DeliveryOpaque = usize>> Native<C> {
+    /// Names brokers to ask where the cluster is, as `bootstrap.servers` does; those that are known stay. librdkafka keeps
+    /// the text for the client's life.
+    pub(crate) fn name_brokers(&self, list: &CStr) {
+        // SAFETY: the client is alive, and copies the text.
+        unsafe { sys::rd_kafka_brokers_add(self.producer.client().native_ptr(), list.as_ptr()) };
+    }
+}
+
 /// Pointer and length; null for `None`, which Kafka tells from empty.
 fn raw(bytes: Option<&[u8]>) -> (*mut c_void, usize) {
     bytes.map_or((std::ptr::null_mut(), 0), |bytes| {

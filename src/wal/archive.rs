@@ -152,7 +152,7 @@ impl Archive {
                 Err(identity::Fault::Damaged(reason)) => Err(reason),
             },
             Err(error) if error.kind() == io::ErrorKind::NotFound => Err("it is missing".to_owned()),
-            Err(error) if is_fault(&error) => Err(format!("the disk does not give it: {error}")),
+            Err(error) if generations::is_damage(&error) => Err(format!("the disk does not give it: {error}")),
             Err(source) => return Err(ArchiveError::io("read", &path)(source)),
         };
         let mut logs = Vec::new();
@@ -526,16 +526,12 @@ fn witnessed(folder: &Path) -> Result<Witnessed, ArchiveError> {
     let file = match File::open(&path) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Witnessed::Missing),
+        Err(error) if generations::is_damage(&error) => return Ok(Witnessed::Damaged),
         Err(source) => return Err(ArchiveError::io("open", &path)(source)),
     };
     match witness::read(&file) {
         Ok(newest) => Ok(newest.map_or(Witnessed::Damaged, |(_, marks)| Witnessed::Marks(marks))),
-        Err(error) if is_fault(&error) => Ok(Witnessed::Damaged),
+        Err(error) if generations::is_damage(&error) => Ok(Witnessed::Damaged),
         Err(source) => Err(ArchiveError::io("read", &path)(source)),
     }
-}
-
-/// Whether the disk itself failed: damage like any other, of a folder that is only read.
-fn is_fault(error: &io::Error) -> bool {
-    error.raw_os_error() == Some(libc::EIO)
 }

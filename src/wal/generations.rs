@@ -126,10 +126,7 @@ pub fn folder_bytes(folder: &Path) -> u64 {
 /// Remembers in a generation's folder what could not be read.
 fn remember(generation: &Path, unsent: Vec<Range>) -> io::Result<()> {
     let path = generation.join(ranges::DAMAGED);
-    let before = match ranges::read(&path) {
-        Err(error) if error.kind() == io::ErrorKind::InvalidData => Vec::new(),
-        before => before?,
-    };
+    let (before, _) = ranges::believed(&path)?;
     ranges::write(&path, &ranges::joined([before, unsent].concat()))
 }
 
@@ -140,11 +137,7 @@ fn remember(generation: &Path, unsent: Vec<Range>) -> io::Result<()> {
 pub fn unsent<'a>(generations: impl IntoIterator<Item = &'a Entry>) -> io::Result<Vec<Range>> {
     let mut all = Vec::new();
     for entry in generations {
-        match ranges::read(&entry.folder.join(ranges::DAMAGED)) {
-            Ok(ranges) => all.extend(ranges),
-            Err(error) if error.kind() == io::ErrorKind::InvalidData || is_damage(&error) => {}
-            Err(error) => return Err(error),
-        }
+        all.extend(ranges::believed(&entry.folder.join(ranges::DAMAGED))?.0);
     }
     Ok(ranges::joined(all))
 }
@@ -268,10 +261,7 @@ impl Row {
         let path = folder.join(ranges::VOID);
         // What lies below both is asked for by nobody.
         let first = self.first().unwrap_or(1).min(acked + 1);
-        let mut all = match ranges::read(&path) {
-            Err(error) if error.kind() == io::ErrorKind::InvalidData => Vec::new(),
-            ranges => ranges?,
-        };
+        let (mut all, _) = ranges::believed(&path)?;
         all.retain(|(_, last)| *last >= first);
         all.push(void);
         ranges::write(&path, &ranges::joined(all))?;
@@ -431,7 +421,7 @@ impl Row {
     /// The system's.
     pub fn remember_unsent(&mut self, aside: &[Entry]) -> io::Result<u64> {
         self.damaged = ranges::joined([unsent(aside)?, unsent(self.entries.iter())?].concat());
-        Ok(self.damaged.iter().map(|(first, last)| last - first + 1).sum())
+        Ok(ranges::count(&self.damaged))
     }
 
     /// The sequences that hold nothing, and are no news.

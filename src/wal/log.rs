@@ -301,8 +301,7 @@ impl Log {
     /// Why nothing can be appended although there is space, if so.
     pub(super) fn stuck(&self) -> Option<String> {
         let outgrown = self.shared.live_bytes.load(Ordering::Relaxed) >= self.shared.outgrown_bytes();
-        (outgrown && !self.shared.chores.has_prepared())
-            .then(|| "the next generation of the log cannot be made; see the gateway's log lines".to_owned())
+        (outgrown && !self.shared.chores.has_prepared()).then(|| AppendError::Outgrown.to_string())
     }
 
     pub(super) fn generations(&self) -> usize {
@@ -323,17 +322,7 @@ impl Log {
     #[must_use]
     pub fn back(&self, end: Sequence, records: u64, span: u64) -> Sequence {
         let told = lock(&self.shared.row).told();
-        let lowest = end.saturating_sub(span);
-        let (mut at, mut left) = (end, records);
-        for (first, last) in told.iter().rev().filter(|(first, _)| *first < end) {
-            let behind = at.saturating_sub(last + 1);
-            if behind >= left {
-                break;
-            }
-            left -= behind;
-            at = *first;
-        }
-        at.saturating_sub(left).max(lowest)
+        ranges::back(end, records, &told).max(end.saturating_sub(span))
     }
 
     /// How many records wait, by these watermarks: sequences that no record has are none.
@@ -432,7 +421,7 @@ impl Shared {
             match self.chores.take_prepared() {
                 Some(prepared) => self.rotate(prepared)?,
                 None if size < self.outgrown_bytes() => {}
-                None => return Err(AppendError::DiskLow { free_bytes_min: 0 }),
+                None => return Err(AppendError::Outgrown),
             }
         }
         lock(&self.row)
@@ -512,7 +501,7 @@ impl Shared {
             .first()
             .zip(new.last())
             .map_or((first, last), |(one, other)| (one.0, other.1));
-        let new: u64 = new.iter().map(|(first, last)| last - first + 1).sum();
+        let new = ranges::count(&new);
         if new > 0 {
             self.damaged.fetch_add(new, Ordering::Relaxed);
             metrics::counter!(crate::metrics::WAL_CORRUPTION_RECORDS_TOTAL).increment(new);

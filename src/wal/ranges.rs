@@ -51,6 +51,25 @@ pub fn read(path: &Path) -> io::Result<Vec<Range>> {
     ranges.collect()
 }
 
+/// As [`read`], but a list that is damaged is empty, and the second value says what is wrong with it.
+///
+/// # Errors
+/// The system's.
+pub fn believed(path: &Path) -> io::Result<(Vec<Range>, Option<String>)> {
+    match read(path) {
+        Err(error) if error.kind() == io::ErrorKind::InvalidData || generations::is_damage(&error) => {
+            Ok((Vec::new(), Some(error.to_string())))
+        }
+        list => Ok((list?, None)),
+    }
+}
+
+/// How many sequences there are in ranges that do not overlap.
+#[must_use]
+pub fn count(ranges: &[Range]) -> u64 {
+    ranges.iter().map(|(first, last)| last - first + 1).sum()
+}
+
 /// What of a log's sequences holds nothing and is no news.
 #[derive(Debug, Default)]
 pub struct Told {
@@ -68,16 +87,13 @@ impl Told {
     /// # Errors
     /// The system's. A damaged list is empty, and its fault is told.
     pub fn read(folder: &Path) -> io::Result<Self> {
-        let mut told = Self::default();
-        let mut list = |name| match read(&folder.join(name)) {
-            Err(error) if error.kind() == io::ErrorKind::InvalidData || generations::is_damage(&error) => {
-                told.fault = Some(error.to_string());
-                Ok(Vec::new())
-            }
-            list => list,
-        };
-        let (lost, void) = (list(LOST)?, list(VOID)?);
-        Ok(Self { lost, void, ..told })
+        let (lost, fault_of_lost) = believed(&folder.join(LOST))?;
+        let (void, fault_of_void) = believed(&folder.join(VOID))?;
+        Ok(Self {
+            lost,
+            void,
+            fault: fault_of_lost.or(fault_of_void),
+        })
     }
 
     /// Both, in order.
@@ -90,8 +106,22 @@ impl Told {
 /// How many sequences of `first ..= last` may hold something.
 #[must_use]
 pub fn count_unknown(first: Sequence, last: Sequence, known: &[Range]) -> u64 {
-    let unknown = unknown(first, last, known);
-    unknown.iter().map(|(first, last)| last - first + 1).sum()
+    count(&unknown(first, last, known))
+}
+
+/// The sequence from which on `records` of those below `end` are not in `known`, which is in order; 0 if there are fewer.
+#[must_use]
+pub fn back(end: Sequence, records: u64, known: &[Range]) -> Sequence {
+    let (mut at, mut left) = (end, records);
+    for (first, last) in known.iter().rev().filter(|(first, _)| *first < end) {
+        let behind = at.saturating_sub(last + 1);
+        if behind >= left {
+            break;
+        }
+        left -= behind;
+        at = *first;
+    }
+    at.saturating_sub(left)
 }
 
 /// Puts the ranges in the file, durably: all of them, or the file stays as it was.
@@ -140,6 +170,8 @@ pub fn unknown(first: Sequence, last: Sequence, known: &[Range]) -> Vec<Range> {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -152,6 +184,34 @@ mod tests {
         assert_eq!(read(&path).unwrap(), ranges);
         sealed::write(&path, "3 3\n9 7\n".to_owned()).unwrap();
         assert_eq!(read(&path).unwrap_err().kind(), io::ErrorKind::InvalidData);
+        let (believed, fault) = believed(&path).unwrap();
+        assert_eq!(believed, vec![]);
+        assert!(fault.is_some_and(|fault| fault.contains("9 7")));
+        assert_eq!(count(&ranges), 895);
+    }
+
+    proptest! {
+        #[test]
+        fn back_counts_only_what_is_not_known(
+            gaps in prop::collection::vec((1u64..4, 1u64..4), 0..6),
+            end in 1u64..40,
+            records in 0u64..20,
+        ) {
+            let mut known = Vec::new();
+            let mut at = 0;
+            for (before, length) in gaps {
+                at += before;
+                known.push((at, at + length - 1));
+                at += length;
+            }
+            // One by one, downwards.
+            let (mut place, mut left) = (end, records);
+            while left > 0 && place > 0 {
+                place -= 1;
+                left -= count_unknown(place, place, &known);
+            }
+            prop_assert_eq!(back(end, records, &known), place);
+        }
     }
 
     #[test]

@@ -48,11 +48,14 @@ pub const IDEMPOTENT: &[Case] = in_mode!["idempotent":
     stops::a_broker_that_is_killed_costs_nothing [OwnKafka],
     topics::a_topic_made_anew_gets_all_that_follows [Kafka],
     disk::a_full_disk_of_the_broker_costs_nothing [OwnKafka, TinyDisk],
+    stops::a_wrong_address_that_is_mended_costs_nothing [OwnKafka],
     codes::no_code_costs_a_record [],
 ];
 
 /// Those in which something can be half of a transaction.
 pub const EXACTLY_ONCE: &[Case] = in_mode!["exactly_once":
+    cluster::each_leader_killed_in_turn_costs_nothing [OwnKafka],
+    cluster::without_enough_replicas_nothing_is_acknowledged_and_nothing_lost [OwnKafka],
     line::a_line_that_is_cut_costs_nothing [OwnKafka],
     line::a_line_that_loses_answers_costs_nothing [OwnKafka],
     stops::a_broker_that_freezes_costs_nothing [OwnKafka],

@@ -8,7 +8,9 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
 
+use crate::faults::shim::{self, Plan};
 use crate::support::gateway::{BINARY, Config, Gateway, NOWHERE};
 use crate::support::kafka::Kafka;
 use crate::support::lander::Lander;
@@ -340,14 +342,19 @@ fn disk_full() {
 }
 
 fn wal_poisoned() {
+    let folder = Arc::new(tempfile::tempdir().unwrap());
     let mut config = Config::new(NOWHERE);
-    config.set("wal.generation_bytes", "1 MiB");
-    let mut gateway = Gateway::start(&config);
+    // The disk fails under load: late enough for some records to be answered first.
+    let failing = Plan {
+        calls: "s",
+        does: "eio",
+        at: Some(200),
+        ..Plan::new(&folder.path().join("wal"))
+    };
+    failing.put(&mut config);
+    let mut gateway = Gateway::try_start_in(folder, &config).expect("it starts");
     let (wal, client) = (gateway.wal(), gateway.client());
     let mut page = Page::read("wal-poisoned.md");
-    // The file system is gone while the gateway runs: the next generation cannot be made.
-    let away = page.path("away");
-    fs::rename(&wal, &away).unwrap();
     let mut answered = 0;
     for _ in 0..1000 {
         match client.post("/v1/topics/t", NDJSON, large().as_bytes()) {
@@ -359,7 +366,7 @@ fn wal_poisoned() {
     let status = gateway.wait_for_exit(seconds(60));
     assert_eq!(status.code(), Some(75), "{}", gateway.log());
     assert!(gateway.log().contains("the log has stopped"), "{}", gateway.log());
-    fs::rename(&away, &wal).unwrap();
+    shim::take(gateway.config());
     page.on(&gateway).set("WAL", text(&wal));
     page.step();
     page.step();

@@ -11,7 +11,7 @@ use super::super::ask::Answer;
 use crate::config::Config;
 use crate::ops;
 use crate::record::{WalId, now_ms};
-use crate::wal::{Archive, ArchiveError, Archived, Part, ReadError, Witnessed};
+use crate::wal::{Archive, ArchiveError, Archived, Part, ReadError, Witnessed, count_sequences};
 use crate::words::counted;
 
 /// The folder of a log where damaged generations are kept.
@@ -99,7 +99,7 @@ fn faults(log: &Archived, folder: &Path) -> Vec<String> {
     if let Some(fault) = log.lost_fault() {
         faults.push(format!("{name}: {fault}"));
     }
-    let unsent: u64 = log.unsent().iter().map(|(first, last)| last - first + 1).sum();
+    let unsent = count_sequences(log.unsent());
     if unsent > 0 {
         faults.push(format!(
             "{name}: {} could not be read when their turn came, and the log went on without them",

@@ -14,7 +14,7 @@ use super::super::exit::Usage;
 use crate::config::Config;
 use crate::ops::{Limits, Page, Query, page};
 use crate::record::{Sequence, WalId};
-use crate::wal::{Archive, Part, Reader, Watermarks};
+use crate::wal::{Archive, Part, Reader, Watermarks, count_sequences};
 
 /// Which records.
 #[derive(Debug, Clone, Default, clap::Args)]
@@ -163,7 +163,7 @@ impl Records {
             Self::Online(listener) => Ok((told(listener, "corruption_records")?, None)),
             Self::Offline { archive, .. } => {
                 let unsent = archive.log(Part::Main).map_or(&[][..], |log| log.unsent());
-                let count = unsent.iter().map(|(first, last)| last - first + 1).sum();
+                let count = count_sequences(unsent);
                 let is_one = unsent.iter().any(|(first, last)| (*first..=*last).contains(&sequence));
                 Ok((count, Some(is_one)))
             }

@@ -20,7 +20,7 @@ use super::records::{Filter, Records};
 use crate::config::Config;
 use crate::ops::{self, Imported, Item, ItemError, Items};
 use crate::record::Sequence;
-use crate::wal::{Archive, ArchiveError, Wal};
+use crate::wal::{Archive, ArchiveError, Wal, count_sequences};
 
 /// What is sent to a gateway, or committed, at once.
 pub(super) const BATCH_RECORDS: usize = 1000;
@@ -172,7 +172,7 @@ fn write(records: &mut Records, query: &ops::Query, out: &mut dyn Write) -> Resu
             written.records += 1;
             written.bytes += line.len() as u64 + 1;
         }
-        written.damaged += page.damaged.iter().map(|(first, last)| last - first + 1).sum::<u64>();
+        written.damaged += count_sequences(&page.damaged);
         from = page.next;
         bar.set_position(from);
         if page.end {
@@ -267,6 +267,14 @@ fn log(path: &Path, config: &Config) -> Result<(Wal, Sequence)> {
         source,
     })?;
     let committed = wal.log().committed();
+    let damaged = wal.status().corruption_records;
+    if damaged > 0 {
+        eprintln!(
+            "the log in {} has {} that cannot be read: `tidegate wal verify` tells which; what is imported is not touched by it",
+            path.display(),
+            counted(damaged, "record")
+        );
+    }
     if is_new {
         eprintln!("made a new log in {}, identity {}", path.display(), wal.id());
     }
@@ -284,12 +292,12 @@ fn parent(path: &Path) -> &Path {
 fn opened(path: &Path) -> Result<Box<dyn BufRead>> {
     let file: Box<dyn Read> = match path.as_os_str() == "-" {
         true => Box::new(io::stdin()),
-        false => Box::new(File::open(path).with_context(|| {
-            format!(
-                "cannot read {}: name a file that `tidegate wal export -o FILE` has written, or - for stdin; nothing was \
-                 changed",
+        false => Box::new(File::open(path).map_err(|error| {
+            Usage(format!(
+                "cannot read {} ({error}): name a file that `tidegate wal export -o FILE` has written, or - for stdin; \
+                 nothing was changed",
                 path.display()
-            )
+            ))
         })?),
     };
     Ok(match is_zst(path) {

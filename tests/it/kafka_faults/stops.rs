@@ -1,7 +1,8 @@
-//! One broker: stopped for long, frozen, killed.
+//! One broker: stopped for long, frozen, killed, and sending its clients to a wrong address.
 
 use super::{IN_FLIGHT_MIB, Trial, config, own_kafka, rounds};
-use crate::support::{Random, seconds, soak, unique};
+use crate::support::gateway::NOWHERE;
+use crate::support::{Random, seconds, soak, unique, wait_until};
 
 fn topic() -> String {
     let topic = unique("stops");
@@ -61,4 +62,28 @@ pub fn a_broker_that_is_killed_costs_nothing(delivery: &str) {
         trial.delivers();
     }
     trial.finish(delivery, "the broker killed and started again");
+}
+
+pub fn a_wrong_address_that_is_mended_costs_nothing(delivery: &str) {
+    let (kafka, topic) = (own_kafka(), topic());
+    let mut trial = Trial::start(kafka, &config(kafka.bootstrap(), delivery), &[&topic]);
+    for _ in 0..rounds(1) {
+        kafka.stop();
+        // Nobody listens there.
+        kafka.advertise(Some(NOWHERE));
+        kafka.start();
+        trial.injected += 1;
+        // It is found where it was, until it has said where it is.
+        wait_until("the wrong address is told", seconds(30), || {
+            trial.gateway.admin("/readyz").unwrap().body.contains(NOWHERE)
+        });
+        let acked = trial.acked();
+        trial.for_long(seconds(2));
+        assert_eq!(trial.acked(), acked, "the broker is not where it says");
+        kafka.stop();
+        kafka.advertise(None);
+        kafka.start();
+        trial.delivers();
+    }
+    trial.finish(delivery, "the broker advertises a wrong address, and is mended");
 }

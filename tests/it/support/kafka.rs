@@ -332,6 +332,17 @@ impl Kafka {
         self.own().signal("-CONT");
     }
 
+    /// The next start sends clients to this host:port, or back to the broker itself.
+    pub fn advertise(&self, place: Option<&str>) {
+        let file = self.own().folder.path().join("server.properties");
+        let properties = fs::read_to_string(&file).expect("server.properties");
+        let line = format!(
+            "advertised.listeners=PLAINTEXT://{}\n",
+            place.unwrap_or(&self.bootstrap)
+        );
+        fs::write(&file, properties + &line).expect("server.properties");
+    }
+
     /// Runs one of Kafka's own tools against this broker; the test fails when that fails.
     pub fn tool(&self, class: &str, arguments: &[&str]) {
         let output = java(self.own().folder.path(), Machine { heap_mib: 64, ..USUAL })
