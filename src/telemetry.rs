@@ -29,6 +29,19 @@ pub fn colour() -> bool {
     std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }
 
+/// Does `work`, whose warnings a person who has typed a command reads on stderr, one a line.
+pub fn with_warnings<T>(work: impl FnOnce() -> T) -> T {
+    let lines = tracing_subscriber::fmt()
+        .compact()
+        .with_max_level(Level::WARN)
+        .with_writer(stderr)
+        .with_ansi(false)
+        .with_target(false)
+        .without_time()
+        .finish();
+    tracing::subscriber::with_default(lines, work)
+}
+
 /// Libraries whose info lines are nothing that an operator can act on.
 const NOISY: &[&str] = &[
     "rdkafka",

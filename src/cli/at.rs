@@ -13,6 +13,7 @@ use super::exit::{InUse, LogError, Usage};
 use super::options;
 use crate::config::{Config, Origin};
 use crate::record::Sequence;
+use crate::telemetry::with_warnings;
 use crate::wal::{self, Archive, ArchiveError, Wal};
 
 /// Whom to ask.
@@ -102,7 +103,7 @@ pub(super) fn archive(path: &std::path::Path) -> Result<Archive> {
 pub(super) fn opened<T>(config: &Config, verb: impl FnOnce(&Wal) -> Result<T>) -> Result<T> {
     // Nothing is made where nothing was.
     archive(&config.wal.path)?;
-    let wal = Wal::open(options::wal_for_verb(config)).map_err(|source| LogError {
+    let wal = with_warnings(|| Wal::open(options::wal_for_verb(config))).map_err(|source| LogError {
         origin: config.origin("wal.path"),
         source,
     })?;

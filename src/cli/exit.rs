@@ -234,7 +234,33 @@ fn code_of(cause: &(dyn std::error::Error + 'static)) -> Option<u8> {
             wal::SalvageError::Target { source, .. } => code_of_io(source),
         });
     }
+    if let Some(error) = cause.downcast_ref::<wal::AppendError>() {
+        return Some(code_of_append(error));
+    }
+    if let Some(error) = cause.downcast_ref::<wal::RewindError>() {
+        return Some(match error {
+            wal::RewindError::Io { source, .. } => code_of_io(source),
+            wal::RewindError::Stopped(error) => code_of_append(error),
+            wal::RewindError::Gone { .. } | wal::RewindError::Ahead { .. } => FAILED,
+        });
+    }
+    if let Some(error) = cause.downcast_ref::<wal::LettersCause>() {
+        return Some(match error {
+            wal::LettersCause::Append(error) => code_of_append(error),
+            wal::LettersCause::Read(_) => TRY_AGAIN_LATER,
+        });
+    }
+    if cause.is::<wal::ReadError>() {
+        return Some(TRY_AGAIN_LATER);
+    }
     cause.downcast_ref::<wal::OpenError>().map(code_of_open)
+}
+
+fn code_of_append(error: &wal::AppendError) -> u8 {
+    match error {
+        wal::AppendError::TooLarge { .. } => FAILED,
+        _ => TRY_AGAIN_LATER,
+    }
 }
 
 fn code_of_archive(error: &wal::ArchiveError) -> u8 {
@@ -321,6 +347,10 @@ mod tests {
         assert_eq!(code(&io_error(io::ErrorKind::StorageFull)), 75);
         assert_eq!(code(&anyhow::Error::from(StoppedError::Log("EIO".into()))), 75);
         assert_eq!(code(&anyhow::Error::from(ConfigError::Invalid(Vec::new()))), 2);
+        let full = || wal::AppendError::Full { bytes_max: 1 };
+        assert_eq!(code(&full().into()), 75);
+        assert_eq!(code(&wal::LettersCause::Append(full()).into()), 75);
+        assert_eq!(code(&wal::RewindError::Stopped(full()).into()), 75);
         assert_eq!(code(&anyhow::anyhow!("something else")), 1);
     }
 

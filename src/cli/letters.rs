@@ -3,9 +3,7 @@
 //! Asks a running gateway, or works on the folder: then a list only reads it, and what changes it opens it as a start
 //! does.
 
-use std::fs::File;
-use std::io::{BufWriter, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::io::Write as _;
 use std::path::PathBuf;
 
 use anyhow::{Context as _, Result};
@@ -18,6 +16,7 @@ use super::ask::{AskError, Listener};
 use super::at::{At, Piece, Where, archive, in_use, opened};
 use super::exit::{Damage, Usage};
 use super::wal::look::{time, whole};
+use super::whole::Whole;
 use super::words::{counted, one_line, size};
 use super::{print, print_while_read};
 use crate::config::Config;
@@ -503,28 +502,28 @@ fn export(flags: &Export, config: &Config) -> Result<()> {
         });
         return printed.map(drop);
     };
-    let told = || format!("cannot write {}", path.display());
-    let file = File::options().write(true).create_new(true).mode(0o600).open(path);
-    let file = file.with_context(told)?;
-    let mut writer = BufWriter::new(file);
+    let mut file = Whole::create(path)?;
     let (mut count, mut bytes) = (0, 0);
     let exported = source.each(query, WholeLetter::of, |items| {
         let text = json_lines(&items)?;
         count += items.len() as u64;
         bytes += text.len() as u64;
-        writer.write_all(text.as_bytes()).with_context(told)?;
+        file.write_all(text.as_bytes())
+            .with_context(|| format!("cannot write {}", path.display()))?;
         Ok(true)
     });
-    writer.flush().with_context(told)?;
-    writer.get_ref().sync_all().with_context(told)?;
-    exported?;
+    // What can be read is exported all the same.
+    if exported.as_ref().is_err_and(|error| !error.is::<Damage>()) {
+        return exported.map(drop);
+    }
+    file.finish()?;
     eprintln!(
         "{} exported to {} ({})",
         counted(count, "dead letter"),
         path.display(),
         size(bytes)
     );
-    Ok(())
+    exported.map(drop)
 }
 
 #[cfg(test)]

@@ -20,6 +20,7 @@ mod serve;
 mod signals;
 mod status;
 mod wal;
+mod whole;
 
 use std::io::{self, Write};
 use std::path::PathBuf;

@@ -339,7 +339,7 @@ mod tests {
         assert_eq!(
             seen.errors().next().map(ToString::to_string).as_deref(),
             Some(
-                "no gateway answers on 127.0.0.1:4001: start one with `tidegate serve`, or name its admin listener with --admin URL"
+                "no gateway answers on 127.0.0.1:4001: start one with `tidegate serve`, or name its admin listener with --admin URL. A verb that only looks also takes a log's folder: --wal DIR"
             )
         );
     }

@@ -5,7 +5,6 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::producer::Producer as _;
 
 use super::drain::{Drain, Failure, Step};
 use super::flow;
@@ -84,8 +83,7 @@ impl Drain {
     fn transaction_fault(&self) -> Option<RDKafkaErrorCode> {
         let metadata = self.transactions.as_ref()?.metadata.as_ref()?;
         let offsets = offsets(&self.mark()).ok()?;
-        let producer = self.producer.native.producer();
-        match producer.send_offsets_to_transaction(&offsets, metadata, CALL_MAX) {
+        match self.producer.send_offsets(offsets, metadata, CALL_MAX) {
             Err(KafkaError::Transaction(error)) if error.txn_requires_abort() => Some(error.code()),
             _ => None,
         }

@@ -7,11 +7,15 @@
 
 use std::ffi::CString;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+use rdkafka::TopicPartitionList;
 use rdkafka::client::ClientContext;
 use rdkafka::config::{FromClientConfigAndContext, RDKafkaLogLevel};
+use rdkafka::consumer::ConsumerGroupMetadata;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{DeliveryResult, Message as _};
 use rdkafka::producer::{Producer as _, ProducerContext, PurgeConfig, ThreadedProducer};
@@ -40,6 +44,11 @@ pub(super) struct Report {
 const REMIND_MIN: Duration = Duration::from_secs(30);
 /// ... this much later at most.
 const REMIND_MAX: Duration = Duration::from_secs(300);
+
+/// A call that lasts so long, more than the longest that librdkafka gives a request (socket.timeout.ms), hangs.
+const HUNG_AFTER: Duration = Duration::from_secs(30);
+/// While so many hang the next one is waited for without limit: each has a client's memory.
+const HUNG_MAX: usize = 8;
 
 /// Reports that wake the thread at once; fewer are found at its next look, a few milliseconds later.
 const WAKE_REPORTS: usize = 4096;
@@ -212,6 +221,48 @@ impl Producer {
         } else if away >= self.remind_at {
             self.native.name_brokers(&self.brokers);
             self.remind_at = away + away.min(REMIND_MAX);
+        }
+    }
+
+    /// Puts the watermark into the open transaction. Kafka has `limit` to answer.
+    ///
+    /// librdkafka (2.12.1) may wait without any limit for the coordinator of a group that is gone (one of three brokers
+    /// killed: in two of three runs). So the call has a thread of its own, and one that hangs is left behind with its
+    /// producer until Kafka lets it go.
+    ///
+    /// # Errors
+    /// Kafka's; or `Global(OperationTimedOut)`: it hangs, and this producer is of no more use.
+    pub(super) fn send_offsets(
+        &self,
+        offsets: TopicPartitionList,
+        group: &Arc<ConsumerGroupMetadata>,
+        limit: Duration,
+    ) -> Result<(), KafkaError> {
+        /// Such calls of this process that hang.
+        static HUNG: Mutex<Vec<JoinHandle<()>>> = Mutex::new(Vec::new());
+        let hangs = KafkaError::Global(RDKafkaErrorCode::OperationTimedOut);
+        let (producer, group) = (self.native.producer().clone(), Arc::clone(group));
+        let (answer, answered) = mpsc::sync_channel(1);
+        let call = move || {
+            let sent = producer.send_offsets_to_transaction(&offsets, &group, limit);
+            drop(producer);
+            // Nobody waits for one that hung.
+            drop(answer.send(sent));
+        };
+        let Ok(thread) = thread::Builder::new().name("watermark".to_owned()).spawn(call) else {
+            return Err(hangs);
+        };
+        let mut hung = HUNG.lock().unwrap_or_else(PoisonError::into_inner);
+        hung.retain(|thread| !thread.is_finished());
+        if hung.len() >= HUNG_MAX {
+            return answered.recv().unwrap_or(Err(hangs));
+        }
+        match answered.recv_timeout(HUNG_AFTER) {
+            Ok(sent) => sent,
+            Err(_) => {
+                hung.push(thread);
+                Err(hangs)
+            }
         }
     }
 

@@ -4,6 +4,8 @@
 //! Whatever is wrong with the watermark is a reason to send nothing: one that is believed by mistake has records passed
 //! over for good.
 
+use std::sync::Arc;
+
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::config::FromClientConfigAndContext as _;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
@@ -166,7 +168,7 @@ impl Drain {
         let Some(transactions) = &mut self.transactions else {
             return Ok(None);
         };
-        transactions.metadata = consumer.group_metadata();
+        transactions.metadata = consumer.group_metadata().map(Arc::new);
         let Some(element) = committed.find_partition(TOPIC, 0) else {
             return Ok(None);
         };

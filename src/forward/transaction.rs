@@ -15,6 +15,7 @@
 //! for librdkafka's socket.timeout.ms), and only while nothing could be sent anyway.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rdkafka::consumer::ConsumerGroupMetadata;
@@ -77,7 +78,7 @@ pub(super) struct Transactions {
     pub(super) opened: Sequence,
     /// What was found at the start.
     pub(super) adopted: Option<Mark>,
-    pub(super) metadata: Option<ConsumerGroupMetadata>,
+    pub(super) metadata: Option<Arc<ConsumerGroupMetadata>>,
     /// When the open one got its first record.
     since: Option<Instant>,
     /// A record of each topic of which Kafka denies one.
@@ -235,8 +236,7 @@ impl Drain {
         };
         let producer = self.producer.native.producer();
         if !*is_sent {
-            let sent =
-                (offsets(mark)).and_then(|offsets| producer.send_offsets_to_transaction(&offsets, metadata, CALL_MAX));
+            let sent = (offsets(mark)).and_then(|offsets| self.producer.send_offsets(offsets, metadata, CALL_MAX));
             if let Err(error) = sent {
                 return self.not_ended(&error);
             }
@@ -440,7 +440,7 @@ impl Drain {
         };
         let producer = self.producer.native.producer();
         let signed = offsets(mark)
-            .and_then(|offsets| producer.send_offsets_to_transaction(&offsets, metadata, CALL_MAX))
+            .and_then(|offsets| self.producer.send_offsets(offsets, metadata, CALL_MAX))
             .and_then(|()| producer.commit_transaction(CALL_MAX));
         match signed {
             Ok(()) => {

@@ -15,7 +15,7 @@ use std::sync::Arc;
 use super::generations::{self, Entry, Place};
 use super::ranges::{self, Range, Told};
 use super::reader::{Reader, View};
-use super::recovery::{end_of, seen_behind};
+use super::recovery::{FRESH_BYTES_MAX, end_of, seen_behind};
 use super::scan::Index;
 use super::witness::{self, Marks};
 use super::{HELD, LETTERS, MAIN, Watermarks, identity, made_mark};
@@ -345,12 +345,14 @@ impl Archived {
             if end.max(marks.committed + 1) > entry.first {
                 let last = end.max(marks.committed + 1) - 1;
                 let is_here = index.is_some_and(|index| index.missing(last, last).is_empty());
-                self.is_end_lost = !is_here && ranges::count_unknown(last, last, &self.all_told) > 0;
+                self.is_end_lost |= !is_here && ranges::count_unknown(last, last, &self.all_told) > 0;
                 self.torn = tail
                     .filter(|tail| tail.first >= end)
                     .map(|tail| (tail.first, tail.last));
                 break;
             }
+            // It held something, and the witness knows of nothing in it.
+            self.is_end_lost |= tail.is_none() && entry.disk_bytes > FRESH_BYTES_MAX;
         }
         let is_told = ranges::count_unknown(self.committed, self.committed, &self.all_told) == 0;
         self.is_end_lost |= self.entries.is_empty() && self.committed > 0 && !is_told;

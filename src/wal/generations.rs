@@ -213,10 +213,14 @@ fn parse_key(text: &str) -> Option<Key> {
         .flatten()
 }
 
+/// A name that says more than this, or 0, is damaged: no log comes so far, and nothing behind it could be counted.
+const FIRST_MAX: Sequence = Sequence::MAX / 4;
+
 /// First sequence and key, from a folder's name.
 fn parse_name(name: &str) -> Option<(Sequence, Key)> {
     let (first, key) = name.strip_prefix("gen-")?.split_once('-')?;
-    Some((first.parse().ok().filter(|_| first.len() == 20)?, parse_key(key)?))
+    let first = first.parse().ok().filter(|_| first.len() == 20)?;
+    (1..=FIRST_MAX).contains(&first).then_some((first, parse_key(key)?))
 }
 
 /// What was sealed by a clock that was set back since is kept: its age is not known, and a full disk takes it all the same.

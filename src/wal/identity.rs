@@ -36,9 +36,9 @@ pub fn claim(folder: &Path) -> Result<(File, WalId), OpenError> {
         .map_err(OpenError::io("create the WAL folder", folder))?;
     let lock = take_lock(folder)?;
     let path = folder.join(IDENTITY);
-    let id = match fs::read_to_string(&path) {
-        Ok(text) => {
-            let id = parse(&text).map_err(|fault| OpenError::Format {
+    let id = match fs::read(&path) {
+        Ok(bytes) => {
+            let id = parse(&String::from_utf8_lossy(&bytes)).map_err(|fault| OpenError::Format {
                 path,
                 reason: fault.reason(),
             })?;
@@ -146,14 +146,8 @@ pub struct Peek {
 /// # Errors
 /// The folder's files cannot be read.
 pub fn peek(folder: &Path) -> io::Result<Peek> {
-    let there = |result: io::Result<_>| match result {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        result => result.map(Some),
-    };
-    let text = match fs::read_to_string(folder.join(IDENTITY)) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
-        result => Some(result?),
-    };
+    let text = there(fs::read(folder.join(IDENTITY)))?;
+    let text = text.map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
     let mut user = None;
     if let Some(mut lock) = there(File::open(folder.join(LOCK)))? {
         match lock.try_lock_shared() {
@@ -171,6 +165,14 @@ pub fn peek(folder: &Path) -> io::Result<Peek> {
         user,
         has_generations: has_generations(folder)?,
     })
+}
+
+/// `None` where there is no such file.
+fn there<T>(result: io::Result<T>) -> io::Result<Option<T>> {
+    match result {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        result => result.map(Some),
+    }
 }
 
 /// Whether nothing tells which sequences were used: neither a generation nor a witness. Held records and dead letters may

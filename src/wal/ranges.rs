@@ -24,8 +24,6 @@ pub const LOST: &str = "lost";
 pub const VOID: &str = "void";
 /// What of a generation could not be read.
 pub const DAMAGED: &str = "damaged";
-/// Bytes of a list that is believed: more ranges than a log of 64 GiB has frames are no list.
-const BYTES_MAX: usize = 256 << 20;
 
 /// A range: both ends are in it.
 pub type Range = (Sequence, Sequence);
@@ -38,9 +36,6 @@ pub fn read(path: &Path) -> io::Result<Vec<Range>> {
     let Some(lines) = sealed::read(path)? else {
         return Ok(Vec::new());
     };
-    if lines.len() > BYTES_MAX {
-        return Err(sealed::damaged(path, "it is too long for a list"));
-    }
     let ranges = lines.lines().map(|line| {
         let range = line.split_once(' ').and_then(|(first, last)| {
             let range = (first.parse().ok()?, last.parse().ok()?);
@@ -167,6 +162,17 @@ pub fn unknown(first: Sequence, last: Sequence, known: &[Range]) -> Vec<Range> {
     left
 }
 
+/// `first ..= last` in order, cut where `known`, which is in order, begins and ends; and whether each part is in it.
+#[must_use]
+pub fn parts(first: Sequence, last: Sequence, known: &[Range]) -> Vec<(Sequence, Sequence, bool)> {
+    let outside = unknown(first, last, known);
+    let inside = unknown(first, last, &outside);
+    let mut parts: Vec<_> = outside.into_iter().map(|(first, last)| (first, last, false)).collect();
+    parts.extend(inside.into_iter().map(|(first, last)| (first, last, true)));
+    parts.sort_unstable();
+    parts
+}
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
@@ -227,5 +233,7 @@ mod tests {
         assert_eq!(unknown(3, 4, &known), vec![]);
         assert_eq!(unknown(4, 8, &known), vec![(5, 7)]);
         assert_eq!(unknown(9, 9, &known), vec![(9, 9)]);
+        let cut = [(4, 4, true), (5, 7, false), (8, 8, true), (9, 9, false)];
+        assert_eq!(parts(4, 9, &known), cut);
     }
 }

@@ -122,6 +122,11 @@ impl Reader {
         let keep = usize::try_from((last + 1).saturating_sub(chunk.first)).unwrap_or(usize::MAX);
         chunk.ranges.truncate(keep);
         if chunk.ranges.is_empty() {
+            // Removed since it was looked up: then what it held is settled, and no damage.
+            let place = self.view.place(self.position);
+            if place.is_none_or(|place| place.first > self.position) {
+                return self.read(bytes_max);
+            }
             return Ok(match stop {
                 Stop::Gap { next } => self.damaged(last.min(next.max(self.position + 1) - 1), "frames are missing"),
                 Stop::Broken { through, reason } => self.damaged(through.clamp(self.position, last), &reason),

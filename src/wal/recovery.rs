@@ -24,7 +24,7 @@ use super::witness::Marks;
 use crate::record::Sequence;
 
 /// A store that was just made is smaller; a larger one in which nothing can be read is set aside.
-const FRESH_BYTES_MAX: u64 = 64 * 1024;
+pub const FRESH_BYTES_MAX: u64 = 64 * 1024;
 /// Sequences that are passed over when nobody knows how many were used.
 pub const GUESSED: Sequence = 1_000_000;
 

@@ -157,7 +157,7 @@ impl Log {
     /// apart. A sequence more does no harm, for its record was never sent.
     #[must_use]
     pub fn next_resend(&self, resend: Sequence) -> Sequence {
-        resend.max(self.resend()) + 1
+        resend.max(self.resend()).saturating_add(1)
     }
 
     /// Whether acknowledged generations are kept for a while.

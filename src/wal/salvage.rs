@@ -20,7 +20,6 @@ use super::error::OpenError;
 use super::frame::{Framer, Key};
 use super::generation::DATA_FILE;
 use super::ranges::Range;
-use super::reader::View as _;
 use super::recovery::GUESSED;
 use super::verify::{self, Lost};
 use super::witness::{Marks, Witness};
@@ -91,6 +90,8 @@ pub struct Salvaged {
     pub next: Sequence,
     /// Its folder is gone: nobody knows what was in it.
     pub gone: bool,
+    /// What else could not be taken over, and what follows from it.
+    pub faults: Vec<String>,
 }
 
 /// Copies what can be read of `source` to `target`, as the log `id`. `progress` is told of bytes that were read.
@@ -141,13 +142,23 @@ fn fill(source: &Archive, id: WalId, work: &Path, progress: &dyn Fn(u64)) -> Res
         acked: 0,
         next: 1,
         gone: true,
+        faults: Vec::new(),
     }));
     source.check_unused()?;
     // Without them a gateway with `exactly_once` does not take Kafka's watermark for its own.
     match stamps::read(source.folder()) {
         Ok(kept) if kept.is_empty() => {}
         Ok(kept) => stamps::write(work, &kept).map_err(SalvageError::target("write the stamps in", work))?,
-        Err(error) => tracing::warn!("the stamps are not taken over: {error}"),
+        Err(error) => {
+            let fault = format!(
+                "the file of the stamps could not be read ({error}): a gateway with delivery = \"exactly_once\" takes Kafka's \
+                 watermark of this log for another gateway's and sends nothing. Set idempotent and start it, or replay the folder"
+            );
+            salvaged
+                .iter_mut()
+                .take(1)
+                .for_each(|main| main.faults.push(fault.clone()));
+        }
     }
     let path = work.join(identity::IDENTITY);
     write(&path, &identity::text(id)).map_err(SalvageError::target("write", &path))?;
@@ -241,11 +252,10 @@ fn copy(log: &Archived, folder: &Path, progress: &dyn Fn(u64)) -> Result<Salvage
         progress(entry.disk_bytes);
     }
     sink.end().map_err(SalvageError::target("write", folder))?;
-    let known = log.told();
-    let told = verify::joined(lost, &known);
+    let told = verify::untold(log, lost);
     let marks = log.watermarks();
     // After a power loss the witness is up to a second old: where the end is damaged it may have been further.
-    let is_end_lost = told.last().is_some_and(|range| range.last == marks.committed);
+    let is_end_lost = log.is_end_lost() || told.last().is_some_and(|range| range.last == marks.committed);
     let (acked, is_certain) = match log.witnessed() {
         Witnessed::Marks(marks) => (marks.acked, !is_end_lost),
         // Everything that was saved is sent again.
@@ -255,7 +265,13 @@ fn copy(log: &Archived, folder: &Path, progress: &dyn Fn(u64)) -> Result<Salvage
     let passed_over = (marks.committed + 1 < marks.next).then(|| (marks.committed + 1, marks.next - 1));
     let guessed = (marks.next, marks.next - 1 + GUESSED);
     let unknown = (log.part() == Part::Main && !is_certain).then_some(guessed);
-    rewind::copy_mark(log.folder(), folder).map_err(SalvageError::target("copy the mark of a rewind to", folder))?;
+    let mut faults = Vec::new();
+    match rewind::copy_mark(log.folder(), folder) {
+        Err(error) if generations::is_damage(&error) => faults.push(format!(
+            "the mark of a rewind could not be read ({error}): what it had not sent again yet may be passed over; rewind again"
+        )),
+        copied => copied.map_err(SalvageError::target("copy the mark of a rewind to", folder))?,
+    }
     let committed = unknown.map_or(marks.next - 1, |(_, last)| last);
     let told_now = told.iter().map(|range| (range.first, range.last));
     let gone: Vec<Range> = log.lost().iter().copied().chain(told_now).collect();
@@ -280,6 +296,7 @@ fn copy(log: &Archived, folder: &Path, progress: &dyn Fn(u64)) -> Result<Salvage
         acked,
         next: committed + 1,
         gone: false,
+        faults,
     })
 }
 

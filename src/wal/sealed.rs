@@ -15,6 +15,8 @@ use super::durable;
 
 /// What the last line begins with.
 const SUM: &str = "crc32c ";
+/// Bytes of a file that is read: more ranges than a log of 64 GiB has frames are no list.
+const BYTES_MAX: u64 = 256 << 20;
 
 /// The lines with their checksum.
 #[must_use]
@@ -35,8 +37,9 @@ pub fn lines(text: &str) -> Option<&str> {
 /// # Errors
 /// The system's, or `InvalidData`: it is not what was written.
 pub fn read(path: &Path) -> io::Result<Option<String>> {
-    let text = match fs::read_to_string(path) {
-        Ok(text) => text,
+    let text = match fs::metadata(path).map(|meta| meta.len()) {
+        Ok(bytes) if bytes > BYTES_MAX => return Err(damaged(path, "it is too long to be one of ours")),
+        Ok(_) => fs::read_to_string(path)?,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error),
     };

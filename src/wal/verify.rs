@@ -108,13 +108,10 @@ pub fn verify(log: &Archived, progress: &(dyn Fn(u64) + Sync)) -> Result<Verifie
         generations: log.generations(),
         disk_bytes: log.disk_bytes(),
         records: found.records,
-        lost: joined(found.lost, &log.told()),
+        lost: untold(log, found.lost),
         faults: Vec::new(),
         notes: Vec::new(),
     };
-    for range in &mut verified.lost {
-        range.passed |= ranges::count_unknown(range.first, range.last, log.found_damaged()) == 0;
-    }
     tell(log, found.unreadable_bytes, &mut verified);
     Ok(verified)
 }
@@ -359,22 +356,30 @@ fn decodes(part: Part, bytes: &[u8]) -> Result<(), String> {
     }
 }
 
-/// In order, what follows on joined, and without what is `known`.
-pub(super) fn joined(mut lost: Vec<Lost>, known: &[(Sequence, Sequence)]) -> Vec<Lost> {
+/// In order, what is alike and follows on joined, without what the log has told of before. What it went on without is told
+/// apart from what was acknowledged.
+pub(super) fn untold(log: &Archived, mut lost: Vec<Lost>) -> Vec<Lost> {
     lost.sort_by_key(|range| range.first);
-    let mut joined: Vec<Lost> = Vec::new();
+    let mut untold: Vec<Lost> = Vec::new();
     for range in lost {
-        for (first, last) in ranges::unknown(range.first, range.last, known) {
-            match joined.last_mut() {
-                Some(before) if before.last + 1 == first && before.reason == range.reason => before.last = last,
-                _ => joined.push(Lost {
-                    first,
-                    last,
-                    reason: range.reason.clone(),
-                    passed: range.passed,
-                }),
+        for (first, last) in ranges::unknown(range.first, range.last, &log.told()) {
+            for (first, last, is_marked) in ranges::parts(first, last, log.found_damaged()) {
+                let passed = range.passed || is_marked;
+                match untold.last_mut() {
+                    Some(before)
+                        if before.last + 1 == first && before.reason == range.reason && before.passed == passed =>
+                    {
+                        before.last = last;
+                    }
+                    _ => untold.push(Lost {
+                        first,
+                        last,
+                        reason: range.reason.clone(),
+                        passed,
+                    }),
+                }
             }
         }
     }
-    joined
+    untold
 }

@@ -259,7 +259,7 @@ fn damage(facts: &Facts, log: &Log, findings: &mut Findings) {
         "damage",
         found,
         "records may be lost that clients got OK for, or be sent again",
-        format!("`tidegate wal verify --wal {path}` tells what is lost; a running gateway must be stopped for it"),
+        format!("`tidegate wal verify --wal {path}` tells what is lost, when no gateway has the folder"),
     );
 }
 

@@ -226,7 +226,8 @@ fn verify_online(flags: &Verify, config: &Config) -> Result<()> {
             first: *first,
             last: *last,
             reason: "it cannot be read".to_owned(),
-            passed: false,
+            // It may have been passed over, or acknowledged: the gateway does not tell.
+            passed: true,
         }));
         from = page.next;
         bar.set_position(from);
@@ -317,7 +318,9 @@ pub(super) fn salvage(flags: &Salvage, config: &Config) -> Result<()> {
         "Start a gateway on it (wal.path = \"{to}\"), or send it with `tidegate wal replay --wal {to}`: what Kafka had already \
          carries the same identity and is landed once"
     );
-    let unknown = salvaged.iter().any(|log| log.unknown.is_some() || log.gone);
+    let unknown = salvaged
+        .iter()
+        .any(|log| log.unknown.is_some() || log.gone || !log.faults.is_empty());
     if lost == 0 && !unknown {
         eprintln!("{to} has everything that was in {}. {next}", path.display());
         return Ok(());
@@ -349,7 +352,7 @@ fn saved(log: &Salvaged, json: bool) -> Result<String> {
             records: log.records,
             lost,
             unknown: log.unknown,
-            faults: gone.into_iter().collect(),
+            faults: gone.into_iter().chain(log.faults.iter().map(String::as_str)).collect(),
             notes: Vec::new(),
         };
         return Ok(format!("{}\n", serde_json::to_string(&told)?));
@@ -365,6 +368,7 @@ fn saved(log: &Salvaged, json: bool) -> Result<String> {
         log.next
     );
     text.extend(lost.iter().map(ToldLost::line));
+    text.extend(log.faults.iter().map(|fault| format!("  FAULT       {fault}\n")));
     if let Some((first, last)) = log.unknown {
         text.push_str(&format!(
             "  UNKNOWN     how far the log had come is not certain (its end is lost, or its witness); sequences {first} to {last} \

@@ -81,7 +81,7 @@ struct Progress {
 struct Place {
     /// The first sequence that was not tried.
     next: Sequence,
-    /// Before it, those that were refused: tried again.
+    /// Before it, those that were refused and are not through yet: tried again.
     refused: Vec<Sequence>,
     /// Before it, how many cannot be read.
     damaged: u64,
@@ -155,6 +155,12 @@ pub(super) fn replay(flags: &Replay, config: &Config) -> Result<()> {
     ended.map_err(|error| {
         let on = match &flags.resume {
             Some(file) => format!("the same command with --resume {} goes on there", file.display()),
+            // A place says nothing of what is held: that goes only with all of it.
+            None if run.has_held() => {
+                "send it again with --resume FILE, which remembers the place; what arrives twice \
+                                       carries one identity and is landed once"
+                    .to_owned()
+            }
             None => format!(
                 "--from-seq {} goes on there (with --resume FILE it is remembered)",
                 place.main.next
@@ -354,8 +360,18 @@ impl Run<'_> {
         // Sequences of the held lane are places in another log: only the other filters choose there.
         if self.query.from_seq.is_none() && self.query.to_seq.is_none() {
             self.part(Part::Held, way, place)?;
+        } else if self.has_held() {
+            eprintln!(
+                "held records are left out: --from-seq and --to-seq are places in the main log. A replay without them sends \
+                 those too"
+            );
         }
         Ok(())
+    }
+
+    /// Whether records wait in the held lane.
+    fn has_held(&self) -> bool {
+        self.source.log(Part::Held).is_some_and(|log| log.waiting() > 0)
     }
 
     fn part(&mut self, part: Part, way: &mut Way, place: &mut Progress) -> Result<()> {
@@ -368,18 +384,22 @@ impl Run<'_> {
         let mut reader = log.reader(first);
         let bar = progress::records(log.watermarks().committed.min(last), "sending");
         let mut gathered = Gathered::default();
-        // What was refused before, first: it is older.
-        for sequence in std::mem::take(&mut at.refused) {
+        // What was refused before, first: it is older. Each is kept in mind until it is through.
+        at.refused.sort_unstable();
+        for sequence in at.refused.clone() {
             reader.seek(sequence);
-            match reader.read(1)? {
-                Read::Records(chunk) => {
-                    let record = chunk.records().find(|(at, _)| *at == sequence);
-                    if let Some((_, Ok(record))) = record {
-                        gathered.push(self.id, sequence, &record);
-                    }
+            let read = reader.read(1)?;
+            let record = match &read {
+                Read::Records(chunk) => chunk.records().find(|(at, _)| *at == sequence),
+                Read::Damaged { .. } | Read::Nothing => None,
+            };
+            match record {
+                Some((_, Ok(record))) => gathered.push(self.id, sequence, &record),
+                _ => {
+                    let at = place.of(part);
+                    at.refused.retain(|refused| *refused != sequence);
+                    at.damaged += 1;
                 }
-                Read::Damaged { .. } => place.of(part).damaged += 1,
-                Read::Nothing => {}
             }
             if gathered.is_full(&self.pace) {
                 self.batch(way, &mut gathered, place.of(part))?;
@@ -447,11 +467,13 @@ impl Run<'_> {
             std::thread::sleep(wait.min(Duration::from_millis(200)));
         }
         let Gathered { batch, bytes, damaged } = gathered;
+        let refused = match batch.is_empty() {
+            true => Vec::new(),
+            false => way.send(batch, &self.stop)?,
+        };
         place.damaged += std::mem::take(damaged);
-        if batch.is_empty() {
-            return Ok(());
-        }
-        let refused = way.send(batch, &self.stop)?;
+        let is_tried = |sequence: &Sequence| batch.binary_search_by_key(sequence, |(at, _)| *at).is_ok();
+        place.refused.retain(|sequence| !is_tried(sequence));
         self.pace.take(*bytes);
         for (_, record) in batch.iter() {
             *self.sums.topics.entry(record.topic.clone()).or_default() += 1;

@@ -3,9 +3,8 @@
 //! An export is whole or not there: it gets its name once it is on disk. An import that was cut off can be made again:
 //! what is in the log twice carries one identity, and is landed once.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, BufWriter, Read, Write};
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
@@ -13,6 +12,7 @@ use anyhow::{Context as _, Result, bail};
 use super::super::ask::Listener;
 use super::super::at::{At, Where, in_use};
 use super::super::exit::{Damage, LogError, Usage};
+use super::super::whole::{Whole, folder};
 use super::super::words::{counted, size};
 use super::super::{options, print};
 use super::progress;
@@ -20,6 +20,7 @@ use super::records::{Filter, Records};
 use crate::config::Config;
 use crate::ops::{self, Imported, Item, ItemError, Items};
 use crate::record::Sequence;
+use crate::telemetry::with_warnings;
 use crate::wal::{Archive, ArchiveError, Wal, count_sequences};
 
 /// What is sent to a gateway, or committed, at once.
@@ -61,7 +62,10 @@ pub(in crate::cli) struct Import {
 
 pub(super) fn export(flags: &Export, config: &Config) -> Result<()> {
     let mut records = Records::open(&flags.at, config)?;
-    let query = flags.filter.query()?;
+    let mut query = flags.filter.query()?;
+    // What comes meanwhile is for the next one: it would never end otherwise.
+    let committed = records.committed()?;
+    query.to_seq = Some(query.to_seq.map_or(committed, |to| to.min(committed)));
     let Some(path) = &flags.output else {
         let written = write(&mut records, &query, &mut BufWriter::new(io::stdout().lock()));
         return match written {
@@ -69,56 +73,19 @@ pub(super) fn export(flags: &Export, config: &Config) -> Result<()> {
             other => other?.told("stdout"),
         };
     };
-    if path.exists() {
-        return Err(Usage(format!(
-            "{} is there already: name another file; nothing was changed",
-            path.display()
-        ))
-        .into());
-    }
-    // Found there, it is what an export that was cut off has left.
-    let partial = PathBuf::from(format!("{}.partial", path.display()));
-    match fs::remove_file(&partial) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            return Err(error).with_context(|| format!("cannot remove {}", partial.display()));
-        }
-        _ => {}
-    }
-    let file = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(&partial)
-        .with_context(|| format!("cannot write {}", partial.display()))?;
-    let cannot = || format!("cannot write {}; start again once that is mended", partial.display());
-    let (written, file) = match is_zst(path) {
+    let mut file = Whole::create(path)?;
+    let cannot = || format!("cannot write {}; start again once that is mended", path.display());
+    let written = match is_zst(path) {
         true => {
-            let mut encoder = zstd::Encoder::new(file, 3).with_context(cannot)?;
+            let mut encoder = zstd::Encoder::new(&mut file, 3).with_context(cannot)?;
             encoder.include_checksum(true).with_context(cannot)?;
-            let mut out = BufWriter::new(encoder);
-            let written = write(&mut records, &query, &mut out)?;
-            let encoder = out
-                .into_inner()
-                .map_err(io::IntoInnerError::into_error)
-                .with_context(cannot)?;
-            (written, encoder.finish().with_context(cannot)?)
+            let written = write(&mut records, &query, &mut BufWriter::new(&mut encoder))?;
+            encoder.finish().with_context(cannot)?;
+            written
         }
-        false => {
-            let mut out = BufWriter::new(file);
-            let written = write(&mut records, &query, &mut out)?;
-            (
-                written,
-                out.into_inner()
-                    .map_err(io::IntoInnerError::into_error)
-                    .with_context(cannot)?,
-            )
-        }
+        false => write(&mut records, &query, &mut file)?,
     };
-    file.sync_all().with_context(cannot)?;
-    fs::rename(&partial, path).with_context(cannot)?;
-    File::open(parent(path))
-        .and_then(|folder| folder.sync_all())
-        .with_context(cannot)?;
+    file.finish()?;
     written.told(&path.display().to_string())
 }
 
@@ -152,7 +119,7 @@ impl Written {
 }
 
 fn write(records: &mut Records, query: &ops::Query, out: &mut dyn Write) -> Result<Written> {
-    let bar = progress::records(query.to_seq.unwrap_or(records.committed()?), "exporting");
+    let bar = progress::records(query.to_seq.unwrap_or_default(), "exporting");
     let mut written = Written {
         records: 0,
         bytes: 0,
@@ -254,15 +221,24 @@ fn log(path: &Path, config: &Config) -> Result<(Wal, Sequence)> {
         Err(error @ ArchiveError::InUse { .. }) => return Err(in_use(error)),
         Err(_) => false,
     };
-    if is_new && !path.exists() && !parent(path).is_dir() {
+    let is_strange = is_new && fs::read_dir(path).is_ok_and(|mut items| items.next().is_some());
+    if is_strange {
         let text = format!(
-            "a new log is made for an import only where the folder around it is there, and {} is not: name the folder of a \
-             log with --wal, or make that one; nothing was changed",
-            parent(path).display()
+            "{} is a folder with other things in it, and no log: name the folder of a log with --wal, or one that does not exist \
+             yet; nothing was changed",
+            path.display()
         );
         return Err(Usage(text).into());
     }
-    let wal = Wal::open(options::wal_for_verb(config)).map_err(|source| LogError {
+    if is_new && !path.exists() && !folder(path).is_dir() {
+        let text = format!(
+            "a new log is made for an import only where the folder around it is there, and {} is not: name the folder of a \
+             log with --wal, or make that one; nothing was changed",
+            folder(path).display()
+        );
+        return Err(Usage(text).into());
+    }
+    let wal = with_warnings(|| Wal::open(options::wal_for_verb(config))).map_err(|source| LogError {
         origin: config.origin("wal.path"),
         source,
     })?;
@@ -279,14 +255,6 @@ fn log(path: &Path, config: &Config) -> Result<(Wal, Sequence)> {
         eprintln!("made a new log in {}, identity {}", path.display(), wal.id());
     }
     Ok((wal, committed))
-}
-
-/// The folder around a file or folder.
-fn parent(path: &Path) -> &Path {
-    match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    }
 }
 
 fn opened(path: &Path) -> Result<Box<dyn BufRead>> {

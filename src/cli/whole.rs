@@ -1,0 +1,144 @@
+//! A file that is whole, or not there: it gets its name once it is on disk.
+//!
+//! It is written as `NAME.partial`, locked while somebody writes it. What was cut off is left under that name, and the
+//! next one begins anew. Knows nothing of what is in it.
+
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{self, BufWriter, Write};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result};
+
+use super::exit::{Later, Usage};
+
+/// Being written.
+pub(super) struct Whole {
+    path: PathBuf,
+    partial: PathBuf,
+    out: BufWriter<File>,
+}
+
+impl Whole {
+    /// Begins it.
+    ///
+    /// # Errors
+    /// It is there already, somebody else writes it, or the system's.
+    pub(super) fn create(path: &Path) -> Result<Self> {
+        free(path)?;
+        let partial = PathBuf::from(format!("{}.partial", path.display()));
+        let file = locked(&partial)?;
+        // Another one may have been finished while this one waited.
+        free(path)?;
+        file.set_len(0)
+            .with_context(|| format!("cannot write {}", partial.display()))?;
+        Ok(Self {
+            path: path.to_path_buf(),
+            partial,
+            out: BufWriter::new(file),
+        })
+    }
+
+    /// It has all that belongs in it.
+    ///
+    /// # Errors
+    /// The system's: it is not there then.
+    pub(super) fn finish(mut self) -> Result<()> {
+        let cannot = || {
+            format!(
+                "cannot write {}; start again once that is mended",
+                self.partial.display()
+            )
+        };
+        self.out.flush().with_context(cannot)?;
+        self.out.get_ref().sync_all().with_context(cannot)?;
+        free(&self.path)?;
+        fs::rename(&self.partial, &self.path).with_context(cannot)?;
+        File::open(folder(&self.path))
+            .and_then(|folder| folder.sync_all())
+            .with_context(cannot)
+    }
+}
+
+impl Write for Whole {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.out.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.out.flush()
+    }
+}
+
+/// The folder around a file or folder.
+pub(super) fn folder(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    }
+}
+
+fn free(path: &Path) -> Result<()> {
+    match path.exists() {
+        false => Ok(()),
+        true => Err(Usage(format!(
+            "{} is there already: name another file; nothing was changed",
+            path.display()
+        ))
+        .into()),
+    }
+}
+
+/// The file of that name, for this process alone.
+fn locked(partial: &Path) -> Result<File> {
+    let cannot = || format!("cannot write {}", partial.display());
+    loop {
+        let file = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(partial)
+            .with_context(cannot)?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                return Err(Later(format!(
+                    "another command is writing {}: wait for it, or name another file",
+                    partial.display()
+                ))
+                .into());
+            }
+            Err(TryLockError::Error(error)) => return Err(error).with_context(cannot),
+        }
+        // Whoever had the lock may have given the file its name since.
+        let here = file.metadata().with_context(cannot)?;
+        if fs::metadata(partial).is_ok_and(|there| (there.dev(), there.ino()) == (here.dev(), here.ino())) {
+            return Ok(file);
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn two_do_not_write_one_file_and_half_a_file_has_no_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("out");
+        let mut first = Whole::create(&path).unwrap();
+        first.write_all(b"half").unwrap();
+        let second = Whole::create(&path).err().expect("somebody writes it");
+        assert!(second.is::<Later>(), "{second}");
+        drop(first);
+        assert!(!path.exists());
+        let mut again = Whole::create(&path).unwrap();
+        again.write_all(b"all").unwrap();
+        again.finish().unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"all");
+        let third = Whole::create(&path).err().expect("it is there");
+        assert!(third.is::<Usage>(), "{third}");
+    }
+}
