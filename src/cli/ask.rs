@@ -232,12 +232,23 @@ impl Listener {
 
     /// `GET` of a path with its query, as JSON of this kind.
     pub(super) fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, AskError> {
-        self.typed(&self.call(path, None::<&()>, VERB_TIMEOUT, PAGE_BYTES_MAX)?)
+        self.typed(&self.verb(path, None::<&()>)?)
     }
 
     /// `POST` of JSON, answered by JSON of this kind.
     pub(super) fn post<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Result<T, AskError> {
-        self.typed(&self.call(path, Some(body), VERB_TIMEOUT, PAGE_BYTES_MAX)?)
+        self.typed(&self.verb(path, Some(body))?)
+    }
+
+    fn verb(&self, path: &str, body: Option<&impl Serialize>) -> Result<Answer, AskError> {
+        match self.call(path, body, VERB_TIMEOUT, PAGE_BYTES_MAX) {
+            // Whether it is for a gateway to refuse.
+            Err(AskError::Refused { part, address, why }) => {
+                self.status()?;
+                Err(AskError::Refused { part, address, why })
+            }
+            answer => answer,
+        }
     }
 
     fn typed<T: DeserializeOwned>(&self, answer: &Answer) -> Result<T, AskError> {

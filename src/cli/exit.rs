@@ -253,6 +253,10 @@ fn code_of(cause: &(dyn std::error::Error + 'static)) -> Option<u8> {
     if cause.is::<wal::ReadError>() {
         return Some(TRY_AGAIN_LATER);
     }
+    if let Some(error) = cause.downcast_ref::<io::Error>() {
+        let is_full = matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded);
+        return is_full.then_some(TRY_AGAIN_LATER);
+    }
     cause.downcast_ref::<wal::OpenError>().map(code_of_open)
 }
 

@@ -1,11 +1,11 @@
 //! A file that is whole, or not there: it gets its name once it is on disk.
 //!
-//! It is written as `NAME.partial`, locked while somebody writes it. What was cut off is left under that name, and the
-//! next one begins anew. Knows nothing of what is in it.
+//! It is written as `NAME.partial`, locked while somebody writes it. What a killed process has left under that name is
+//! written over. Knows nothing of what is in it.
 
-use std::fs::{self, File, OpenOptions, TryLockError};
+use std::fs::{self, File, OpenOptions, Permissions, TryLockError};
 use std::io::{self, BufWriter, Write};
-use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
@@ -17,6 +17,17 @@ pub(super) struct Whole {
     path: PathBuf,
     partial: PathBuf,
     out: BufWriter<File>,
+    is_finished: bool,
+}
+
+impl Drop for Whole {
+    /// Half a file is of no use, and may have filled the disk.
+    fn drop(&mut self) {
+        if !self.is_finished {
+            // What stays is written over the next time.
+            drop(fs::remove_file(&self.partial));
+        }
+    }
 }
 
 impl Whole {
@@ -30,12 +41,15 @@ impl Whole {
         let file = locked(&partial)?;
         // Another one may have been finished while this one waited.
         free(path)?;
+        // It may be what somebody else has left.
         file.set_len(0)
+            .and_then(|()| file.set_permissions(Permissions::from_mode(0o600)))
             .with_context(|| format!("cannot write {}", partial.display()))?;
         Ok(Self {
             path: path.to_path_buf(),
             partial,
             out: BufWriter::new(file),
+            is_finished: false,
         })
     }
 
@@ -54,6 +68,7 @@ impl Whole {
         self.out.get_ref().sync_all().with_context(cannot)?;
         free(&self.path)?;
         fs::rename(&self.partial, &self.path).with_context(cannot)?;
+        self.is_finished = true;
         File::open(folder(&self.path))
             .and_then(|folder| folder.sync_all())
             .with_context(cannot)
@@ -133,7 +148,7 @@ mod tests {
         let second = Whole::create(&path).err().expect("somebody writes it");
         assert!(second.is::<Later>(), "{second}");
         drop(first);
-        assert!(!path.exists());
+        assert!(!path.exists() && !folder.path().join("out.partial").exists());
         let mut again = Whole::create(&path).unwrap();
         again.write_all(b"all").unwrap();
         again.finish().unwrap();

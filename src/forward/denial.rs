@@ -105,8 +105,11 @@ impl Drain {
             Ok(Some(Err(code))) if verdict::verdict(code) == Verdict::Config => {
                 self.topics.hold(topic, code, true);
                 self.producer.native.close_topic(topic as usize);
+                // Kafka has answered: the next one need not wait.
+                self.setbacks = 0;
             }
-            Ok(_) => {}
+            Ok(Some(_)) => self.setbacks = 0,
+            Ok(None) => {}
             Err(error) => self.trouble(error.to_string()),
         }
         Ok(true)

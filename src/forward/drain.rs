@@ -452,7 +452,11 @@ impl Drain {
             now_ms: now_ms(),
             defer_held: passing || self.lane_blocked.is_some(),
             limit: self.main.sift.current().map_or(Sequence::MAX, |(_, last)| last),
-            runs_max: transaction::runs_max(self.transactions.as_ref()),
+            // What is sifted was within the bound, and must come through, or the pass that others wait for never goes on.
+            runs_max: match self.main.sift.is_active() {
+                true => usize::MAX,
+                false => transaction::runs_max(self.transactions.as_ref()),
+            },
         };
         match self.main.walk(bytes, &mut out) {
             Ok(walk) => {

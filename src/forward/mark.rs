@@ -43,6 +43,11 @@ impl Reached {
         self.acked > acked || self.beyond.iter().any(|(_, last)| *last > acked)
     }
 
+    /// Whether this sequence is in it.
+    pub(super) fn covers(&self, seq: Sequence) -> bool {
+        seq <= self.acked || self.beyond.iter().any(|(first, last)| (*first..=*last).contains(&seq))
+    }
+
     fn text(&self) -> String {
         if self.beyond.is_empty() {
             return "-".to_owned();

@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::drain::{Drain, Step};
 use super::flow::{Flow, Identity, SLOTS_MAX};
 use super::lane::Lane;
+use super::mark::Reached;
 use super::tail::{self, Outcome, Seen};
 use super::topics::Topics;
 use super::window::State;
@@ -152,34 +153,22 @@ impl Drain {
 
     /// Looks at both logs and at Kafka; whether the log was rewound meanwhile.
     fn survey(&mut self) -> Step<bool> {
-        let mut in_lane = HashSet::new();
         // Nothing beyond was ever on its way.
         let in_window = self.main.window.acked().saturating_add(SLOTS_MAX as Sequence);
         let resend = self.main.log.resend();
-        if let Some(log) = self.wal.held() {
-            let mut flow = Flow::new(log, true);
-            let scan = self.patiently(|drain| {
-                let mut window = HashSet::new();
-                Survey::make(&drain.main, &drain.identity, in_window, |_, _, who| window.insert(who))?;
-                Scan::make(&mut flow, &mut drain.topics, &drain.identity, &window)
-            })?;
-            in_lane = scan.in_lane;
-            let mut lane = Lane::new(flow);
-            if let Some(end) = scan.pass {
-                tracing::info!("finishing a pass over the held lane that was interrupted");
-                lane.pass = Some(end);
-                self.topics.reset_first();
-            }
-            self.lane = Some(lane);
-        }
+        let mut in_lane = self.scan_lane(in_window, &Reached::default())?;
         if self.take_over()? {
             return Ok(true);
         }
+        // What of a pass Kafka has by its watermark is not there twice any more: its later place is the only one.
+        if let Some(reached) = self.adopted_lane() {
+            in_lane = self.scan_lane(in_window, &reached)?;
+        }
         let survey = self.patiently(|drain| {
             let mut settled = HashSet::new();
-            let survey = Survey::make(&drain.main, &drain.identity, in_window, |seq, _, who| {
+            let survey = Survey::make(&drain.main, &drain.identity, in_window, |seq, topic, who| {
                 // In the lane already: the crash came between the lane's commit and the log's watermark.
-                let held = seq > resend && in_lane.contains(&who);
+                let held = seq > resend && in_lane.contains(&(drain.topics.id(topic), who));
                 if held {
                     settled.insert(seq);
                 }
@@ -198,6 +187,29 @@ impl Drain {
         let rewound = self.read_back(false, &survey)?;
         self.surveyed_ms = None;
         Ok(rewound)
+    }
+
+    /// Looks through the lane, but for what is `reached`; returns what of the main log's window is in it.
+    fn scan_lane(&mut self, in_window: Sequence, reached: &Reached) -> Step<HashSet<(u32, Origin)>> {
+        let Some(log) = self.wal.held() else {
+            return Ok(HashSet::new());
+        };
+        let mut flow = Flow::new(log, true);
+        let scan = self.patiently(|drain| {
+            let mut window = HashSet::new();
+            Survey::make(&drain.main, &drain.identity, in_window, |_, topic, who| {
+                window.insert((drain.topics.id(topic), who))
+            })?;
+            Scan::make(&mut flow, &mut drain.topics, &drain.identity, &window, reached)
+        })?;
+        let mut lane = Lane::new(flow);
+        if let Some(end) = scan.pass {
+            tracing::info!("finishing a pass over the held lane that was interrupted");
+            lane.pass = Some(end);
+            self.topics.reset_first();
+        }
+        self.lane = Some(lane);
+        Ok(scan.in_lane)
     }
 
     /// Repeats what reads the log until it can be read.
@@ -300,24 +312,28 @@ impl Drain {
 struct Scan {
     /// Records of the main log's window that are in the lane: the crash came between the lane's commit and
     /// the log's watermark.
-    in_lane: HashSet<Origin>,
+    in_lane: HashSet<(u32, Origin)>,
     /// The end of a pass that was interrupted. It must be finished before anything is appended: it has moved
     /// older records behind younger ones that it did not reach.
     pass: Option<Sequence>,
 }
 
 impl Scan {
-    /// Reads the lane. Held topics go to `topics`, records that are there twice to the flow's `settled`.
+    /// Reads the lane. Held topics go to `topics`, records that are there twice to the flow's `settled`, and so does what is
+    /// `reached`: as if it were not there any more.
+    ///
+    /// A record is who it is under its topic: one that an operator has redirected may be there under both.
     fn make(
         flow: &mut Flow,
         topics: &mut Topics,
         identity: &Identity,
-        window: &HashSet<Origin>,
+        window: &HashSet<(u32, Origin)>,
+        reached: &Reached,
     ) -> Result<Self, ReadError> {
         topics.forget_held();
         flow.settled.clear();
         let mut scan = Self::default();
-        let mut first: HashSet<Origin> = HashSet::new();
+        let mut first: HashSet<(u32, Origin)> = HashSet::new();
         let (mut marker, mut moved, mut held) = (None, false, false);
         let mut reader = flow.log.reader(flow.window.acked() + 1);
         loop {
@@ -327,13 +343,17 @@ impl Scan {
                 Read::Nothing => break,
             };
             for (seq, record) in chunk.records() {
+                if reached.covers(seq) {
+                    flow.settled.insert(seq);
+                    continue;
+                }
                 let Ok(record) = record else { continue };
                 if flow.is_marker(&record) {
                     marker.get_or_insert(seq);
                     continue;
                 }
-                let who = identity.of(seq, record.origin);
                 let topic = topics.id(record.topic);
+                let who = (topic, identity.of(seq, record.origin));
                 topics.found_in_lane(topic, seq);
                 held = true;
                 moved |= marker.is_some();
@@ -396,13 +416,47 @@ mod tests {
         log.append(batch).unwrap().wait().unwrap();
     }
 
-    fn scan(wal: &Wal, log: &Log, window: &[Sequence]) -> (Scan, Flow, Topics) {
+    /// `window`: sequences of the main log whose topic is "a".
+    fn scan(wal: &Wal, log: &Log, window: &[Sequence], reached: &Reached) -> (Scan, Flow, Topics) {
         let identity = Identity::new(wal.id());
         let mut flow = Flow::new(log.clone(), true);
         let mut topics = Topics::new();
-        let window = window.iter().map(|seq| identity.of(*seq, None)).collect();
-        let scan = Scan::make(&mut flow, &mut topics, &identity, &window).unwrap();
+        let a = topics.id("a");
+        let window = window.iter().map(|seq| (a, identity.of(*seq, None))).collect();
+        let scan = Scan::make(&mut flow, &mut topics, &identity, &window, reached).unwrap();
         (scan, flow, topics)
+    }
+
+    #[test]
+    fn what_was_moved_and_is_no_longer_in_front_is_not_taken_for_a_second_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let wal = wal(&folder);
+        let lane = wal.held_or_create().unwrap();
+        append(&wal, &lane, &[("b", 1), ("b", 2), ("", 0), ("b", 1)]);
+        // Kafka's watermark, committed with the pass, says that all of the lane in front of the fourth is settled.
+        let reached = Reached {
+            acked: 3,
+            beyond: Vec::new(),
+        };
+        let (scan, flow, topics) = scan(&wal, &lane, &[], &reached);
+        assert_eq!(flow.settled, HashSet::from([1, 2, 3]));
+        assert_eq!(scan.pass, None);
+        assert_eq!(topics.held().first().map(|held| held.records), Some(1));
+        wal.close().unwrap();
+    }
+
+    #[test]
+    fn a_record_under_two_topics_is_two() {
+        let folder = tempfile::tempdir().unwrap();
+        let wal = wal(&folder);
+        let lane = wal.held_or_create().unwrap();
+        append(&wal, &lane, &[("a", 1), ("b", 1), ("b", 2)]);
+        let (scan, flow, _) = scan(&wal, &lane, &[1, 2], &Reached::default());
+        assert_eq!(flow.settled, HashSet::new());
+        let in_lane: Vec<Sequence> = scan.in_lane.iter().map(|(_, who)| who.seq).collect();
+        // The log's second is a's, and the lane has only b's.
+        assert_eq!(in_lane, vec![1]);
+        wal.close().unwrap();
     }
 
     #[test]
@@ -412,7 +466,7 @@ mod tests {
         let lane = wal.held_or_create().unwrap();
         // b:1 was moved behind the marker, and is still in front too; b:2 was not reached.
         append(&wal, &lane, &[("b", 1), ("b", 2), ("", 0), ("b", 1)]);
-        let (scan, flow, topics) = scan(&wal, &lane, &[]);
+        let (scan, flow, topics) = scan(&wal, &lane, &[], &Reached::default());
         assert_eq!(scan.pass, Some(3));
         assert_eq!(flow.settled, HashSet::from([4]));
         assert_eq!(topics.held().len(), 1);
@@ -425,10 +479,10 @@ mod tests {
         let wal = wal(&folder);
         let lane = wal.held_or_create().unwrap();
         append(&wal, &lane, &[("a", 1), ("a", 2), ("", 0)]);
-        assert_eq!(scan(&wal, &lane, &[]).0.pass, None);
+        assert_eq!(scan(&wal, &lane, &[], &Reached::default()).0.pass, None);
         // Only the marker is left: it is to be settled, or it counts as held for ever.
         lane.ack(2).unwrap();
-        assert_eq!(scan(&wal, &lane, &[]).0.pass, Some(3));
+        assert_eq!(scan(&wal, &lane, &[], &Reached::default()).0.pass, Some(3));
         wal.close().unwrap();
     }
 
@@ -438,8 +492,8 @@ mod tests {
         let wal = wal(&folder);
         let lane = wal.held_or_create().unwrap();
         append(&wal, &lane, &[("a", 1), ("a", 2)]);
-        let (scan, ..) = scan(&wal, &lane, &[2, 3]);
-        let in_lane: Vec<Sequence> = scan.in_lane.iter().map(|who| who.seq).collect();
+        let (scan, ..) = scan(&wal, &lane, &[2, 3], &Reached::default());
+        let in_lane: Vec<Sequence> = scan.in_lane.iter().map(|(_, who)| who.seq).collect();
         assert_eq!(in_lane, vec![2]);
         wal.close().unwrap();
     }

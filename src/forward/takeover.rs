@@ -5,6 +5,7 @@
 //! over for good.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::config::FromClientConfigAndContext as _;
@@ -56,6 +57,9 @@ pub(super) enum Foreign {
     Stamps(#[from] std::io::Error),
 }
 
+/// A producer that could not take over for so long is made anew.
+const WAIT_MAX: Duration = Duration::from_secs(60);
+
 impl Drain {
     /// Before anything is sent: see [`Self::enter`]; waits for Kafka. Whether the log was rewound meanwhile.
     pub(super) fn take_over(&mut self) -> Step<bool> {
@@ -72,21 +76,24 @@ impl Drain {
             if self.over() {
                 return Ok(false);
             }
-            if self.meanwhile(wait, true, true)? {
+            // Nothing is moved in the lane before it is known what of it Kafka has.
+            if self.meanwhile(wait, false, true)? {
                 return Ok(true);
             }
             wait = (wait * 2).min(AWAY_MAX);
         }
-        // Both logs were looked at anew.
-        if let Some(mark) = self
-            .transactions
-            .as_ref()
-            .and_then(|transactions| transactions.adopted.clone())
-        {
-            self.adopt_lane(&mark.lane);
-        }
         Ok(false)
     }
+
+    /// What was taken over of the lane, if its own watermark does not say all of it.
+    pub(super) fn adopted_lane(&self) -> Option<Reached> {
+        let reached = &self.transactions.as_ref()?.adopted.as_ref()?.lane;
+        let log = &self.lane.as_ref()?.flow.log;
+        // One that was lost and made anew has none of these.
+        let is_its_own = !reached.exceeds(log.committed());
+        (is_its_own && reached.exceeds(log.watermarks().acked)).then(|| reached.clone())
+    }
+
     /// A new producer takes over: ends what the one before left open, takes over Kafka's watermark and signs it. False:
     /// Kafka does not answer.
     pub(super) fn enter(&mut self) -> Step<bool> {
@@ -148,8 +155,11 @@ impl Drain {
     /// Takes over, and reads Kafka's watermark: offset and metadata, if there is one.
     fn read_mark(&mut self, consumer: &Consumer) -> Result<Option<(i64, String)>, KafkaError> {
         if let Err(error) = self.producer.native.producer().init_transactions(CALL_MAX) {
-            // Only one that may be asked again is of any more use.
-            if !matches!(&error, KafkaError::Transaction(error) if error.is_retriable()) {
+            // Only one that may be asked again is of any more use, and not for ever: librdkafka may stand still.
+            let since = (self.transactions.as_mut())
+                .map(|transactions| *transactions.waits_since.get_or_insert_with(Instant::now));
+            let is_stuck = since.is_some_and(|since| since.elapsed() > WAIT_MAX);
+            if is_stuck || !matches!(&error, KafkaError::Transaction(error) if error.is_retriable()) {
                 self.replace(self.wanted());
             }
             return Err(error);

@@ -15,6 +15,7 @@
 //! for librdkafka's socket.timeout.ms), and only while nothing could be sent anyway.
 
 use std::collections::VecDeque;
+use std::mem::Discriminant;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -37,6 +38,9 @@ pub(super) const TOPIC: &str = "tidegate-watermark";
 pub(super) const CALL_MAX: Duration = Duration::from_secs(5);
 /// How long Kafka may take to answer before it is taken for away.
 pub(super) const LOOK_MAX: Duration = Duration::from_secs(2);
+/// The end of a transaction takes no longer: brokers give one up after a minute (transaction.timeout.ms), and a producer that
+/// waits longer waits in vain.
+const STAGE_MAX: Duration = Duration::from_secs(90);
 /// A transaction lasts at least so long while nothing more comes: each costs the brokers some milliseconds.
 const LAST_MIN: Duration = Duration::from_millis(50);
 /// And at most so long while more comes: its records are seen, and its space is freed, only when it ends.
@@ -85,6 +89,10 @@ pub(super) struct Transactions {
     pub(super) suspects: VecDeque<Failure>,
     /// Kafka may have lost what it had committed: to be looked for once the producer has taken over.
     pub(super) heal: bool,
+    /// The stage that was seen last, and since when it is.
+    seen: Option<(Discriminant<Stage>, Instant)>,
+    /// Since when Kafka does not let this producer take over.
+    pub(super) waits_since: Option<Instant>,
 }
 
 impl Transactions {
@@ -102,6 +110,20 @@ impl Transactions {
             since: None,
             suspects: VecDeque::new(),
             heal: false,
+            seen: None,
+            waits_since: None,
+        }
+    }
+
+    /// How long it has been in this stage.
+    fn stage_age(&mut self) -> Duration {
+        let stage = std::mem::discriminant(&self.stage);
+        match self.seen {
+            Some((seen, since)) if seen == stage => since.elapsed(),
+            _ => {
+                self.seen = Some((stage, Instant::now()));
+                Duration::ZERO
+            }
         }
     }
 
@@ -109,6 +131,8 @@ impl Transactions {
     pub(super) fn begin_anew(&mut self) {
         self.stage = Stage::New;
         self.since = None;
+        self.seen = None;
+        self.waits_since = None;
     }
 }
 
@@ -149,6 +173,15 @@ impl Drain {
         let Some(transactions) = &mut self.transactions else {
             return Ok(false);
         };
+        // Kafka has given it up by then, or ended it: whatever this producer waits for, its watermark will tell.
+        let ends = matches!(
+            transactions.stage,
+            Stage::Closing | Stage::Ending { .. } | Stage::Aborting
+        );
+        if transactions.stage_age() > STAGE_MAX && ends {
+            self.ended("Kafka has not ended a transaction for over a minute")?;
+            return Ok(true);
+        }
         match &transactions.stage {
             Stage::New | Stage::Aborting | Stage::Ending { .. } if !is_late => return Ok(false),
             Stage::New => {
@@ -210,18 +243,20 @@ impl Drain {
         let stamp = self.transactions.as_ref().map_or(0, |transactions| transactions.stamp);
         let resend = self.transactions.as_ref().map_or(0, |transactions| transactions.resend);
         let mut main = self.main.reached();
+        let mut lane = (self.lane.as_ref()).map_or_else(Reached::default, |lane| lane.flow.reached());
         if self
             .transactions
             .as_ref()
             .is_some_and(|transactions| transactions.is_brief)
         {
             main.beyond.clear();
+            lane.beyond.clear();
         }
         Mark {
             stamp,
             resend,
             main,
-            lane: (self.lane.as_ref()).map_or_else(Reached::default, |lane| lane.flow.reached()),
+            lane,
         }
     }
 

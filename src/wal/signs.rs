@@ -6,6 +6,7 @@ use std::io;
 use std::path::Path;
 
 use super::archive::Part;
+use super::generation::DATA_FILE;
 use super::generations::DAMAGED;
 use super::identity::IDENTITY;
 use super::{made_mark, ranges, witness};
@@ -37,6 +38,18 @@ fn of_part(part: Part, folder: &Path, signs: &mut Vec<String>) -> io::Result<()>
     if is_made && let Some(fault) = of_witness(folder) {
         signs.push(format!("the witness{of} {fault}"));
     }
+    let lost = generations
+        .iter()
+        .filter(|name| !folder.join(name).join(DATA_FILE).exists());
+    let lost = lost.count();
+    if lost > 0 {
+        signs.push(format!("generations{of} whose file is gone: {lost}"));
+    }
+    if is_made && generations.is_empty() && has_backlog(folder) {
+        signs.push(format!(
+            "all generations{of} are gone, and records were waiting in them"
+        ));
+    }
     let marked = generations
         .iter()
         .filter(|name| folder.join(name).join(ranges::DAMAGED).exists());
@@ -54,6 +67,15 @@ fn of_part(part: Part, folder: &Path, signs: &mut Vec<String>) -> io::Result<()>
         }
     }
     Ok(())
+}
+
+/// Whether the witness says that not all was acknowledged.
+fn has_backlog(folder: &Path) -> bool {
+    let marks = File::open(folder.join(witness::FILE)).and_then(|file| witness::read(&file));
+    let told = ranges::Told::read(folder).map(|told| told.all()).unwrap_or_default();
+    marks.is_ok_and(|marks| {
+        marks.is_some_and(|(_, marks)| ranges::count_unknown(marks.acked + 1, marks.committed, &told) > 0)
+    })
 }
 
 fn of_witness(folder: &Path) -> Option<String> {
@@ -88,11 +110,20 @@ mod tests {
         let wal = folder.path();
         let generation = "gen-00000000000000000001-9f8e7d6c5b4a3921";
         assert_eq!(signs(wal).unwrap(), Vec::<String>::new(), "no log was made yet");
-        fs::create_dir(wal.join(generation)).unwrap();
-        assert_eq!(signs(wal).unwrap(), ["the witness is missing"]);
         let (mut witness, _) = Witness::open(wal).unwrap();
-        witness.write(Marks::default()).unwrap();
+        let marks = Marks { committed: 7, acked: 3 };
+        witness.write(marks).unwrap();
+        fs::write(wal.join(IDENTITY), "").unwrap();
+        assert_eq!(
+            signs(wal).unwrap(),
+            ["all generations are gone, and records were waiting in them"]
+        );
+        fs::create_dir(wal.join(generation)).unwrap();
+        assert_eq!(signs(wal).unwrap(), ["generations whose file is gone: 1"]);
+        fs::write(wal.join(generation).join(DATA_FILE), "").unwrap();
         assert_eq!(signs(wal).unwrap(), Vec::<String>::new());
+        fs::remove_file(wal.join(witness::FILE)).unwrap();
+        assert_eq!(signs(wal).unwrap(), ["the witness is missing"]);
 
         fs::write(wal.join(witness::FILE), [0xFF; 5000]).unwrap();
         fs::write(wal.join(generation).join(ranges::DAMAGED), "").unwrap();

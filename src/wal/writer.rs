@@ -30,6 +30,9 @@ pub const COMMIT_BYTES_MAX: usize = 32 * 1024 * 1024;
 /// What a held record or a dead letter may have beyond the record it was in the main log: its origin, a reason.
 const SIDE_BYTES_MORE: usize = 64 * 1024;
 
+/// That records are refused is told this often at most.
+const REFUSED_TOLD_EVERY: Duration = Duration::from_secs(60);
+
 /// One batch and who waits for it.
 pub struct Job {
     batch: Batch,
@@ -144,6 +147,8 @@ pub fn run(shared: &Arc<Shared>) {
     let mut framer: Option<(super::frame::Key, Framer)> = None;
     let commit_seconds = metrics::histogram!(crate::metrics::WAL_COMMIT_SECONDS);
     let commit_records = metrics::histogram!(crate::metrics::WAL_COMMIT_RECORDS);
+    let mut refused_at: Option<Instant> = None;
+    let mut refuses = false;
     loop {
         shared.queue.take(shared.options.linger, &mut jobs);
         if jobs.is_empty() {
@@ -155,6 +160,9 @@ pub fn run(shared: &Arc<Shared>) {
         shared.commit_began_ms.store(0, Ordering::Relaxed);
         match outcome {
             Ok(first) => {
+                if std::mem::take(&mut refuses) {
+                    tracing::info!(log = shared.options.name, "records are taken again");
+                }
                 let time = began.elapsed();
                 commit_seconds.record(time);
                 shared.latency.note(shared.clock_ms() / 1000, time);
@@ -172,6 +180,12 @@ pub fn run(shared: &Arc<Shared>) {
             }
             Err(error) => {
                 let poisoned = matches!(error, AppendError::Poisoned { .. });
+                // At a limit it is now one, now the other.
+                if !poisoned && refused_at.is_none_or(|at| at.elapsed() >= REFUSED_TOLD_EVERY) {
+                    refused_at = Some(Instant::now());
+                    refuses = true;
+                    tracing::warn!(log = shared.options.name, "records are refused: {error}");
+                }
                 for job in jobs.drain(..) {
                     answer(job, Err(error.clone()));
                 }

@@ -24,6 +24,7 @@ cases!["wal":
     a_pulled_disk_is_replayed_while_the_original_restarts [Kafka],
     a_replay_tells_what_kafka_refuses_and_sends_the_rest [Kafka],
     a_replay_goes_to_a_running_gateway [],
+    what_a_worse_copy_lacked_is_sent_from_a_better_one [],
     a_replay_without_kafka_can_be_gone_on_with [Kafka],
 ];
 
@@ -218,7 +219,7 @@ fn an_export_keeps_identities_in_another_log() {
     let ended = wal(&["import", text(&broken), "--wal", text(&third)]);
     assert_eq!(ended.code, Some(1), "{ended:?}");
     assert!(
-        ended.stderr.contains("record 41") && ended.stderr.contains("--skip 0"),
+        ended.stderr.contains("record 41") && ended.stderr.contains("`--skip 40` goes on"),
         "{ended:?}"
     );
 }
@@ -241,11 +242,23 @@ fn what_cannot_be_exported_or_imported_is_told() {
     assert_eq!(ended.code, Some(1), "{ended:?}");
     assert!(ended.stderr.contains("--skip"), "{ended:?}");
     let missing = wal(&["import", "/nowhere/at/all", "--wal", text(&folder.path().join("new"))]);
-    assert_eq!(missing.code, Some(1), "{missing:?}");
+    assert_eq!(missing.code, Some(2), "{missing:?}");
     assert!(missing.stderr.contains("wal export -o FILE"), "{missing:?}");
     // Nothing is made for a name that is a mistake.
-    let packed = folder.path().join("none.jsonl");
-    fs::write(&packed, "").unwrap();
+    let whole = done(&["export", "--wal", text(&source.wal())]);
+    let packed = folder.path().join("all.jsonl");
+    fs::write(&packed, whole).unwrap();
+    let garbage = folder.path().join("garbage");
+    fs::write(&garbage, "no record\n").unwrap();
+    let made = folder.path().join("of-garbage");
+    let ended = wal(&["import", text(&garbage), "--wal", text(&made)]);
+    assert!(ended.code == Some(1) && !made.exists(), "{ended:?}");
+    // A folder with other things in it is no place for a log.
+    let ended = wal(&["import", text(&packed), "--wal", text(folder.path())]);
+    assert!(
+        ended.code == Some(2) && !folder.path().join("identity").exists(),
+        "{ended:?}"
+    );
     for (file, place) in [(Path::new("/nowhere"), "made"), (&packed, "no/such")] {
         let place = folder.path().join(place);
         let ended = wal(&["import", text(file), "--wal", text(&place)]);
@@ -282,8 +295,9 @@ fn where_nothing_is_that_is_said() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("none.jsonl");
     fs::write(&file, "").unwrap();
-    let empty = folder.path().join("empty");
-    done(&["import", text(&file), "--wal", text(&empty)]);
+    let mut gateway = Gateway::start(&Config::new(NOWHERE));
+    assert!(gateway.sigterm(seconds(30)).success());
+    let empty = gateway.wal();
     said(
         ["--wal", text(&empty)],
         &[
@@ -532,6 +546,47 @@ fn a_replay_goes_to_a_running_gateway() {
     let told = done(&["replay", "--wal", text(&source.wal()), "--admin", &admin]);
     assert!(told.contains("  t1: 40\n"), "{told}");
     assert_eq!(done(&["export", "--admin", &admin]), exported);
+}
+
+fn what_a_worse_copy_lacked_is_sent_from_a_better_one() {
+    let mut source = filled();
+    source.sigkill();
+    let (good, folder) = (source.wal(), tempfile::tempdir().unwrap());
+    let (bad, place) = (folder.path().join("copy"), folder.path().join("place"));
+    assert!(
+        Command::new("cp")
+            .arg("-r")
+            .arg(&good)
+            .arg(&bad)
+            .status()
+            .unwrap()
+            .success()
+    );
+    for entry in fs::read_dir(&bad).unwrap().flatten() {
+        let data = entry.path().join("db");
+        if let Ok(mut bytes) = fs::read(&data) {
+            let from = bytes.len() / 8;
+            bytes[from..].fill(0);
+            fs::write(&data, bytes).unwrap();
+        }
+    }
+    let gateway = Gateway::start(&Config::new(NOWHERE));
+    let admin = format!("http://{}", gateway.admin);
+    let replay = |from: &Path| {
+        let resume = ["--admin", &admin, "--resume", text(&place)];
+        wal(&[&["replay", "--wal", text(from)], &resume[..]].concat())
+    };
+    let ended = replay(&bad);
+    assert_eq!(ended.code, Some(3), "{ended:?}");
+    let ended = replay(&good);
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    let sorted = |exported: String| {
+        let mut lines: Vec<String> = exported.lines().map(str::to_owned).collect();
+        lines.sort_unstable();
+        lines
+    };
+    let there = sorted(done(&["export", "--admin", &admin]));
+    assert_eq!(there, sorted(done(&["export", "--wal", text(&good)])));
 }
 
 fn a_replay_without_kafka_can_be_gone_on_with() {

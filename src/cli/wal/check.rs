@@ -143,8 +143,14 @@ fn verify_folder(flags: &Verify, path: &std::path::Path) -> Result<()> {
     print(text.as_bytes())?;
     let damaged: Vec<&Verified> = verified.iter().filter(|log| log.is_damaged()).collect();
     if damaged.is_empty() && identity.is_none() {
-        if !flags.json {
-            eprintln!("no damage: everything that was answered OK and is not yet removed can be read");
+        let is_known =
+            (archive.logs()).any(|log| log.is_end_lost() || !log.lost().is_empty() || !log.void().is_empty());
+        match (flags.json, is_known) {
+            (true, _) => {}
+            (false, false) => {
+                eprintln!("no damage: everything that was answered OK and is not yet removed can be read")
+            }
+            (false, true) => eprintln!("no new damage: everything can be read but for what the notes tell of"),
         }
         return Ok(());
     }

@@ -6,7 +6,7 @@
 //! | `look` | list, show, tail |
 //! | `check` | verify, salvage |
 //! | `rewind` | send again what was acknowledged |
-//! | `transfer` | export, import |
+//! | `export`, `import` | export, import |
 //! | `replay` | replay |
 //! | `progress` | the bar that long ones show |
 //!
@@ -14,12 +14,13 @@
 //! (rewind) open it as a start does.
 
 mod check;
+mod export;
+mod import;
 pub(super) mod look;
 mod progress;
 pub(super) mod records;
 mod replay;
 mod rewind;
-mod transfer;
 
 use anyhow::Result;
 use clap::Subcommand;
@@ -41,9 +42,9 @@ pub(super) enum Command {
     /// Send everything from a sequence on to Kafka again, also what Kafka has acknowledged, as far as wal.retain kept it
     Rewind(rewind::Rewind),
     /// Write records as JSON lines, with their identity
-    Export(transfer::Export),
+    Export(export::Export),
     /// Take records of an export into a log, with the identity that they have
-    Import(transfer::Import),
+    Import(import::Import),
     /// Send the records of a folder (--wal) that no gateway uses to Kafka or to a running gateway, with the identity that
     /// they have; the folder is only read
     Replay(replay::Replay),
@@ -57,8 +58,8 @@ pub(super) fn run(command: Command, config: &Config) -> Result<()> {
         Command::Verify(flags) => check::verify(&flags, config),
         Command::Salvage(flags) => check::salvage(&flags, config),
         Command::Rewind(flags) => rewind::rewind(&flags, config),
-        Command::Export(flags) => transfer::export(&flags, config),
-        Command::Import(flags) => transfer::import(&flags, config),
+        Command::Export(flags) => export::export(&flags, config),
+        Command::Import(flags) => import::import(&flags, config),
         Command::Replay(flags) => replay::replay(&flags, config),
     }
 }

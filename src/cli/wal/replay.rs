@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
+use indicatif::ProgressBar;
 use serde::{Deserialize, Serialize};
 use tokio::runtime::Runtime;
 use tokio_util::sync::CancellationToken;
@@ -19,14 +20,14 @@ use super::super::at::{archive, in_use};
 use super::super::exit::{Damage, Later, Usage};
 use super::super::words::{counted, size};
 use super::super::{options, print, signals};
+use super::import::{BATCH_BYTES, BATCH_RECORDS, Target};
 use super::progress;
 use super::records::Filter;
-use super::transfer::{BATCH_BYTES, BATCH_RECORDS, Target};
 use crate::config::{Broker, Config};
 use crate::forward::{Pace, Refused, SendError, Sender};
 use crate::ops::{Item, Query};
 use crate::record::{Origin, Record, RecordRef, Sequence, WalId};
-use crate::wal::{Archive, Part, Read};
+use crate::wal::{Archive, Part, Read, Reader, count_sequences};
 
 /// How long the other side may take nothing.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -34,6 +35,11 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const RETRY: Duration = Duration::from_secs(1);
 /// The place to go on from is written at most this often.
 const SAVE_EVERY: Duration = Duration::from_secs(1);
+/// Both ends are in it.
+type Range = (Sequence, Sequence);
+
+/// How many ranges that cannot be read are told one by one.
+const RANGES_TOLD: usize = 20;
 /// How many refused records are told one by one.
 const REFUSED_TOLD: usize = 20;
 /// More refused records than this end a replay: something is wrong with all of them.
@@ -83,8 +89,8 @@ struct Place {
     next: Sequence,
     /// Before it, those that were refused and are not through yet: tried again.
     refused: Vec<Sequence>,
-    /// Before it, how many cannot be read.
-    damaged: u64,
+    /// Before it, those that could not be read: tried again, for the folder may be a better copy then.
+    damaged: Vec<Range>,
 }
 
 /// What it came to.
@@ -143,9 +149,11 @@ pub(super) fn replay(flags: &Replay, config: &Config) -> Result<()> {
         stop,
         sums: Sums::default(),
         refused: Vec::new(),
+        damaged_told: 0,
         // What was not sent must be sent another time.
         file: flags.resume.as_deref().filter(|_| !flags.dry_run),
         saved_at: Instant::now(),
+        bar: ProgressBar::hidden(),
     };
     let ended = run.all(&mut way, &mut place);
     let saved = run.save(&place, true);
@@ -175,7 +183,7 @@ pub(super) fn replay(flags: &Replay, config: &Config) -> Result<()> {
             file.display()
         );
     }
-    let damaged = place.main.damaged + place.held.damaged;
+    let damaged = count_sequences(&place.main.damaged) + count_sequences(&place.held.damaged);
     if damaged > 0 {
         let damaged = counted(damaged, "record");
         return Err(Damage(format!(
@@ -313,7 +321,7 @@ fn may_pass(error: &anyhow::Error) -> bool {
 struct Gathered {
     batch: Vec<(Sequence, Record)>,
     bytes: usize,
-    damaged: u64,
+    damaged: Vec<Range>,
 }
 
 impl Gathered {
@@ -350,8 +358,11 @@ struct Run<'a> {
     stop: CancellationToken,
     sums: Sums,
     refused: Vec<Refused>,
+    /// Ranges that could not be read, so far.
+    damaged_told: usize,
     file: Option<&'a Path>,
     saved_at: Instant,
+    bar: ProgressBar,
 }
 
 impl Run<'_> {
@@ -382,52 +393,61 @@ impl Run<'_> {
         let first = at.next.max(self.query.from_seq.unwrap_or(1));
         let last = self.query.to_seq.unwrap_or(Sequence::MAX);
         let mut reader = log.reader(first);
-        let bar = progress::records(log.watermarks().committed.min(last), "sending");
-        let mut gathered = Gathered::default();
-        // What was refused before, first: it is older. Each is kept in mind until it is through.
+        self.bar = progress::records(log.watermarks().committed.min(last), "sending");
+        // What was refused, or could not be read, of this copy or of a worse one, first: it is older. Each is kept in mind until
+        // it is through.
         at.refused.sort_unstable();
-        for sequence in at.refused.clone() {
-            reader.seek(sequence);
-            let read = reader.read(1)?;
-            let record = match &read {
-                Read::Records(chunk) => chunk.records().find(|(at, _)| *at == sequence),
-                Read::Damaged { .. } | Read::Nothing => None,
-            };
-            match record {
-                Some((_, Ok(record))) => gathered.push(self.id, sequence, &record),
-                _ => {
-                    let at = place.of(part);
-                    at.refused.retain(|refused| *refused != sequence);
-                    at.damaged += 1;
-                }
-            }
-            if gathered.is_full(&self.pace) {
-                self.batch(way, &mut gathered, place.of(part))?;
-            }
+        let again = (at.refused.iter().map(|sequence| (*sequence, *sequence))).chain(at.damaged.iter().copied());
+        let mut again: Vec<Range> = again.collect();
+        again.sort_unstable();
+        let mut gathered = Gathered::default();
+        let known = at.damaged.len();
+        for range in again {
+            self.stretch(part, &mut reader, range, &mut gathered, way, place)?;
         }
         self.batch(way, &mut gathered, place.of(part))?;
+        // Those before, as they are now.
+        let at = place.of(part);
+        at.damaged = at.damaged.split_off(known);
+        let lost = &at.damaged;
+        (at.refused).retain(|sequence| !lost.iter().any(|(first, last)| (first..=last).contains(&sequence)));
+        let end = self.stretch(part, &mut reader, (first, last), &mut gathered, way, place)?;
+        self.batch(way, &mut gathered, place.of(part))?;
+        place.of(part).next = end;
+        self.save(place, false)?;
+        self.bar.finish_and_clear();
+        Ok(())
+    }
+
+    /// Sends what there is of a range, but for a last batch that is not full; returns where it came to.
+    fn stretch(
+        &mut self,
+        part: Part,
+        reader: &mut Reader,
+        (first, last): Range,
+        gathered: &mut Gathered,
+        way: &mut Way,
+        place: &mut Progress,
+    ) -> Result<Sequence> {
         reader.seek(first);
-        loop {
-            let read = reader.read(BATCH_BYTES)?;
-            let mut end = matches!(read, Read::Nothing);
-            match read {
-                Read::Nothing | Read::Damaged { told: true, .. } => {}
+        while reader.position() <= last {
+            match reader.read(BATCH_BYTES)? {
+                Read::Nothing => break,
+                Read::Damaged { told: true, .. } => {}
                 Read::Damaged { first, last: until, .. } => {
                     if first <= last {
                         // A gateway that has started meanwhile removes what is acknowledged: that is no damage.
                         self.source.check_unused().map_err(in_use)?;
-                        gathered.damaged += until.min(last) - first + 1;
-                        eprintln!("records {first} to {until} were on disk and cannot be read; the rest goes on");
+                        self.lost(gathered, (first, until.min(last)));
                     }
                 }
                 Read::Records(chunk) => {
                     for (sequence, record) in chunk.records() {
                         if sequence > last {
-                            end = true;
                             break;
                         }
                         let Ok(record) = record else {
-                            gathered.damaged += 1;
+                            self.lost(gathered, (sequence, sequence));
                             continue;
                         };
                         // An entry without a topic is a mark of the held lane.
@@ -436,21 +456,28 @@ impl Run<'_> {
                         }
                         gathered.push(self.id, sequence, &record);
                         if gathered.is_full(&self.pace) {
-                            self.batch(way, &mut gathered, place.of(part))?;
-                            place.of(part).next = sequence + 1;
+                            self.batch(way, gathered, place.of(part))?;
+                            let at = place.of(part);
+                            at.next = at.next.max(sequence + 1);
                             self.save(place, false)?;
-                            bar.set_position(sequence);
+                            self.bar.set_position(sequence);
                         }
                     }
                 }
             }
-            if end || reader.position() > last {
-                self.batch(way, &mut gathered, place.of(part))?;
-                place.of(part).next = reader.position();
-                self.save(place, false)?;
-                bar.finish_and_clear();
-                return Ok(());
-            }
+        }
+        Ok(reader.position())
+    }
+
+    /// A range cannot be read.
+    fn lost(&mut self, gathered: &mut Gathered, range: Range) {
+        gathered.damaged.push(range);
+        self.damaged_told += 1;
+        let (first, last) = range;
+        match self.damaged_told {
+            ..RANGES_TOLD => eprintln!("records {first} to {last} were on disk and cannot be read; the rest goes on"),
+            RANGES_TOLD => eprintln!("more ranges cannot be read; `tidegate wal verify` tells all of them"),
+            _ => {}
         }
     }
 
@@ -471,7 +498,7 @@ impl Run<'_> {
             true => Vec::new(),
             false => way.send(batch, &self.stop)?,
         };
-        place.damaged += std::mem::take(damaged);
+        place.damaged.append(damaged);
         let is_tried = |sequence: &Sequence| batch.binary_search_by_key(sequence, |(at, _)| *at).is_ok();
         place.refused.retain(|sequence| !is_tried(sequence));
         self.pace.take(*bytes);
@@ -484,7 +511,8 @@ impl Run<'_> {
             }
         }
         self.sums.records += (batch.len() - refused.len()) as u64;
-        self.sums.bytes += *bytes as u64;
+        let sent = (batch.iter()).filter(|(at, _)| !refused.iter().any(|refused| refused.sequence == *at));
+        self.sums.bytes += sent.map(|(_, record)| record.payload_bytes() as u64).sum::<u64>();
         self.sums.refused += refused.len() as u64;
         place.refused.extend(refused.iter().map(|refused| refused.sequence));
         let room = REFUSED_TOLD.saturating_sub(self.refused.len());
@@ -508,5 +536,81 @@ impl Run<'_> {
             .and_then(|()| fs::File::open(&new)?.sync_all())
             .and_then(|()| fs::rename(&new, file))
             .with_context(|| format!("cannot write {}", file.display()))
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::wal::{Batch, Options, Retain, Wal};
+
+    #[test]
+    fn what_was_refused_is_kept_in_mind_until_it_is_through() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("wal");
+        let wal = Wal::open(Options {
+            path: path.clone(),
+            bytes_max: 1 << 30,
+            free_bytes_min: 0,
+            generation_bytes: 1 << 20,
+            compression: true,
+            retain: Retain::Off,
+            linger: Duration::ZERO,
+        });
+        let wal = wal.unwrap();
+        let mut batch = Batch::new();
+        for _ in 0..3 {
+            batch.push(&Record {
+                topic: "t".into(),
+                key: None,
+                value: None,
+                headers: Vec::new(),
+                received_ms: 1,
+                origin: None,
+                idempotency: None,
+            });
+        }
+        wal.log().append(batch).unwrap().wait().unwrap();
+        wal.close().unwrap();
+        let source = Archive::open(&path).unwrap();
+        let mut run = Run {
+            source: &source,
+            id: source.id().unwrap(),
+            query: Query::default(),
+            pace: Pace::new(None, Instant::now()),
+            stop: CancellationToken::new(),
+            sums: Sums::default(),
+            refused: Vec::new(),
+            damaged_told: 0,
+            file: None,
+            saved_at: Instant::now(),
+            bar: ProgressBar::hidden(),
+        };
+        let begun = Place {
+            next: 4,
+            refused: vec![2],
+            damaged: vec![(3, 3)],
+        };
+        let mut place = Progress {
+            wal: run.id.to_string(),
+            query: Query::default(),
+            all: true,
+            to: String::new(),
+            main: begun.clone(),
+            held: Place::default(),
+        };
+        run.stop.cancel();
+        run.all(&mut Way::Nowhere, &mut place).unwrap_err();
+        assert_eq!(place.main, begun);
+        run.stop = CancellationToken::new();
+        run.all(&mut Way::Nowhere, &mut place).unwrap();
+        assert_eq!(run.sums.records, 2);
+        let ended = Place {
+            refused: Vec::new(),
+            damaged: Vec::new(),
+            ..begun
+        };
+        assert_eq!(place.main, ended);
     }
 }

@@ -54,7 +54,7 @@ pub(super) fn rewind(flags: &Rewind, config: &Config) -> Result<()> {
     if !flags.yes {
         let count = acked + 1 - from;
         let text = format!(
-            "a rewind to sequence {from} would send {} again that Kafka has acknowledged, with the {} had, so that the lander \
+            "a rewind to sequence {from} would send {} again that were settled (acknowledged by Kafka, or discarded or redirected by an operator), with the {} had, so that the lander \
              stores {}. Nothing was changed: add --yes to do it",
             counted(count, "record"),
             one_or(count, "identity it", "identity they"),
@@ -79,7 +79,7 @@ pub(super) fn rewind(flags: &Rewind, config: &Config) -> Result<()> {
     let text = match flags.json {
         true => format!("{}\n", serde_json::to_string(&rewound)?),
         false => format!(
-            "{} that Kafka has acknowledged {} sent again {when}, from sequence {from} on (acked {}, committed {})\n",
+            "{} that were settled (acknowledged by Kafka, or discarded or redirected by an operator) {} sent again {when}, from sequence {from} on (acked {}, committed {})\n",
             counted(rewound.again, "record"),
             one_or(rewound.again, "is", "are"),
             rewound.acked,

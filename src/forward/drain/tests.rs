@@ -209,6 +209,35 @@ fn no_more_waits_behind_a_watermark_than_it_can_tell() {
 }
 
 #[test]
+fn suspects_are_sent_however_much_waits_between_them() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut drain = transactional(&folder);
+    let topics: Vec<&str> = std::iter::repeat_n(["a", "b"], 1_000).flatten().collect();
+    push(&drain, &topics);
+    known(&mut drain, "a");
+    let held = known(&mut drain, "b");
+    drain
+        .topics
+        .hold(held, RDKafkaErrorCode::UnknownTopicOrPartition, false);
+    drain.lane_blocked = Some(Instant::now() + Duration::from_secs(60));
+    walk(&mut drain);
+    let last = drain.main.window.end() - 1;
+    for seq in 1..=last {
+        if drain.main.window.state(seq) == Some(State::Sent) {
+            drain.main.window.set(seq, State::Waiting);
+        }
+    }
+    // Kafka has refused a batch of them, and the watermark cannot tell of more that waits.
+    assert_eq!(drain.main.window.deferred_runs(), RUNS_MAX);
+    let main = &mut drain.main;
+    main.sift.start(main.window.waiting_up_to(last), 1 << 20);
+    main.rewind();
+    walk(&mut drain);
+    assert!(drain.main.window.sent() > 0);
+    drain.wal.close().unwrap();
+}
+
+#[test]
 fn marks_of_settled_records_do_not_pile_up() {
     let folder = tempfile::tempdir().unwrap();
     let mut drain = drain(&folder);
