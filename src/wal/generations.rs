@@ -221,7 +221,8 @@ fn parse_key(text: &str) -> Option<Key> {
 }
 
 /// First sequence and key, from a folder's name.
-fn parse_name(name: &str) -> Option<(Sequence, Key)> {
+#[must_use]
+pub fn parse_name(name: &str) -> Option<(Sequence, Key)> {
     let (first, key) = name.strip_prefix("gen-")?.split_once('-')?;
     Some((first.parse().ok().filter(|_| first.len() == 20)?, parse_key(key)?))
 }
