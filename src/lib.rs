@@ -22,9 +22,12 @@
 //! | [`config`] | file, environment and flags -> one checked `Config` | everything below: others get an `Options` of their own |
 //! | [`telemetry`] | log lines, as text or JSON | everything but `config` |
 //! | [`cli`] | the commands: wiring only; the only place that names clap | nothing |
+//! | `decoders` | for tests and fuzzing: every decoder of bytes from outside, and what must hold of it | files, connections |
 
 pub mod cli;
 pub mod config;
+#[cfg(any(test, fuzzing))]
+pub mod decoders;
 pub mod forward;
 pub mod http;
 pub mod ingest;

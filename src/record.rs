@@ -16,6 +16,10 @@ use uuid::Uuid;
 /// 0 means "before the first". (An *offset* is Kafka's word and means a place in a Kafka partition only.)
 pub type Sequence = u64;
 
+/// The highest sequence that anything outside is believed to have: what a Kafka offset and a table's column hold, and one
+/// more of it is still a number.
+pub const SEQUENCE_MAX: Sequence = i64::MAX as Sequence;
+
 /// Header with the time the gateway received the record, milliseconds since the Unix epoch, decimal.
 pub const HEADER_RECEIVED: &str = "tidegate-received";
 /// Header with the identity of the WAL that first took the record, a UUID.
@@ -30,6 +34,17 @@ pub const TOPIC_BYTES_MAX: usize = 249;
 
 /// bincode's configuration for everything that tidegate writes to disk.
 pub const ENCODING: bincode::config::Configuration = bincode::config::standard();
+
+/// The most memory that one value's decoding asks for at once, in bytes: the headers of the largest record there can be,
+/// 33 MiB of empty ones. Without a limit a length that is not true would be asked for, and the process ends there.
+const DECODED_BYTES_MAX: usize = 1 << 30;
+
+/// [`ENCODING`], to decode with.
+pub const DECODING: bincode::config::Configuration<
+    bincode::config::LittleEndian,
+    bincode::config::Varint,
+    bincode::config::Limit<DECODED_BYTES_MAX>,
+> = ENCODING.with_limit::<DECODED_BYTES_MAX>();
 
 /// The identity of a WAL: made once, when its folder is made, and in every record's `tidegate-wal` header.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -288,6 +303,17 @@ mod tests {
         assert_eq!(used, bytes.len());
         assert_eq!(borrowed.to_record(), record);
         assert_eq!(bincode::encode_to_vec(&borrowed, ENCODING).unwrap(), bytes);
+    }
+
+    #[test]
+    fn a_length_that_is_not_true_is_an_error() {
+        // topic "t", no key, a value of 2^62 bytes; then the same number of headers.
+        let length = [&[253_u8][..], &(1_u64 << 62).to_le_bytes()].concat();
+        for before in [&b"\x01t\x00\x01"[..], b"\x01t\x00\x00"] {
+            let bytes = [before, &length, &[0; 20]].concat();
+            assert!(bincode::borrow_decode_from_slice::<RecordRef<'_>, _>(&bytes, DECODING).is_err());
+            assert!(bincode::decode_from_slice::<Record, _>(&bytes, DECODING).is_err());
+        }
     }
 
     #[test]

@@ -28,7 +28,8 @@ fn files(folder: &str, ending: &str) -> Vec<PathBuf> {
         for entry in entries {
             let path = entry.unwrap().path();
             if path.is_dir() {
-                folders.push(path);
+                // tests/fuzz is a workspace of its own, with what it has built beside it.
+                folders.extend((!path.ends_with("target")).then_some(path));
             } else if path.to_string_lossy().ends_with(ending) {
                 found.push(path.strip_prefix(root()).unwrap().to_owned());
             }
@@ -39,7 +40,7 @@ fn files(folder: &str, ending: &str) -> Vec<PathBuf> {
 }
 
 fn rust_files() -> Vec<PathBuf> {
-    let found: Vec<PathBuf> = ["src", "tests", "benches"]
+    let found: Vec<PathBuf> = ["src", "tests", "benches", "examples"]
         .iter()
         .flat_map(|folder| files(folder, ".rs"))
         .collect();

@@ -25,6 +25,8 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+#[cfg(any(test, fuzzing))]
+pub(crate) use read::{parse_size, parse_time};
 pub use secret::{Properties, Secret};
 pub use show::Shown;
 pub use validate::Broker;
@@ -370,6 +372,19 @@ impl Config {
     pub fn load(inputs: Inputs) -> Result<Self, ConfigError> {
         let file = file_to_read(&inputs);
         read::read(&every_layer(&inputs, file)?).map_err(ConfigError::Invalid)
+    }
+
+    /// What a file of this text makes, for src/decoders.rs.
+    #[cfg(any(test, fuzzing))]
+    pub(crate) fn of_text(text: &str) -> Result<Self, ConfigError> {
+        let syntax = |error: layers::SyntaxError| ConfigError::Syntax {
+            path: "config.toml".to_owned(),
+            line: error.line,
+            message: error.message,
+        };
+        let mut layers = layers::Layers::built_in().map_err(syntax)?;
+        layers.add_file("config.toml", text).map_err(syntax)?;
+        read::read(&layers).map_err(ConfigError::Invalid)
     }
 
     /// Where the value of "section.key" came from; what nobody set is built in.

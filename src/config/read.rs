@@ -403,7 +403,7 @@ fn text_of(value: &Value) -> String {
     }
 }
 
-fn parse_size(text: &str, range: &RangeInclusive<u64>) -> Result<u64, String> {
+pub(crate) fn parse_size(text: &str, range: &RangeInclusive<u64>) -> Result<u64, String> {
     let size = ByteSize::from_str(text.trim())
         .map_err(|_| format!("is {text:?}: write a size such as \"512 MiB\" or \"500 MB\""))?;
     if range.contains(&size.0) {
@@ -413,7 +413,7 @@ fn parse_size(text: &str, range: &RangeInclusive<u64>) -> Result<u64, String> {
     Err(format!("is {text:?}: it must be from \"{low}\" to \"{high}\""))
 }
 
-fn parse_time(text: &str, range: &RangeInclusive<Duration>) -> Result<Duration, String> {
+pub(crate) fn parse_time(text: &str, range: &RangeInclusive<Duration>) -> Result<Duration, String> {
     // A bare 0 needs no unit to be understood.
     let text = if text.trim() == "0" { "0 s" } else { text };
     let time = humantime::parse_duration(text.trim())

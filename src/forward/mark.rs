@@ -17,11 +17,11 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD_NO_PAD;
 
-use crate::record::{ENCODING, Sequence};
+use crate::record::{ENCODING, SEQUENCE_MAX, Sequence};
 use crate::wal::Stamp;
 
 /// Both ends are in it.
-pub(super) type Range = (Sequence, Sequence);
+pub(crate) type Range = (Sequence, Sequence);
 
 /// Runs of records that wait behind younger ones that were sent: with more, nothing more is sent. What lies between them
 /// must be told in the metadata, for which brokers take 4096 bytes (`offset.metadata.max.bytes`): two logs of at most twice
@@ -30,11 +30,11 @@ pub(super) const RUNS_MAX: usize = 70;
 
 /// How far one log is settled.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Reached {
+pub(crate) struct Reached {
     /// Everything up to here.
-    pub(super) acked: Sequence,
+    pub(crate) acked: Sequence,
     /// And these, in order and apart.
-    pub(super) beyond: Vec<Range>,
+    pub(crate) beyond: Vec<Range>,
 }
 
 impl Reached {
@@ -78,7 +78,7 @@ impl Reached {
         for (gap, length) in steps {
             let first = at.checked_add(gap)?;
             at = first.checked_add(length)?;
-            if gap < 2 {
+            if gap < 2 || at > SEQUENCE_MAX {
                 return None;
             }
             reached.beyond.push((first, at));
@@ -89,16 +89,16 @@ impl Reached {
 
 /// See the module.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Mark {
+pub(crate) struct Mark {
     pub(super) stamp: Stamp,
     pub(super) resend: Sequence,
-    pub(super) main: Reached,
-    pub(super) lane: Reached,
+    pub(crate) main: Reached,
+    pub(crate) lane: Reached,
 }
 
 impl Mark {
     /// The metadata beside the offset `self.main.acked`.
-    pub(super) fn metadata(&self) -> String {
+    pub(crate) fn metadata(&self) -> String {
         format!(
             "1 {:016x} {} {} {} {}",
             self.stamp,
@@ -110,7 +110,7 @@ impl Mark {
     }
 
     /// What an offset and its metadata say; `None`: no gateway wrote them.
-    pub(super) fn parse(offset: i64, metadata: &str) -> Option<Self> {
+    pub(crate) fn parse(offset: i64, metadata: &str) -> Option<Self> {
         let mut words = metadata.split(' ');
         let mut word = || words.next();
         if word()? != "1" {
@@ -118,7 +118,7 @@ impl Mark {
         }
         let stamp = Stamp::from_str_radix(word()?, 16).ok()?;
         let resend = word()?.parse().ok()?;
-        let lane = word()?.parse().ok()?;
+        let lane = word()?.parse().ok().filter(|lane| *lane <= SEQUENCE_MAX)?;
         let main = Reached::parse(offset.try_into().ok()?, word()?)?;
         let lane = Reached::parse(lane, word()?)?;
         words.next().is_none().then_some(Self {
@@ -186,6 +186,8 @@ mod tests {
             "1",
             "2 0000000000000007 0 0 - -",
             "1 0000000000000007 0 0 - - more",
+            // A watermark after which there is no sequence.
+            "1 0000000000000007 0 18446744073709551615 - -",
             "1 7 0 0 AA -",
         ] {
             if metadata == "1 7 0 0 AA -" {

@@ -55,6 +55,8 @@ use serde::Serialize;
 
 pub use command::CommandError;
 pub use embedded::EmbeddedBroker;
+#[cfg(any(test, fuzzing))]
+pub(crate) use mark::Mark;
 pub use pace::Pace;
 pub use sender::{Refused, SendError, Sender};
 

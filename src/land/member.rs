@@ -25,6 +25,8 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::topic_partition_list::Offset;
 use tracing::{debug, info, warn};
 
+#[cfg(any(test, fuzzing))]
+pub(crate) use self::incoming::identity;
 use self::incoming::{Incoming, Polled, poll};
 use super::context::{Context, Event};
 use super::row::{Batch, Move, Row};

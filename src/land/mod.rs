@@ -30,6 +30,13 @@ pub mod table;
 mod target;
 mod writer;
 
+/// What src/decoders.rs feeds.
+#[cfg(any(test, fuzzing))]
+pub(crate) mod decoding {
+    pub(crate) use super::member::identity;
+    pub(crate) use super::rules::check;
+}
+
 pub use lander::{Handle, Lander, StartError};
 
 use std::collections::BTreeMap;

@@ -22,7 +22,7 @@ const SHOWN_CHARACTERS_MAX: usize = 40;
 const NAMES_MAX: usize = 5;
 
 /// The declared fields of a value (one for each column of the table), and why it breaks the rule, if it does.
-pub(super) fn check(rule: &Rule, table: &Table, value: Option<&[u8]>) -> (Vec<Field>, Option<String>) {
+pub(crate) fn check(rule: &Rule, table: &Table, value: Option<&[u8]>) -> (Vec<Field>, Option<String>) {
     let nothing = || table.columns.iter().map(|_| Field::Null).collect();
     if *rule == Rule::Any && table.columns.is_empty() {
         return (Vec::new(), None);

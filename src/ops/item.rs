@@ -11,7 +11,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
 
-use crate::record::{Origin, Record, RecordRef, Sequence, Topic, WalId};
+use crate::record::{HEADER_PREFIX_RESERVED, Origin, Record, RecordRef, SEQUENCE_MAX, Sequence, Topic, WalId};
 
 /// One record.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -177,10 +177,10 @@ impl Item {
             member: "wal",
             reason: error.to_string(),
         })?;
-        if self.seq == 0 {
+        if self.seq == 0 || self.seq > SEQUENCE_MAX {
             return Err(ItemError::Member {
                 member: "seq",
-                reason: "sequences begin at 1".to_owned(),
+                reason: format!("sequences are from 1 to {SEQUENCE_MAX}"),
             });
         }
         let topic = Topic::parse(&self.topic).map_err(|error| ItemError::Member {
@@ -188,6 +188,16 @@ impl Item {
             reason: error.to_string(),
         })?;
         let headers = self.headers.into_iter().map(|header| {
+            // Kafka's consumers would take it for the record's identity.
+            if header.name.starts_with(HEADER_PREFIX_RESERVED) {
+                return Err(ItemError::Member {
+                    member: "headers",
+                    reason: format!(
+                        "{:?} cannot be set: names that begin with {HEADER_PREFIX_RESERVED} say which record it is",
+                        header.name
+                    ),
+                });
+            }
             let value = join("headers", header.value, header.value_base64)?;
             Ok((header.name, value.unwrap_or_default()))
         });
@@ -231,7 +241,7 @@ mod tests {
             key in prop::option::of(prop::collection::vec(any::<u8>(), 0..20)),
             value in prop::option::of(prop_oneof![prop::collection::vec(any::<u8>(), 0..50), "\\PC{0,20}".prop_map(String::into_bytes)]),
             header in prop::collection::vec(any::<u8>(), 0..10),
-            seq in 1u64..,
+            seq in 1..=SEQUENCE_MAX,
             received_ms: i64,
         ) {
             let id = WalId::new_random();
@@ -261,6 +271,18 @@ mod tests {
             (
                 format!(r#"{{"wal":"{id}","seq":0,"topic":"t","received_ms":1,"value":"v"}}"#),
                 "seq",
+            ),
+            (
+                // No table's column holds it: its identity would be lost on the way.
+                format!(r#"{{"wal":"{id}","seq":9223372036854775808,"topic":"t","received_ms":1,"value":"v"}}"#),
+                "seq",
+            ),
+            (
+                // Whoever reads the record takes the last header of a name: it would pass for another record.
+                format!(
+                    r#"{{"wal":"{id}","seq":1,"topic":"t","received_ms":1,"value":"v","headers":[{{"name":"tidegate-seq","value":"7"}}]}}"#
+                ),
+                "headers",
             ),
             (
                 format!(r#"{{"wal":"{id}","seq":1,"topic":"a/b","received_ms":1,"value":"v"}}"#),

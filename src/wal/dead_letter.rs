@@ -21,7 +21,7 @@ use super::error::AppendError;
 use super::log::{Log, lock};
 use super::reader::Read;
 use super::{Batch, ReadError, Wal};
-use crate::record::{ENCODING, Origin, Record, Sequence};
+use crate::record::{DECODING, Origin, Record, Sequence};
 
 /// How much is read at once.
 const READ_BYTES: usize = 1024 * 1024;
@@ -58,7 +58,7 @@ impl Letter {
     /// # Errors
     /// In words, why its bytes are none.
     pub fn decode(bytes: &[u8]) -> Result<Self, String> {
-        bincode::decode_from_slice(bytes, ENCODING)
+        bincode::decode_from_slice(bytes, DECODING)
             .map(|(letter, _)| letter)
             .map_err(|error| error.to_string())
     }

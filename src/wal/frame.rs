@@ -44,6 +44,8 @@ const RAW_BYTES_TARGET: usize = 32 * 1024;
 /// The most payload bytes, before compression, that a header is believed to have: bounds what one can make a
 /// reader allocate. Above every batch that a writer takes.
 pub const RAW_BYTES_MAX: usize = 33 * 1024 * 1024;
+/// lz4 says of at most so many bytes with one.
+const LZ4_RATIO_MAX: usize = 255;
 /// Bytes in front of each entry.
 pub const ENTRY_PREFIX_BYTES: usize = 4;
 
@@ -162,6 +164,13 @@ pub fn expand(header: &Header, stored: &[u8], out: &mut Vec<u8>) -> Result<(), S
         }
         out.extend_from_slice(stored);
         return Ok(());
+    }
+    if raw_bytes > LZ4_RATIO_MAX.saturating_mul(stored.len()) {
+        return Err(format!(
+            "frame of sequence {} has {} bytes, which cannot be {raw_bytes}",
+            header.first,
+            stored.len()
+        ));
     }
     let start = out.len();
     out.resize(start + raw_bytes, 0);

@@ -217,7 +217,8 @@ fn parse_key(text: &str) -> Option<Key> {
 const FIRST_MAX: Sequence = Sequence::MAX / 4;
 
 /// First sequence and key, from a folder's name.
-fn parse_name(name: &str) -> Option<(Sequence, Key)> {
+#[must_use]
+pub fn parse_name(name: &str) -> Option<(Sequence, Key)> {
     let (first, key) = name.strip_prefix("gen-")?.split_once('-')?;
     let first = first.parse().ok().filter(|_| first.len() == 20)?;
     (1..=FIRST_MAX).contains(&first).then_some((first, parse_key(key)?))

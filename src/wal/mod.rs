@@ -84,6 +84,21 @@ pub use verify::{Lost, Verified, verify_all};
 pub use witness::Marks;
 pub use writer::COMMIT_BYTES_MAX;
 
+/// What src/decoders.rs feeds.
+#[cfg(any(test, fuzzing))]
+pub(crate) mod decoding {
+    pub(crate) use super::frame::{
+        ENTRY_PREFIX_BYTES, FRAME_BYTES_MAX, Framer, HEADER_BYTES, Key, check, entries, expand, magic, peek,
+    };
+    pub(crate) use super::generations::{name as generation_name, parse_name};
+    pub(crate) use super::identity::{parse as parse_identity, text as identity_text};
+    pub(crate) use super::ranges::{joined, parse as parse_ranges, text as ranges_text, unknown};
+    pub(crate) use super::scan::{Added, Assembled};
+    pub(crate) use super::sealed::{lines, seal};
+    pub(crate) use super::stamps::{parse as parse_stamps, text as stamps_text};
+    pub(crate) use super::witness::{SLOT_BYTES, decode as decode_slot, encode as encode_slot};
+}
+
 use crate::record::{ENCODING, Record, Sequence, WalId};
 use dead_letter::DeadLetters;
 use log::{LogOptions, lock};

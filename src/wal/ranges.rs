@@ -16,7 +16,7 @@ use std::io;
 use std::path::Path;
 
 use super::{generations, sealed};
-use crate::record::Sequence;
+use crate::record::{SEQUENCE_MAX, Sequence};
 
 /// What a salvage could not save.
 pub const LOST: &str = "lost";
@@ -36,12 +36,20 @@ pub fn read(path: &Path) -> io::Result<Vec<Range>> {
     let Some(lines) = sealed::read(path)? else {
         return Ok(Vec::new());
     };
+    parse(&lines).map_err(|why| sealed::damaged(path, &why))
+}
+
+/// The ranges that lines say.
+///
+/// # Errors
+/// In words, which line is none.
+pub fn parse(lines: &str) -> Result<Vec<Range>, String> {
     let ranges = lines.lines().map(|line| {
         let range = line.split_once(' ').and_then(|(first, last)| {
             let range = (first.parse().ok()?, last.parse().ok()?);
-            (range.0 <= range.1).then_some(range)
+            (range.0 <= range.1 && range.1 <= SEQUENCE_MAX).then_some(range)
         });
-        range.ok_or_else(|| sealed::damaged(path, &format!("{line:?} is no range")))
+        range.ok_or_else(|| format!("{line:?} is no range"))
     });
     ranges.collect()
 }
@@ -63,6 +71,12 @@ pub fn believed(path: &Path) -> io::Result<(Vec<Range>, Option<String>)> {
 #[must_use]
 pub fn count(ranges: &[Range]) -> u64 {
     ranges.iter().map(|(first, last)| last - first + 1).sum()
+}
+
+/// The lines that say the ranges.
+#[must_use]
+pub fn text(ranges: &[Range]) -> String {
+    ranges.iter().map(|(first, last)| format!("{first} {last}\n")).collect()
 }
 
 /// What of a log's sequences holds nothing and is no news.
@@ -124,8 +138,7 @@ pub fn back(end: Sequence, records: u64, known: &[Range]) -> Sequence {
 /// # Errors
 /// The system's.
 pub fn write(path: &Path, ranges: &[Range]) -> io::Result<()> {
-    let lines: Vec<String> = ranges.iter().map(|(first, last)| format!("{first} {last}\n")).collect();
-    sealed::write(path, lines.concat())
+    sealed::write(path, text(ranges))
 }
 
 /// In order, what overlaps or follows on joined.
@@ -188,8 +201,10 @@ mod tests {
         let ranges = vec![(3, 3), (7, 900)];
         write(&path, &ranges).unwrap();
         assert_eq!(read(&path).unwrap(), ranges);
-        sealed::write(&path, "3 3\n9 7\n".to_owned()).unwrap();
-        assert_eq!(read(&path).unwrap_err().kind(), io::ErrorKind::InvalidData);
+        for no_range in ["9", "1 18446744073709551615", "9 7"] {
+            sealed::write(&path, format!("3 3\n{no_range}\n")).unwrap();
+            assert_eq!(read(&path).unwrap_err().kind(), io::ErrorKind::InvalidData);
+        }
         let (believed, fault) = believed(&path).unwrap();
         assert_eq!(believed, vec![]);
         assert!(fault.is_some_and(|fault| fault.contains("9 7")));

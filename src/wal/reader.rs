@@ -13,7 +13,7 @@ use super::generation::Generation;
 use super::generations::Place;
 use super::ranges::{self, Range};
 use super::scan::{Added, Assembled, Index};
-use crate::record::{ENCODING, RecordRef, Sequence};
+use crate::record::{DECODING, RecordRef, Sequence};
 
 /// The log that is read: one that is open, or one that only lies on a disk.
 pub(super) trait View: Send + Sync {
@@ -277,7 +277,7 @@ impl Chunk {
     /// The entries as records. One whose bytes passed the checksum and still do not decode is an error text.
     pub fn records(&self) -> impl Iterator<Item = (Sequence, Result<RecordRef<'_>, String>)> {
         self.entries().map(|(sequence, bytes)| {
-            let record = bincode::borrow_decode_from_slice(bytes, ENCODING)
+            let record = bincode::borrow_decode_from_slice(bytes, DECODING)
                 .map(|(record, _)| record)
                 .map_err(|error| format!("the record of sequence {sequence} does not decode: {error}"));
             (sequence, record)

@@ -29,18 +29,29 @@ pub fn read(folder: &Path) -> io::Result<Vec<Stamp>> {
     let Some(lines) = sealed::read(&path)? else {
         return Ok(Vec::new());
     };
+    parse(&lines).map_err(|why| sealed::damaged(&path, &why))
+}
+
+/// The stamps that lines say.
+///
+/// # Errors
+/// In words, why they say none.
+pub fn parse(lines: &str) -> Result<Vec<Stamp>, String> {
     let body = lines.strip_prefix(HEAD).ok_or_else(|| {
         let first = lines.lines().next().unwrap_or_default();
-        sealed::damaged(
-            &path,
-            &format!("it says {first:?}, and this version knows {:?}", HEAD.trim()),
-        )
+        format!("it says {first:?}, and this version knows {:?}", HEAD.trim())
     })?;
-    let stamps = body.lines().map(|line| {
-        let stamp = Stamp::from_str_radix(line, 16);
-        stamp.map_err(|error| sealed::damaged(&path, &error.to_string()))
-    });
-    stamps.collect()
+    let stamps = body.lines().map(|line| Stamp::from_str_radix(line, 16));
+    stamps
+        .collect::<Result<_, _>>()
+        .map_err(|error| format!("a stamp cannot be read: {error}"))
+}
+
+/// The lines that say the stamps.
+#[must_use]
+pub fn text(stamps: &[Stamp]) -> String {
+    let lines: String = stamps.iter().map(|stamp| format!("{stamp:016x}\n")).collect();
+    format!("{HEAD}{lines}")
 }
 
 /// Puts stamps in a folder, durably.
@@ -48,8 +59,7 @@ pub fn read(folder: &Path) -> io::Result<Vec<Stamp>> {
 /// # Errors
 /// The system's.
 pub fn write(folder: &Path, stamps: &[Stamp]) -> io::Result<()> {
-    let lines: Vec<String> = stamps.iter().map(|stamp| format!("{stamp:016x}\n")).collect();
-    sealed::write(&folder.join(FILE), format!("{HEAD}{}", lines.concat()))
+    sealed::write(&folder.join(FILE), text(stamps))
 }
 
 impl Wal {

@@ -18,7 +18,7 @@ use super::reader::View as _;
 use super::recovery::GUESSED;
 use super::scan::{Added, Assembled, Index};
 use super::{Letter, Watermarks, generations, ranges};
-use crate::record::{ENCODING, RecordRef, Sequence};
+use crate::record::{DECODING, RecordRef, Sequence};
 
 /// How many generations are read at once: one more than a small machine has cores, since some wait for the disk.
 const READERS: usize = 3;
@@ -342,9 +342,9 @@ pub(super) fn read(
 fn decodes(part: Part, bytes: &[u8]) -> Result<(), String> {
     let used = match part {
         Part::Main | Part::Held => {
-            bincode::borrow_decode_from_slice::<RecordRef<'_>, _>(bytes, ENCODING).map(|(_, used)| used)
+            bincode::borrow_decode_from_slice::<RecordRef<'_>, _>(bytes, DECODING).map(|(_, used)| used)
         }
-        Part::DeadLetters => bincode::decode_from_slice::<Letter, _>(bytes, ENCODING).map(|(_, used)| used),
+        Part::DeadLetters => bincode::decode_from_slice::<Letter, _>(bytes, DECODING).map(|(_, used)| used),
     };
     match used {
         Ok(used) if used == bytes.len() => Ok(()),

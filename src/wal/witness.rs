@@ -24,14 +24,15 @@ use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 
 use super::durable;
-use crate::record::Sequence;
+use crate::record::{SEQUENCE_MAX, Sequence};
 
 /// The file's name in the log's folder.
 pub const FILE: &str = "witness";
 
 const MAGIC: &[u8; 8] = b"TGWITNES";
 const VERSION: u32 = 1;
-const SLOT_BYTES: usize = 40;
+/// Bytes of a slot.
+pub const SLOT_BYTES: usize = 40;
 const SLOT_STRIDE: u64 = 4096;
 
 /// What a slot says.
@@ -95,18 +96,8 @@ impl Witness {
     /// The system's.
     pub fn write(&mut self, marks: Marks) -> io::Result<()> {
         let counter = self.counter + 1;
-        let mut slot = Vec::with_capacity(SLOT_BYTES);
-        slot.extend_from_slice(MAGIC);
-        slot.extend_from_slice(&[0; 4]);
-        slot.extend_from_slice(&VERSION.to_le_bytes());
-        slot.extend_from_slice(&counter.to_le_bytes());
-        slot.extend_from_slice(&marks.committed.to_le_bytes());
-        slot.extend_from_slice(&marks.acked.to_le_bytes());
-        let crc = crc32c::crc32c(slot.get(12..).unwrap_or_default());
-        if let Some(place) = slot.get_mut(8..12) {
-            place.copy_from_slice(&crc.to_le_bytes());
-        }
-        self.file.write_all_at(&slot, (counter % 2) * SLOT_STRIDE)?;
+        self.file
+            .write_all_at(&encode(counter, marks), (counter % 2) * SLOT_STRIDE)?;
         self.counter = counter;
         self.marks = marks;
         self.unsynced = true;
@@ -155,7 +146,26 @@ pub fn read(file: &File) -> io::Result<Option<(u64, Marks)>> {
     Ok(newest)
 }
 
-fn decode(slot: &[u8; SLOT_BYTES]) -> Option<(u64, Marks)> {
+/// A slot.
+#[must_use]
+pub fn encode(counter: u64, marks: Marks) -> Vec<u8> {
+    let mut slot = Vec::with_capacity(SLOT_BYTES);
+    slot.extend_from_slice(MAGIC);
+    slot.extend_from_slice(&[0; 4]);
+    slot.extend_from_slice(&VERSION.to_le_bytes());
+    slot.extend_from_slice(&counter.to_le_bytes());
+    slot.extend_from_slice(&marks.committed.to_le_bytes());
+    slot.extend_from_slice(&marks.acked.to_le_bytes());
+    let crc = crc32c::crc32c(slot.get(12..).unwrap_or_default());
+    if let Some(place) = slot.get_mut(8..12) {
+        place.copy_from_slice(&crc.to_le_bytes());
+    }
+    slot
+}
+
+/// What a slot says: its counter and its marks.
+#[must_use]
+pub fn decode(slot: &[u8; SLOT_BYTES]) -> Option<(u64, Marks)> {
     let number = |at: usize| Some(u64::from_le_bytes(slot.get(at..at + 8)?.try_into().ok()?));
     let small = |at: usize| Some(u32::from_le_bytes(slot.get(at..at + 4)?.try_into().ok()?));
     let whole = slot.get(..8)? == MAGIC && small(8)? == crc32c::crc32c(slot.get(12..)?) && small(12)? == VERSION;
@@ -163,7 +173,8 @@ fn decode(slot: &[u8; SLOT_BYTES]) -> Option<(u64, Marks)> {
         committed: number(24)?,
         acked: number(32)?,
     };
-    (whole && marks.acked <= marks.committed).then_some((number(16)?, marks))
+    let sane = marks.acked <= marks.committed && marks.committed <= SEQUENCE_MAX;
+    (whole && sane).then_some((number(16)?, marks))
 }
 
 #[cfg(test)]

@@ -116,7 +116,7 @@ fn bad_requests_get_their_status_and_harm_nothing() {
     for wrong in wrongs(&topic) {
         // ureq may see the connection close before it has sent a large body: the raw client does not care.
         let answer = if wrong.body.len() > 100_000 {
-            raw_answer(&raw::exchange(&gateway.ingest, &raw_post(&wrong), seconds(10)))
+            raw::answer(&raw::exchange(&gateway.ingest, &raw_post(&wrong), seconds(10)))
         } else {
             client.post_with(&wrong.path, &wrong.headers, &wrong.body).unwrap()
         };
@@ -149,18 +149,6 @@ fn raw_post(wrong: &Wrong) -> Vec<u8> {
         wrong.body.len()
     );
     [head.as_bytes(), &wrong.body].concat()
-}
-
-fn raw_answer(text: &str) -> Answer {
-    let (head, body) = text.split_once("\r\n\r\n").unwrap_or((text, ""));
-    let headers = head.lines().skip(1).filter_map(|line| line.split_once(": "));
-    Answer {
-        status: raw::status(text),
-        headers: headers
-            .map(|(name, value)| (name.to_ascii_lowercase(), value.to_owned()))
-            .collect(),
-        body: body.to_owned(),
-    }
 }
 
 /// What no client library sends.
@@ -205,7 +193,7 @@ fn a_slow_body_times_out() {
         format!("POST /financial_pro HTTP/1.1\r\nHost: x\r\nContent-Type: {FORM}\r\nContent-Length: 1000\r\n\r\n");
     let started = Instant::now();
     let answer = drip(&gateway.ingest, head.as_bytes(), b"a", seconds(20));
-    assert_problem("a slow body", &raw_answer(&answer), 408, "body_timeout");
+    assert_problem("a slow body", &raw::answer(&answer), 408, "body_timeout");
     assert!(started.elapsed() >= seconds(1));
     assert_eq!(gateway.metric("tidegate_wal_committed_sequence"), 0.0);
 }

@@ -1,7 +1,18 @@
-//! The checker checks: each fault that was planted is found, and nothing else is.
+//! The checker checks: each fault that was planted is found, and nothing else is. So does the program that anybody can run
+//! (`examples/checker.rs`).
 
+use std::fs::{self, OpenOptions};
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use crate::support::gateway::{BINARY, Config, Gateway, Killed};
+use crate::support::kafka::Kafka;
+use crate::support::lander::Lander;
 use crate::support::ledger::{Fault, Ledger, Outcome, Tally};
+use crate::support::store::Store;
 use crate::support::topics::Message;
+use crate::support::{free_port, poll, seconds, target, unique, wait_until};
 
 cases!["checker":
     a_clean_run_has_no_fault [],
@@ -13,6 +24,7 @@ cases!["checker":
     a_planted_second_identity_is_found [],
     a_refused_record_that_is_there_is_found [],
     a_wrong_key_is_found [],
+    the_program_finds_nothing_after_a_sigkill_and_then_a_planted_loss [Kafka],
 ];
 
 /// Six records of two keys, answered OK but for the last, which nobody answered; and Kafka as it should be.
@@ -140,4 +152,108 @@ fn a_wrong_key_is_found() {
     let (ledger, mut messages) = clean();
     messages[0].key = None;
     assert!(matches!(faults(&ledger, messages)[..], [Fault::Key(_)]));
+}
+
+/// The program; built where only the tests were.
+fn program() -> PathBuf {
+    let profile = Path::new(BINARY).parent().unwrap();
+    let program = profile.join("examples/checker");
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let changed = |path: &Path| fs::metadata(path).and_then(|meta| meta.modified()).ok();
+    let sources = [
+        root.join("examples/checker.rs"),
+        root.join("tests/it/support/ledger.rs"),
+    ];
+    if sources.iter().any(|source| changed(&program) < changed(source)) {
+        let mut build = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+        build.args(["build", "--quiet", "--locked", "--example", "checker"]);
+        build.arg("--target-dir").arg(target()).current_dir(root);
+        if profile.ends_with("release") {
+            build.arg("--release");
+        }
+        assert!(build.status().unwrap().success(), "examples/checker.rs builds");
+    }
+    program
+}
+
+fn load(gateway: &Gateway, topic: &str, ledger: &Path) -> Child {
+    let mut load = Command::new(program());
+    load.args([
+        "load",
+        "--gateway",
+        &format!("http://{}", gateway.ingest),
+        "--topic",
+        topic,
+    ]);
+    load.args(["--records", "3000", "--clients", "4"])
+        .arg("--ledger")
+        .arg(ledger);
+    load.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
+}
+
+/// Exit code and standard output of a check with these flags more.
+fn check(kafka: &Kafka, topic: &str, ledger: &Path, more: &[&str]) -> (Option<i32>, String) {
+    let mut check = Command::new(program());
+    check
+        .args(["check", "--kafka", kafka.bootstrap(), "--topic", topic])
+        .arg("--ledger")
+        .arg(ledger);
+    let output = check.args(more).output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap() + &String::from_utf8(output.stderr).unwrap();
+    (output.status.code(), text)
+}
+
+fn the_program_finds_nothing_after_a_sigkill_and_then_a_planted_loss() {
+    let kafka = Kafka::shared();
+    let topic = unique("checked");
+    kafka.create_topic(&topic, 3, &[]);
+    let folder = tempfile::tempdir().unwrap();
+    let ledger = folder.path().join("ledger");
+    let mut config = Config::with(kafka);
+    config.set("http.listen", format!("127.0.0.1:{}", free_port()));
+    let mut gateway = Gateway::start(&config);
+    let mut load = Killed(load(&gateway, &topic, &ledger));
+    wait_until("a third of the load is in", seconds(60), || {
+        gateway.metric("tidegate_ingest_records_total") > 1000.0
+    });
+    gateway.kill_and_restart();
+    let ended = poll("the load has ended", seconds(60), || load.0.try_wait().unwrap());
+    assert!(ended.success(), "{ended}");
+
+    // Somewhere on the way: what is not in Kafka is in the log.
+    gateway.sigkill();
+    let wal = gateway.wal();
+    let (code, text) = check(kafka, &topic, &ledger, &["--wal", wal.to_str().unwrap()]);
+    assert_eq!(code, Some(0), "{text}");
+    gateway.restart();
+    gateway.wait_drained(seconds(60));
+    let store = Store::sqlite();
+    let mut landed = store.config(kafka);
+    landed.landed("checked", &topic, &[]);
+    let ended = Lander::run(&landed, &["--once"]);
+    assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+    let database = store.file();
+    let with_table = ["--sqlite", database.to_str().unwrap(), "--table", "checked"];
+    let (code, text) = check(kafka, &topic, &ledger, &with_table);
+    assert_eq!(code, Some(0), "{text}");
+    assert!(text.contains("the table") && text.contains("all of it holds"), "{text}");
+
+    // A row that is gone, then a record that was answered and never sent.
+    let connection = rusqlite::Connection::open(&database).unwrap();
+    connection
+        .execute("DELETE FROM checked WHERE kafka_offset = 5", [])
+        .unwrap();
+    let (code, text) = check(kafka, &topic, &ledger, &with_table);
+    assert_eq!(code, Some(1), "{text}");
+    assert!(text.contains("FAULTS in the table") && text.contains("Lost("), "{text}");
+    let mut lines = OpenOptions::new().append(true).open(&ledger).unwrap();
+    writeln!(
+        lines,
+        r#"{{"send":999999,"topic":"{topic}","key":"k","value":"never sent"}}"#
+    )
+    .unwrap();
+    writeln!(lines, r#"{{"answer":999999,"status":202,"wal":"w","seq":999999}}"#).unwrap();
+    let (code, text) = check(kafka, &topic, &ledger, &[]);
+    assert_eq!(code, Some(1), "{text}");
+    assert!(text.contains("Lost(") && text.contains("never sent"), "{text}");
 }

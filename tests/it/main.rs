@@ -29,6 +29,7 @@ mod land_faults;
 mod land_files;
 mod land_postgres;
 mod operator;
+mod overload;
 mod runbook;
 mod sinks;
 mod status_page;
@@ -47,6 +48,7 @@ fn main() -> ExitCode {
         checker::CASES,
         http::CASES,
         bad_input::CASES,
+        overload::CASES,
         forward::CASES,
         crash::CASES,
         exactly_once::CASES,

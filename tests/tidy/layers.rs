@@ -44,7 +44,7 @@ const BANNED: &[Ban] = &[
     only("ureq", &["cli/ask.rs"]),
     only("anyhow", &["cli/", "main.rs"]),
     // Everybody else gets an Options of its own.
-    only("crate::config", &["config", "telemetry.rs", "cli/"]),
+    only("crate::config", &["config", "telemetry.rs", "cli/", "decoders.rs"]),
     // The log runs on threads of its own; the answer to a commit may go through a channel.
     never("tokio", &["wal/"], "tokio::sync"),
     never("tokio", &["ingest/", "record.rs", "metrics.rs", "config"], ""),

@@ -39,18 +39,27 @@ pub(super) fn poll(consumer: &BaseConsumer<Context>, wait: Duration) -> Polled {
 }
 
 fn incoming(message: &BorrowedMessage<'_>) -> Incoming {
-    let number = |name| -> Option<i64> {
-        let text = std::str::from_utf8(native::header(message, name)?).ok()?;
-        text.parse().ok().filter(|number| *number >= 0)
-    };
-    let wal = native::header(message, native::WAL).and_then(|wal| uuid::Uuid::try_parse_ascii(wal).ok());
-    let received = number(native::RECEIVED).or_else(|| message.timestamp().to_millis());
+    let header = |name| native::header(message, name);
+    let received = header(native::RECEIVED)
+        .and_then(number)
+        .or_else(|| message.timestamp().to_millis());
     Incoming {
         partition: message.partition(),
         offset: message.offset(),
         key: message.key().map(<[u8]>::to_vec),
         value: message.payload().map(<[u8]>::to_vec),
-        identity: wal.zip(number(native::SEQ)),
+        identity: identity(header(native::WAL), header(native::SEQ)),
         received_ms: received.filter(|ms| (0..=RECEIVED_MS_MAX).contains(ms)),
     }
+}
+
+/// Who a record is, by its headers; `None`: they are not those of a gateway.
+pub(crate) fn identity(wal: Option<&[u8]>, seq: Option<&[u8]>) -> Option<(uuid::Uuid, i64)> {
+    uuid::Uuid::try_parse_ascii(wal?).ok().zip(number(seq?))
+}
+
+/// A header that is a number, 0 or more.
+pub(crate) fn number(header: &[u8]) -> Option<i64> {
+    let text = std::str::from_utf8(header).ok()?;
+    text.parse().ok().filter(|number| *number >= 0)
 }

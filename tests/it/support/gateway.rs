@@ -349,6 +349,11 @@ impl Gateway {
     pub fn rss_bytes(&self) -> u64 {
         rss_bytes(self.pid())
     }
+
+    /// The most resident memory that it ever had, in bytes.
+    pub fn peak_memory_bytes(&self) -> u64 {
+        memory_bytes(self.pid(), "VmHWM:")
+    }
 }
 
 impl Drop for Gateway {
@@ -390,12 +395,16 @@ pub fn end(child: &mut Child, name: &str, log: &Path) {
 
 /// Resident memory of a process, bytes.
 pub fn rss_bytes(pid: u32) -> u64 {
+    memory_bytes(pid, "VmRSS:")
+}
+
+fn memory_bytes(pid: u32, kind: &str) -> u64 {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-    let line = status.lines().find(|line| line.starts_with("VmRSS:"));
+    let line = status.lines().find(|line| line.starts_with(kind));
     let kib = line
         .and_then(|line| line.split_whitespace().nth(1))
         .and_then(|kib| kib.parse::<u64>().ok());
-    kib.expect("a running process has a VmRSS line") * 1024
+    kib.expect("a running process has this line") * 1024
 }
 
 /// SIGTERM, without waiting.

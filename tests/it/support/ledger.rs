@@ -9,7 +9,32 @@ use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::sync::{Mutex, PoisonError};
 
-use super::topics::Message;
+/// A record as Kafka has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Message {
+    pub partition: i32,
+    pub offset: i64,
+    pub timestamp_ms: Option<i64>,
+    pub key: Option<Vec<u8>>,
+    pub value: Vec<u8>,
+    pub headers: Vec<(String, Vec<u8>)>,
+}
+
+impl Message {
+    /// A header's value as text.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        let (_, value) = self.headers.iter().find(|(header, _)| header == name)?;
+        std::str::from_utf8(value).ok()
+    }
+
+    /// (`tidegate-wal`, `tidegate-seq`): who the record is.
+    pub fn identity(&self) -> Option<(String, u64)> {
+        Some((
+            self.header("tidegate-wal")?.to_owned(),
+            self.header("tidegate-seq")?.parse().ok()?,
+        ))
+    }
+}
 
 /// What the client knows of a record.
 #[derive(Debug, Clone, PartialEq, Eq)]

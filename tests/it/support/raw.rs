@@ -4,6 +4,8 @@ use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
+use super::client::Answer;
+
 /// A connection to `address`.
 pub fn connect(address: &str) -> TcpStream {
     let stream = TcpStream::connect(address).expect("the listener accepts");
@@ -69,4 +71,17 @@ pub fn status(answer: &str) -> u16 {
         .nth(1)
         .and_then(|status| status.parse().ok())
         .unwrap_or(0)
+}
+
+/// An answer, taken apart; status 0 when there is none.
+pub fn answer(text: &str) -> Answer {
+    let (head, body) = text.split_once("\r\n\r\n").unwrap_or((text, ""));
+    let headers = head.lines().skip(1).filter_map(|line| line.split_once(": "));
+    Answer {
+        status: status(text),
+        headers: headers
+            .map(|(name, value)| (name.to_ascii_lowercase(), value.to_owned()))
+            .collect(),
+        body: body.to_owned(),
+    }
 }

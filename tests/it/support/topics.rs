@@ -13,34 +13,10 @@ use rdkafka::message::{Headers as _, Message as _};
 use rdkafka::topic_partition_list::Offset;
 
 use super::kafka::Kafka;
+pub use super::ledger::Message;
 use super::{poll, seconds};
 
-/// A record as Kafka has it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Message {
-    pub partition: i32,
-    pub offset: i64,
-    pub timestamp_ms: Option<i64>,
-    pub key: Option<Vec<u8>>,
-    pub value: Vec<u8>,
-    pub headers: Vec<(String, Vec<u8>)>,
-}
-
 impl Message {
-    /// A header's value as text.
-    pub fn header(&self, name: &str) -> Option<&str> {
-        let (_, value) = self.headers.iter().find(|(header, _)| header == name)?;
-        std::str::from_utf8(value).ok()
-    }
-
-    /// (`tidegate-wal`, `tidegate-seq`): who the record is.
-    pub fn identity(&self) -> Option<(String, u64)> {
-        Some((
-            self.header("tidegate-wal")?.to_owned(),
-            self.header("tidegate-seq")?.parse().ok()?,
-        ))
-    }
-
     /// `tidegate-seq`; the test fails without it.
     #[track_caller]
     pub fn seq(&self) -> u64 {
