@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
+use crate::support::evidence::Evidence;
 use crate::support::gateway::{Config, Gateway, NOWHERE};
 use crate::support::kafka::Kafka;
 use crate::support::ledger::{Ledger, Tally};
@@ -26,12 +27,14 @@ fn hundred_sigkills_under_load_lose_nothing() {
     let cycles = if soak() { 1000 } else { 100 };
     let tally = kill_in_a_loop(cycles, NOWHERE);
     assert!(tally.ok > cycles, "{tally:?}: the cycles were under load");
+    Evidence::of(&tally, cycles as u64).print("SIGKILL under load, Kafka away");
 }
 
 fn sigkills_while_forwarding_lose_nothing_and_keep_order() {
     let cycles = if soak() { 200 } else { 20 };
     let tally = kill_in_a_loop(cycles, Kafka::shared().bootstrap());
     assert!(tally.ok > cycles, "{tally:?}: the cycles were under load");
+    Evidence::of(&tally, cycles as u64).print("SIGKILL under load, while forwarding");
 }
 
 /// Kills the gateway 20 to 200 ms after each start, with clients at work; at the end everything that is in
@@ -78,7 +81,8 @@ fn a_gateway_killed_while_it_starts_starts_again() {
     let mut config = Config::new(NOWHERE);
     config.set("wal.generation_bytes", "1 MiB");
     let mut gateway = Gateway::start(&config);
-    for _ in 0..if soak() { 300 } else { 30 } {
+    let cycles = if soak() { 300 } else { 30 };
+    for _ in 0..cycles {
         let client = gateway.client();
         for _ in 0..20 {
             assert!(post(&client, &ledger, &topic, Some("k")), "the gateway answers");
@@ -95,6 +99,8 @@ fn a_gateway_killed_while_it_starts_starts_again() {
     let checked = ledger.check(&[(&topic, kafka.read_topic(&topic, true))]);
     let tally = checked.unwrap_or_else(|faults| panic!("seed {}: {faults:?}", random.seed()));
     assert_eq!((tally.unknown, tally.refused), (0, 0));
+    // One at work, one in the midst of its start.
+    Evidence::of(&tally, 2 * cycles).print("SIGKILL in the midst of a start");
 }
 
 fn the_seeds_load_survives_a_sigkill_in_the_middle() {
@@ -148,6 +154,13 @@ fn the_seeds_load_survives_a_sigkill_in_the_middle() {
     );
     let lost: Vec<&u64> = answered.difference(&delivered).collect();
     assert!(lost.is_empty(), "answered OK and not in Kafka: {lost:?}");
+    let evidence = Evidence {
+        injected: 1,
+        answered: answered.len() as u64 + tally.ok as u64,
+        lost: 0,
+        repeated: (messages.len() - delivered.len() + tally.repeats) as u64,
+    };
+    evidence.print("SIGKILL in the middle of the seed's load (ab)");
 
     // Drained: at most the live generation and the one made ahead.
     wait_until("the log gives its space back", seconds(30), || {

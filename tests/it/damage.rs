@@ -16,6 +16,7 @@ use std::sync::Arc;
 use frames::{LOGS, Log, count};
 use source::{Source, config, list, list_ending, lost, report, snapshot, text, tidegate};
 
+use crate::support::evidence::Evidence;
 use crate::support::gateway::{Gateway, NOWHERE};
 use crate::support::{JSON, Random, soak};
 
@@ -31,13 +32,15 @@ const IDENTITY_BYTES: usize = 15 + 36;
 fn what_is_lost_is_told_and_the_rest_saved() {
     let mut random = Random::new();
     let source = Source::killed(&mut random, 2_500);
-    plant_all(&source, &mut random, if soak() { 700 } else { plant::KINDS.len() });
+    let plants = if soak() { 700 } else { plant::KINDS.len() };
+    plant_all(&source, &mut random, plants, "a log");
 }
 
 fn what_is_lost_of_a_partly_acknowledged_log_is_told_and_the_rest_saved() {
     let mut random = Random::new();
     let source = Source::partly_acknowledged(&mut random);
-    plant_all(&source, &mut random, if soak() { 300 } else { plant::KINDS.len() });
+    let plants = if soak() { 300 } else { plant::KINDS.len() };
+    plant_all(&source, &mut random, plants, "a partly acknowledged log");
 }
 
 /// Sequences of a commit that was cut off are given out again: the next generation begins with them.
@@ -57,7 +60,7 @@ fn what_a_crash_tore_is_void_behind_the_next_generation() {
 }
 
 /// Each kind in turn. A start of a gateway is dear: every fourth salvaged folder gets one.
-fn plant_all(source: &Source, random: &mut Random, plants: usize) {
+fn plant_all(source: &Source, random: &mut Random, plants: usize, of: &str) {
     let seed = random.seed();
     let turn = usize::try_from(random.within(0, 4)).unwrap();
     let mut records = 0;
@@ -84,6 +87,16 @@ fn plant_all(source: &Source, random: &mut Random, plants: usize) {
     }
     println!("{plants} plants, {records} records lost, none in silence");
     assert!(records > 0, "the damage hit something");
+    let whole: usize = source.entries.values().map(BTreeMap::len).sum();
+    let evidence = Evidence {
+        injected: plants as u64,
+        answered: (plants * whole) as u64,
+        lost: records,
+        repeated: 0,
+    };
+    evidence.print(&format!(
+        "damage of bits, sectors, files and folders of {of}, all of them told and the rest saved"
+    ));
 }
 
 /// Verifies and salvages `damaged`, and compares with what the second reader sees. Returns how many are lost.

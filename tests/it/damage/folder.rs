@@ -12,6 +12,7 @@ use std::thread;
 use super::frames::Log;
 use super::source::{Source, copy, snapshot, text, tidegate};
 use crate::faults::shim::Plan;
+use crate::support::evidence::Evidence;
 use crate::support::gateway::{BINARY, Config, Gateway, NOWHERE, command};
 use crate::support::{FORM, Random, is_root, seconds, soak, unshare, wait_until};
 
@@ -62,7 +63,7 @@ fn an_interrupted_salvage_begins_anew() {
     let source = Source::killed(&mut random, 1_000);
     let folder = tempfile::tempdir().unwrap();
     let before = snapshot(&source.wal());
-    let mut halfway = 0;
+    let (mut halfway, mut kills) = (0, 0);
     let counter = folder.path().join("count");
     // Killed before the n-th call that changes something below the new folder.
     let plan = |at| Plan {
@@ -83,7 +84,7 @@ fn an_interrupted_salvage_begins_anew() {
                 random.within(1, total + 1)
             };
             let mut child = start(&source.wal(), &target, &plan(Some(at)).environment());
-            child.wait().unwrap();
+            kills += u64::from(!child.wait().unwrap().success());
             halfway += usize::from(target.with_extension("salvaging").join("lock").exists());
             if target.exists() {
                 break;
@@ -105,6 +106,12 @@ fn an_interrupted_salvage_begins_anew() {
     }
     assert!(halfway > 0, "seed {}: some were halfway", random.seed());
     assert_eq!(snapshot(&source.wal()), before);
+    let evidence = Evidence {
+        injected: kills,
+        answered: source.entries["main"].len() as u64,
+        ..Evidence::default()
+    };
+    evidence.print("a salvage killed at a call of its own, and begun anew");
 }
 
 fn of_two_salvages_to_one_target_one_says_so() {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::shim::{CHANGES, Plan, take};
 use super::{Answered, Book, Records, judge};
+use crate::support::evidence::Evidence;
 use crate::support::gateway::{Config, Gateway, NOWHERE};
 use crate::support::{Random, soak};
 
@@ -62,8 +63,19 @@ fn assert_right(gateway: &Gateway, book: &Book, when: &str) {
     }
 }
 
-/// A gateway at work with `plan` upon it, judged afterwards; how often the plan's calls were made.
-fn at_work(plan: impl Fn(Plan) -> Plan, when: &str) -> u64 {
+/// With none of what was answered OK lost.
+fn print(injected: usize, answered: usize, fault: &str) {
+    let evidence = Evidence {
+        injected: injected as u64,
+        answered: answered as u64,
+        ..Evidence::default()
+    };
+    evidence.print(fault);
+}
+
+/// A gateway at work with `plan` upon it, judged afterwards; how often the plan's calls were made, and how many records were
+/// answered OK.
+fn at_work(plan: impl Fn(Plan) -> Plan, when: &str) -> (u64, usize) {
     let folder = Arc::new(tempfile::tempdir().unwrap());
     let counter = folder.path().join("count");
     let plan = plan(Plan {
@@ -79,17 +91,17 @@ fn at_work(plan: impl Fn(Plan) -> Plan, when: &str) -> u64 {
         if wal.exists() {
             judge(&wal, &book, &[], &Records::new()).unwrap_or_else(|fault| panic!("{when}: {fault}"));
         }
-        return count(&counter);
+        return (count(&counter), 0);
     };
     posts(&gateway, &book);
     gateway.sigkill();
     assert_right(&gateway, &book, when);
-    count(&counter)
+    (count(&counter), book.answered())
 }
 
 /// Tries a fault at one call after the other.
 fn at_each(calls: &'static str, does: &'static str, for_ever: bool) {
-    let total = at_work(|plan| Plan { calls, ..plan }, "without a fault");
+    let (total, mut answered) = at_work(|plan| Plan { calls, ..plan }, "without a fault");
     assert!(total >= 20, "{total} calls are no work");
     let chosen = chosen(total);
     let mut reached = 0;
@@ -101,7 +113,8 @@ fn at_each(calls: &'static str, does: &'static str, for_ever: bool) {
             for_ever,
             ..plan
         };
-        let made = at_work(plan, &format!("{does} at call {at} of {total} ({calls})"));
+        let (made, more) = at_work(plan, &format!("{does} at call {at} of {total} ({calls})"));
+        answered += more;
         reached += usize::from(made >= *at);
     }
     // Two runs do not make quite the same calls: groups of commits differ.
@@ -110,7 +123,11 @@ fn at_each(calls: &'static str, does: &'static str, for_ever: bool) {
         "{does} happened {reached} times of {} ({calls})",
         chosen.len()
     );
-    println!("{does}: at {} of {total} calls ({calls})", chosen.len());
+    print(
+        chosen.len(),
+        answered,
+        &format!("{does} at a call of its log ({calls}), at work"),
+    );
 }
 
 fn killed_at_any_call_of_its_work() {
@@ -150,8 +167,9 @@ fn at_each_of_a_start(calls: &'static str, does: &'static str) {
     gateway.restart();
     gateway.sigkill();
     let total = count(&counter);
-    for at in chosen(total) {
-        plan(Some(at)).put(gateway.config());
+    let tried = chosen(total);
+    for at in &tried {
+        plan(Some(*at)).put(gateway.config());
         // It may have been too late, or borne: then it serves.
         if gateway.try_restart() {
             gateway.sigkill();
@@ -164,6 +182,11 @@ fn at_each_of_a_start(calls: &'static str, does: &'static str) {
     }
     take(gateway.config());
     gateway.restart();
+    print(
+        tried.len(),
+        book.answered(),
+        &format!("{does} at a call of its log ({calls}), during a start"),
+    );
 }
 
 fn killed_at_any_call_of_its_start() {

@@ -7,6 +7,7 @@ use std::thread;
 use super::image::{Disk, Trust, calls};
 use super::shim::{Plan, take};
 use super::{Answered, Book, Records, fast_folder, judge};
+use crate::support::evidence::Evidence;
 use crate::support::gateway::{Config, Gateway, NOWHERE};
 use crate::support::kafka::Kafka;
 use crate::support::{Random, seconds, soak, unique, wait_until};
@@ -27,6 +28,16 @@ struct Run {
 
 fn images() -> usize {
     if soak() { 10_000 } else { 300 }
+}
+
+/// Of `images`, with none of what was answered OK lost.
+fn print(run: &Run, images: usize, fault: &str) {
+    let evidence = Evidence {
+        injected: images as u64,
+        answered: run.book.answered() as u64,
+        ..Evidence::default()
+    };
+    evidence.print(fault);
 }
 
 /// Six clients post records of many sizes for some rotations' time.
@@ -115,7 +126,7 @@ fn no_record_answered_ok_is_lost_whatever_reached_the_disk() {
     let nothing = tempfile::tempdir().unwrap();
     let faults = examine(&run, &gateway.wal(), nothing.path(), Trust::All, images());
     assert_eq!(faults, Vec::<String>::new());
-    println!("{} images, {} answered OK, none lost", images(), run.book.answered());
+    print(&run, images(), "power loss: a disk image of any moment, Kafka away");
 }
 
 fn nor_while_kafka_acknowledges_and_generations_go() {
@@ -134,6 +145,11 @@ fn nor_while_kafka_acknowledges_and_generations_go() {
     let nothing = tempfile::tempdir().unwrap();
     let faults = examine(&run, &gateway.wal(), nothing.path(), Trust::All, images());
     assert_eq!(faults, Vec::<String>::new());
+    print(
+        &run,
+        images(),
+        "power loss: a disk image of any moment, while forwarding",
+    );
 }
 
 fn nor_when_it_goes_again_during_the_start() {
@@ -179,6 +195,12 @@ fn nor_when_it_goes_again_during_the_start() {
         let faults = examine(&run, &root, &image, Trust::All, images() / rounds);
         assert_eq!(faults, Vec::<String>::new(), "round {round}, seed {}", random.seed());
     }
+    *run.book.answered.lock().unwrap() = answered;
+    print(
+        &run,
+        images() / rounds * rounds,
+        "power loss, and again during the start after it",
+    );
 }
 
 /// A suite that cannot fail proves nothing.
@@ -190,8 +212,18 @@ fn a_disk_that_lies_is_found_out() {
         let faults = examine(&run, &gateway.wal(), nothing.path(), trust, 50);
         let lost = faults
             .iter()
-            .filter(|fault| fault.contains("lost") || fault.contains("loss") || fault.contains("cannot"));
-        assert!(lost.count() >= 10, "{trust:?}: {faults:?}");
+            .filter(|fault| fault.contains("lost") || fault.contains("loss") || fault.contains("cannot"))
+            .count();
+        assert!(lost >= 10, "{trust:?}: {faults:?}");
+        let evidence = Evidence {
+            injected: 50,
+            answered: run.book.answered() as u64,
+            lost: lost as u64,
+            repeated: 0,
+        };
+        evidence.print(&format!(
+            "control: disk images with an fsync that lies, {trust:?} (lost: images with a loss)"
+        ));
     }
 }
 
