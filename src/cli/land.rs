@@ -30,7 +30,8 @@ pub(super) struct Flags {
     #[arg(long)]
     once: bool,
     /// Write nothing: read the topics from their beginning to their present end, outside the consumer groups, and print
-    /// how many records would be valid, invalid, duplicates and rejected
+    /// how many records would be valid, invalid, duplicates and rejected. Of duplicates it finds those that are read together
+    /// with their first: what lies further apart, or was landed before, counts as valid here
     #[arg(long)]
     dry_run: bool,
 }
@@ -64,6 +65,12 @@ async fn start(config: &Config, mode: Mode) -> Result<()> {
     if stop.is_cancelled() {
         tracing::info!(
             "what was read is written, for at most land.shutdown; the rest stays in Kafka for the next start"
+        );
+    }
+    if mode == Mode::Once && handle.status().partitions.is_empty() {
+        tracing::warn!(
+            "nothing was landed: no partition was this lander's. Another one of its group has them all, or the topics are not \
+             there"
         );
     }
     landing.end(config.land.shutdown).await;
