@@ -9,6 +9,7 @@ use std::backtrace::{Backtrace, BacktraceStatus};
 use std::collections::VecDeque;
 use std::fmt::{self, Write as _};
 use std::io::{IsTerminal, stderr};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
@@ -163,6 +164,15 @@ impl fmt::Write for Bounded {
     }
 }
 
+/// [`init`] was here.
+static STARTED: AtomicBool = AtomicBool::new(false);
+
+/// Whether this process has a log.
+#[must_use]
+pub fn is_started() -> bool {
+    STARTED.load(Ordering::Acquire)
+}
+
 /// Starts logging for this process. ANSI colours only on a terminal, and not when `colour` is false.
 ///
 /// # Errors
@@ -195,6 +205,7 @@ pub fn init(log: Log, colour: bool) -> Result<Recent, TryInitError> {
         .with(recent.clone())
         .with(lines)
         .try_init()?;
+    STARTED.store(true, Ordering::Release);
     // A panic is a line like any other: plain text would be lost in a log of JSON.
     std::panic::set_hook(Box::new(|panic| {
         let thread = std::thread::current();

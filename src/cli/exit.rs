@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 use super::ask::AskError;
 use crate::config::{ConfigError, Origin};
 use crate::wal;
-use crate::{forward, land};
+use crate::{forward, land, telemetry};
 
 /// Every code and what it means to whoever reads `--help`.
 pub(super) const CODES: &[(u8, &str)] = &[
@@ -304,7 +304,7 @@ fn code_of_io(error: &io::Error) -> u8 {
 /// Tells why the process ends: as a log line once there is a log, else as plain text.
 pub(super) fn report(error: &anyhow::Error) {
     let text = text(error);
-    if tracing::dispatcher::has_been_set() {
+    if telemetry::is_started() {
         tracing::error!("{text}");
     } else {
         eprintln!("tidegate: {text}");
