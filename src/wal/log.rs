@@ -304,6 +304,18 @@ impl Log {
         (outgrown && !self.shared.chores.has_prepared()).then(|| AppendError::Outgrown.to_string())
     }
 
+    /// Waits, `limit` at most, while the live generation is full and the next one is not ready: it would grow, in memory too.
+    /// For who writes as fast as the log takes it and is in no hurry.
+    pub fn wait_for_room(&self, limit: Duration) {
+        let shared = &self.shared;
+        let since = Instant::now();
+        let is_full = || shared.live_bytes.load(Ordering::Relaxed) >= shared.options.generation_bytes;
+        while is_full() && !shared.chores.has_prepared() && since.elapsed() < limit {
+            shared.chores.wake();
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
     pub(super) fn generations(&self) -> usize {
         lock(&self.shared.row).count()
     }

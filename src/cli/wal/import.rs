@@ -6,6 +6,7 @@
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow};
 use tokio::runtime::Runtime;
@@ -27,6 +28,8 @@ use crate::wal::{Archive, ArchiveError, Wal};
 /// What is sent to a gateway, or committed, at once.
 pub(super) const BATCH_RECORDS: usize = 1000;
 pub(super) const BATCH_BYTES: usize = 1 << 20;
+/// How long the log may take to make its next generation.
+const ROOM_MAX: Duration = Duration::from_secs(30);
 /// The longest line that is read: a record of 32 MiB as base64.
 const LINE_BYTES_MAX: u64 = 48 << 20;
 
@@ -57,7 +60,10 @@ impl Target {
         let items = Items { items };
         match self {
             Self::Gateway(listener) => Ok(listener.post("/v1/wal/records", &items)?),
-            Self::Log(wal) => Ok(ops::import(wal, &items.into_records()?)?),
+            Self::Log(wal) => {
+                wal.log().wait_for_room(ROOM_MAX);
+                Ok(ops::import(wal, &items.into_records()?)?)
+            }
         }
     }
 }
