@@ -32,7 +32,6 @@ use clap::Parser;
 use rdkafka::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::KafkaError;
-use rdkafka::message::{Headers as _, Message as _};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use serde::{Deserialize, Serialize};
 use tidegate::wal::{Archive, Letter, Part, Read};
@@ -447,19 +446,7 @@ impl Check {
                     open.remove(&partition);
                 }
                 Some(Err(error)) => return Err(error).context("Kafka cannot be read"),
-                Some(Ok(message)) => messages.push(Message {
-                    partition: message.partition(),
-                    offset: message.offset(),
-                    timestamp_ms: message.timestamp().to_millis(),
-                    key: message.key().map(<[u8]>::to_vec),
-                    value: message.payload().unwrap_or_default().to_vec(),
-                    headers: message.headers().map_or_else(Vec::new, |headers| {
-                        let headers = headers.iter();
-                        headers
-                            .map(|header| (header.key.to_owned(), header.value.unwrap_or_default().to_vec()))
-                            .collect()
-                    }),
-                }),
+                Some(Ok(message)) => messages.push(Message::of(&message)),
             }
             last = Instant::now();
         }

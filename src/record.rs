@@ -275,10 +275,10 @@ pub fn now_ms() -> i64 {
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::indexing_slicing)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
-    fn sample() -> Record {
+    pub(crate) fn sample() -> Record {
         Record {
             topic: "financial_pro".into(),
             key: Some(b"k".to_vec()),

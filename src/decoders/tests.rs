@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 
 use super::*;
-use crate::record::{Idempotency, Origin};
+use crate::record::{self, Origin};
 
 /// Cases of a decoder: all of them together take seconds. `tests/fuzz/` is for more.
 const CASES: u32 = 4000;
@@ -26,23 +26,10 @@ fn corpus(name: &str) -> Vec<(PathBuf, Vec<u8>)> {
 }
 
 fn sample(value: &[u8]) -> Record {
-    Record {
-        topic: "financial_pro".into(),
-        key: Some(b"k".to_vec()),
-        value: Some(value.to_vec()),
-        headers: vec![
-            ("content-type".into(), b"application/json".to_vec()),
-            ("h".into(), vec![0xff]),
-        ],
-        received_ms: 1_700_000_000_123,
-        origin: Some(Origin { wal: [7; 16], seq: 300 }),
-        idempotency: Some(Idempotency {
-            key: "x".into(),
-            scope: [1; 16],
-            body: [2; 16],
-            records: 1,
-        }),
-    }
+    let mut record = record::tests::sample();
+    record.value = Some(value.to_vec());
+    record.headers.push(("h".into(), vec![0xff]));
+    record
 }
 
 /// What our own encoders make.

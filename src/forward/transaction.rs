@@ -12,7 +12,7 @@
 //! one folder the one that came first finds the other's, and stops.
 //!
 //! Only these files make Kafka calls that can block for seconds in the forwarder's thread (a coordinator that is frozen:
-//! for librdkafka's socket.timeout.ms), and only while nothing could be sent anyway.
+//! for librdkafka's socket.timeout.ms; one that is gone: see [`super::producer::Producer::send_offsets`]), and only while nothing could be sent anyway.
 
 use std::collections::VecDeque;
 use std::mem::Discriminant;

@@ -234,9 +234,7 @@ impl<C: ProducerContext<DeliveryOpaque = usize>> Native<C> {
         let result = unsafe { sys::rd_kafka_flush(self.producer.client().native_ptr(), timeout_ms) };
         result == RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR
     }
-}
 
-impl<C: ProducerContext<DeliveryOpaque = usize>> Native<C> {
     /// Names brokers to ask where the cluster is, as `bootstrap.servers` does; those that are known stay. librdkafka keeps
     /// the text for the client's life.
     pub(crate) fn name_brokers(&self, list: &CStr) {

@@ -9,6 +9,7 @@ use super::archive::Part;
 use super::generation::DATA_FILE;
 use super::generations::DAMAGED;
 use super::identity::IDENTITY;
+use super::witness::Marks;
 use super::{made_mark, ranges, witness};
 
 /// What shows, in words for people; nothing of a folder in which no log was made yet.
@@ -35,7 +36,8 @@ fn of_part(part: Part, folder: &Path, signs: &mut Vec<String>) -> io::Result<()>
     };
     let generations = generations(folder)?;
     let is_made = part != Part::Main || !generations.is_empty() || folder.join(IDENTITY).try_exists()?;
-    if is_made && let Some(fault) = of_witness(folder) {
+    let witnessed = File::open(folder.join(witness::FILE)).and_then(|file| witness::read(&file));
+    if is_made && let Some(fault) = fault_of(&witnessed) {
         signs.push(format!("the witness{of} {fault}"));
     }
     let lost = generations
@@ -45,7 +47,11 @@ fn of_part(part: Part, folder: &Path, signs: &mut Vec<String>) -> io::Result<()>
     if lost > 0 {
         signs.push(format!("generations{of} whose file is gone: {lost}"));
     }
-    if is_made && generations.is_empty() && has_backlog(folder) {
+    if is_made
+        && generations.is_empty()
+        && let Ok(Some((_, marks))) = witnessed
+        && has_backlog(folder, marks)
+    {
         signs.push(format!(
             "all generations{of} are gone, and records were waiting in them"
         ));
@@ -69,17 +75,14 @@ fn of_part(part: Part, folder: &Path, signs: &mut Vec<String>) -> io::Result<()>
     Ok(())
 }
 
-/// Whether the witness says that not all was acknowledged.
-fn has_backlog(folder: &Path) -> bool {
-    let marks = File::open(folder.join(witness::FILE)).and_then(|file| witness::read(&file));
+/// Whether records were not acknowledged, by the witness.
+fn has_backlog(folder: &Path, marks: Marks) -> bool {
     let told = ranges::Told::read(folder).map(|told| told.all()).unwrap_or_default();
-    marks.is_ok_and(|marks| {
-        marks.is_some_and(|(_, marks)| ranges::count_unknown(marks.acked + 1, marks.committed, &told) > 0)
-    })
+    ranges::count_unknown(marks.acked + 1, marks.committed, &told) > 0
 }
 
-fn of_witness(folder: &Path) -> Option<String> {
-    match File::open(folder.join(witness::FILE)).and_then(|file| witness::read(&file)) {
+fn fault_of<T>(witnessed: &io::Result<Option<T>>) -> Option<String> {
+    match witnessed {
         Ok(Some(_)) => None,
         Ok(None) => Some("is damaged".to_owned()),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Some("is missing".to_owned()),
@@ -102,7 +105,7 @@ fn generations(folder: &Path) -> io::Result<Vec<std::ffi::OsString>> {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use crate::wal::witness::{Marks, Witness};
+    use crate::wal::witness::Witness;
 
     #[test]
     fn each_sign_is_told_and_a_whole_log_has_none() {

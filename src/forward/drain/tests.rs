@@ -176,20 +176,26 @@ fn nothing_is_settled_before_its_transaction_is_committed() {
     drain.wal.close().unwrap();
 }
 
-#[test]
-fn no_more_waits_behind_a_watermark_than_it_can_tell() {
-    let folder = tempfile::tempdir().unwrap();
-    let mut drain = transactional(&folder);
+/// A thousand records of each of two topics by turns, of which the second is held and waits, for the lane takes nothing: as many
+/// of the first are sent between them as the watermark can tell. And the second one.
+fn with_runs_that_wait(folder: &tempfile::TempDir) -> (Drain, u32) {
+    let mut drain = transactional(folder);
     let topics: Vec<&str> = std::iter::repeat_n(["a", "b"], 1_000).flatten().collect();
     push(&drain, &topics);
     known(&mut drain, "a");
     let held = known(&mut drain, "b");
-    // The lane takes nothing: its records wait, and those between them are sent.
     drain
         .topics
         .hold(held, RDKafkaErrorCode::UnknownTopicOrPartition, false);
     drain.lane_blocked = Some(Instant::now() + Duration::from_secs(60));
     walk(&mut drain);
+    (drain, held)
+}
+
+#[test]
+fn no_more_waits_behind_a_watermark_than_it_can_tell() {
+    let folder = tempfile::tempdir().unwrap();
+    let (mut drain, held) = with_runs_that_wait(&folder);
     let sent = drain.main.window.sent();
     assert!((60..=RUNS_MAX + 1).contains(&sent), "{sent}");
     for seq in 1..=drain.main.window.end() {
@@ -211,16 +217,7 @@ fn no_more_waits_behind_a_watermark_than_it_can_tell() {
 #[test]
 fn suspects_are_sent_however_much_waits_between_them() {
     let folder = tempfile::tempdir().unwrap();
-    let mut drain = transactional(&folder);
-    let topics: Vec<&str> = std::iter::repeat_n(["a", "b"], 1_000).flatten().collect();
-    push(&drain, &topics);
-    known(&mut drain, "a");
-    let held = known(&mut drain, "b");
-    drain
-        .topics
-        .hold(held, RDKafkaErrorCode::UnknownTopicOrPartition, false);
-    drain.lane_blocked = Some(Instant::now() + Duration::from_secs(60));
-    walk(&mut drain);
+    let (mut drain, _) = with_runs_that_wait(&folder);
     let last = drain.main.window.end() - 1;
     for seq in 1..=last {
         if drain.main.window.state(seq) == Some(State::Sent) {

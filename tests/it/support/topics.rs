@@ -9,7 +9,6 @@ use rdkafka::admin::{AdminClient, AdminOptions, AlterConfig, NewTopic, ResourceS
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::KafkaError;
-use rdkafka::message::{Headers as _, Message as _};
 use rdkafka::topic_partition_list::Offset;
 
 use super::kafka::Kafka;
@@ -205,19 +204,7 @@ impl Kafka {
             assert!(started.elapsed() < seconds(120), "topic {topic} does not end: {open:?}");
             match consumer.poll(seconds(1)) {
                 None => {}
-                Some(Ok(message)) => messages.push(Message {
-                    partition: message.partition(),
-                    offset: message.offset(),
-                    timestamp_ms: message.timestamp().to_millis(),
-                    key: message.key().map(<[u8]>::to_vec),
-                    value: message.payload().unwrap_or_default().to_vec(),
-                    headers: message.headers().map_or_else(Vec::new, |headers| {
-                        headers
-                            .iter()
-                            .map(|header| (header.key.to_owned(), header.value.unwrap_or_default().to_vec()))
-                            .collect()
-                    }),
-                }),
+                Some(Ok(message)) => messages.push(Message::of(&message)),
                 Some(Err(KafkaError::PartitionEOF(partition))) => {
                     open.remove(&partition);
                 }
