@@ -38,13 +38,19 @@ impl Whole {
     pub(super) fn create(path: &Path) -> Result<Self> {
         free(path)?;
         let partial = PathBuf::from(format!("{}.partial", path.display()));
-        let file = locked(&partial)?;
+        let file = locked(&partial, || format!("another command is writing {}", partial.display()))?;
         // Another one may have been finished while this one waited.
         free(path)?;
         // It may be what somebody else has left.
-        file.set_len(0)
-            .and_then(|()| file.set_permissions(Permissions::from_mode(0o600)))
-            .with_context(|| format!("cannot write {}", partial.display()))?;
+        let mode = file.set_len(0).and_then(|()| file.metadata());
+        let mode = mode
+            .with_context(|| format!("cannot write {}", partial.display()))?
+            .permissions()
+            .mode();
+        if mode & 0o077 != 0 {
+            // Some disks know no permissions.
+            drop(file.set_permissions(Permissions::from_mode(0o600)));
+        }
         Ok(Self {
             path: path.to_path_buf(),
             partial,
@@ -104,31 +110,55 @@ fn free(path: &Path) -> Result<()> {
     }
 }
 
+/// A file that one command at a time keeps: who has this has it alone.
+pub(super) struct Kept {
+    lock: PathBuf,
+    _file: File,
+}
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        // What stays is in nobody's way.
+        drop(fs::remove_file(&self.lock));
+    }
+}
+
+impl Kept {
+    /// Takes the file at `path`, which may be replaced all the while: what is locked is `NAME.lock`.
+    ///
+    /// # Errors
+    /// Another command has it, or the system's.
+    pub(super) fn take(path: &Path) -> Result<Self> {
+        let lock = PathBuf::from(format!("{}.lock", path.display()));
+        let file = locked(&lock, || format!("another command uses {}", path.display()))?;
+        Ok(Self { lock, _file: file })
+    }
+}
+
 /// The file of that name, for this process alone.
-fn locked(partial: &Path) -> Result<File> {
-    let cannot = || format!("cannot write {}", partial.display());
+fn locked(path: &Path, taken: impl Fn() -> String) -> Result<File> {
+    let cannot = || format!("cannot write {}", path.display());
     loop {
         let file = OpenOptions::new()
             .write(true)
             .create(true)
             .truncate(false)
             .mode(0o600)
-            .open(partial)
+            .open(path)
             .with_context(cannot)?;
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
-                return Err(Later(format!(
-                    "another command is writing {}: wait for it, or name another file",
-                    partial.display()
-                ))
-                .into());
+                return Err(Later(format!("{}: wait for it, or name another file", taken())).into());
             }
+            // Some disks know no locks.
+            Err(TryLockError::Error(error))
+                if error.kind() == io::ErrorKind::Unsupported || error.raw_os_error() == Some(libc::ENOLCK) => {}
             Err(TryLockError::Error(error)) => return Err(error).with_context(cannot),
         }
-        // Whoever had the lock may have given the file its name since.
+        // Whoever had the lock may have renamed the file since, or removed it.
         let here = file.metadata().with_context(cannot)?;
-        if fs::metadata(partial).is_ok_and(|there| (there.dev(), there.ino()) == (here.dev(), here.ino())) {
+        if fs::metadata(path).is_ok_and(|there| (there.dev(), there.ino()) == (here.dev(), here.ino())) {
             return Ok(file);
         }
     }
@@ -155,5 +185,20 @@ mod tests {
         assert_eq!(fs::read(&path).unwrap(), b"all");
         let third = Whole::create(&path).err().expect("it is there");
         assert!(third.is::<Usage>(), "{third}");
+    }
+
+    #[test]
+    fn two_do_not_keep_one_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("place");
+        let first = Kept::take(&path).unwrap();
+        let second = Kept::take(&path).err().expect("somebody has it");
+        assert!(
+            second.is::<Later>() && second.to_string().contains("another command uses"),
+            "{second}"
+        );
+        drop(first);
+        drop(Kept::take(&path).unwrap());
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
     }
 }

@@ -8,7 +8,7 @@ use std::collections::{HashMap, HashSet};
 
 use rdkafka::error::RDKafkaErrorCode;
 
-use super::mark::{Range, Reached, joined};
+use super::mark::Reached;
 use super::pace::Pace;
 use super::producer::Producer;
 use super::sift::Sift;
@@ -16,7 +16,7 @@ use super::topics::{self, Topics};
 use super::window::{State, Window};
 use crate::kafka::native::{self, Message};
 use crate::record::{HEADER_RECEIVED, HEADER_SEQ, HEADER_WAL, Origin, Record, RecordRef, Sequence, WalId};
-use crate::wal::{Chunk, Log, Read, ReadError, Reader};
+use crate::wal::{Chunk, Log, Range, Read, ReadError, Reader};
 
 /// Slots of a window: 24 bytes each, and as many records may be looked for in Kafka after a crash.
 pub(super) const SLOTS_MAX: usize = 400_000;
@@ -143,12 +143,12 @@ impl Flow {
 
     /// How far it is settled once what is staged is committed.
     pub(super) fn reached(&self) -> Reached {
-        let mut reached = self.window.reached();
-        if !self.adopted.is_empty() {
-            let ranges = reached.beyond.iter().chain(&self.adopted).copied().collect();
-            reached.beyond = joined(ranges, reached.acked);
+        let reached = self.window.reached();
+        if self.adopted.is_empty() {
+            return reached;
         }
-        reached
+        let ranges = reached.beyond.iter().chain(&self.adopted).copied();
+        Reached::of(reached.acked, ranges.collect())
     }
 
     /// In the lane, an entry without a topic marks the end of a pass, which is to be finished after a crash.

@@ -90,8 +90,9 @@ impl Lane {
             };
             for (seq, record) in chunk.records() {
                 let Ok(record) = record else { continue };
-                // Sent by the pass that is under way.
-                if flow.is_marker(&record) || flow.window.state(seq) == Some(State::Done) {
+                // Sent by the pass that is under way, or by one that Kafka told of.
+                let is_settled = flow.window.state(seq) == Some(State::Done) || flow.settled.contains(&seq);
+                if flow.is_marker(&record) || is_settled {
                     continue;
                 }
                 see(seq, identity.of(seq, record.origin), &record);

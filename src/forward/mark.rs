@@ -18,14 +18,14 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD_NO_PAD;
 
 use crate::record::{ENCODING, SEQUENCE_MAX, Sequence};
-use crate::wal::Stamp;
+use crate::wal::{Range, Stamp, joined};
 
-/// Both ends are in it.
-pub(crate) type Range = (Sequence, Sequence);
+/// Bytes of metadata that brokers take unless they are told otherwise: the default of `offset.metadata.max.bytes`.
+pub(super) const METADATA_BYTES_MAX: usize = 4096;
 
 /// Runs of records that wait behind younger ones that were sent: with more, nothing more is sent. What lies between them
-/// must be told in the metadata, for which brokers take 4096 bytes (`offset.metadata.max.bytes`): two logs of at most twice
-/// as many ranges (those of one walk come on top), of at most 10 bytes each, in base64.
+/// must be told in [`METADATA_BYTES_MAX`]: two logs of at most twice as many ranges (those of one walk come on top), of at
+/// most 10 bytes each, in base64.
 pub(super) const RUNS_MAX: usize = 70;
 
 /// How far one log is settled.
@@ -38,6 +38,27 @@ pub(crate) struct Reached {
 }
 
 impl Reached {
+    /// Everything up to `acked`, and these ranges: in any order, and they may touch each other and the watermark.
+    pub(super) fn of(acked: Sequence, ranges: Vec<Range>) -> Self {
+        let mut reached = Self {
+            acked,
+            beyond: joined(clipped(ranges.into_iter(), acked).collect()),
+        };
+        // A range that follows on the watermark is none behind it: as such it could not be read again.
+        if let Some((first, last)) = reached.beyond.first().copied()
+            && first == acked + 1
+        {
+            reached.acked = last;
+            reached.beyond.remove(0);
+        }
+        reached
+    }
+
+    /// What it says that a watermark `acked` does not.
+    pub(super) fn behind(&self, acked: Sequence) -> Vec<Range> {
+        clipped([(1, self.acked)].into_iter().chain(self.beyond.iter().copied()), acked).collect()
+    }
+
     /// Whether it says more than a watermark `acked` does.
     pub(super) fn exceeds(&self, acked: Sequence) -> bool {
         self.acked > acked || self.beyond.iter().any(|(_, last)| *last > acked)
@@ -130,17 +151,11 @@ impl Mark {
     }
 }
 
-/// In order, what overlaps or follows on joined, and only behind `acked`.
-pub(super) fn joined(mut ranges: Vec<Range>, acked: Sequence) -> Vec<Range> {
-    ranges.sort_unstable();
-    let mut joined: Vec<Range> = Vec::new();
-    for (first, last) in ranges.into_iter().filter(|(_, last)| *last > acked) {
-        match joined.last_mut() {
-            Some(before) if first <= before.1.saturating_add(1) => before.1 = before.1.max(last),
-            _ => joined.push((first.max(acked + 1), last)),
-        }
-    }
-    joined
+/// What of the ranges lies behind `acked`.
+fn clipped(ranges: impl Iterator<Item = Range>, acked: Sequence) -> impl Iterator<Item = Range> {
+    ranges
+        .filter(move |(_, last)| *last > acked)
+        .map(move |(first, last)| (first.max(acked + 1), last))
 }
 
 #[cfg(test)]
@@ -168,8 +183,22 @@ mod tests {
         fn what_is_written_is_read_and_fits(stamp in any::<Stamp>(), resend in 0_u64..1 << 50, main in reached(), lane in reached()) {
             let mark = Mark { stamp, resend, main, lane };
             let metadata = mark.metadata();
-            prop_assert!(metadata.len() <= 4096, "{}", metadata.len());
+            prop_assert!(metadata.len() <= METADATA_BYTES_MAX, "{}", metadata.len());
             prop_assert_eq!(Mark::parse(mark.main.acked as i64, &metadata), Some(mark));
+        }
+
+        #[test]
+        fn any_ranges_are_read_as_they_were_meant(acked in 0_u64..40, ranges in prop::collection::vec((0_u64..80, 0_u64..12), 0..12)) {
+            let ranges: Vec<Range> = ranges.into_iter().map(|(first, length)| (first, first + length)).collect();
+            let reached = Reached::of(acked, ranges.clone());
+            let read = Reached::parse(reached.acked, &reached.text());
+            prop_assert_eq!(read.as_ref(), Some(&reached));
+            for seq in 0..100 {
+                let is_meant = seq <= acked || ranges.iter().any(|(first, last)| (*first..=*last).contains(&seq));
+                prop_assert_eq!(reached.covers(seq), is_meant, "{}", seq);
+                let is_behind = reached.behind(acked).iter().any(|(first, last)| (*first..=*last).contains(&seq));
+                prop_assert_eq!(is_behind, is_meant && seq > acked, "{}", seq);
+            }
         }
 
         #[test]
@@ -202,7 +231,13 @@ mod tests {
 
     #[test]
     fn ranges_are_joined_behind_the_watermark() {
-        assert_eq!(joined(vec![(8, 9), (2, 3), (4, 6), (5, 5)], 3), vec![(4, 6), (8, 9)]);
-        assert_eq!(joined(vec![(2, 7)], 4), vec![(5, 7)]);
+        let of = |acked, ranges| {
+            let reached = Reached::of(acked, ranges);
+            (reached.acked, reached.beyond)
+        };
+        assert_eq!(of(3, vec![(8, 9), (2, 3), (5, 6), (5, 5)]), (3, vec![(5, 6), (8, 9)]));
+        assert_eq!(of(4, vec![(2, 7)]), (7, vec![]));
+        // A transaction has closed the gap in front of what an earlier one had committed.
+        assert_eq!(of(11, vec![(12, 20), (30, 30)]), (20, vec![(30, 30)]));
     }
 }

@@ -252,15 +252,18 @@ impl Producer {
         let Ok(thread) = thread::Builder::new().name("watermark".to_owned()).spawn(call) else {
             return Err(hangs);
         };
-        let mut hung = HUNG.lock().unwrap_or_else(PoisonError::into_inner);
-        hung.retain(|thread| !thread.is_finished());
-        if hung.len() >= HUNG_MAX {
+        let hung = || {
+            let mut hung = HUNG.lock().unwrap_or_else(PoisonError::into_inner);
+            hung.retain(|thread| !thread.is_finished());
+            hung
+        };
+        if hung().len() >= HUNG_MAX {
             return answered.recv().unwrap_or(Err(hangs));
         }
         match answered.recv_timeout(HUNG_AFTER) {
             Ok(sent) => sent,
             Err(_) => {
-                hung.push(thread);
+                hung().push(thread);
                 Err(hangs)
             }
         }

@@ -202,6 +202,15 @@ impl Drain {
             })?;
             Scan::make(&mut flow, &mut drain.topics, &drain.identity, &window, reached)
         })?;
+        if reached.acked > flow.window.acked() {
+            // There may be no pass that would settle it.
+            flow.log.ack(reached.acked)?;
+            let settled = std::mem::take(&mut flow.settled);
+            flow = Flow::new(flow.log, true);
+            flow.settled = settled;
+            flow.settled.retain(|seq| *seq > reached.acked);
+        }
+        flow.adopted = reached.behind(flow.window.acked());
         let mut lane = Lane::new(flow);
         if let Some(end) = scan.pass {
             tracing::info!("finishing a pass over the held lane that was interrupted");
@@ -343,17 +352,23 @@ impl Scan {
                 Read::Nothing => break,
             };
             for (seq, record) in chunk.records() {
-                if reached.covers(seq) {
+                let is_reached = reached.covers(seq);
+                if is_reached {
                     flow.settled.insert(seq);
-                    continue;
                 }
                 let Ok(record) = record else { continue };
                 if flow.is_marker(&record) {
-                    marker.get_or_insert(seq);
+                    marker = marker.or((!is_reached).then_some(seq));
                     continue;
                 }
                 let topic = topics.id(record.topic);
                 let who = (topic, identity.of(seq, record.origin));
+                if window.contains(&who) {
+                    scan.in_lane.insert(who);
+                }
+                if is_reached {
+                    continue;
+                }
                 topics.found_in_lane(topic, seq);
                 held = true;
                 moved |= marker.is_some();
@@ -364,9 +379,6 @@ impl Scan {
                 };
                 if twice {
                     flow.settled.insert(seq);
-                }
-                if window.contains(&who) {
-                    scan.in_lane.insert(who);
                 }
             }
         }
@@ -418,11 +430,15 @@ mod tests {
 
     /// `window`: sequences of the main log whose topic is "a".
     fn scan(wal: &Wal, log: &Log, window: &[Sequence], reached: &Reached) -> (Scan, Flow, Topics) {
+        scan_of("a", wal, log, window, reached)
+    }
+
+    fn scan_of(topic: &str, wal: &Wal, log: &Log, window: &[Sequence], reached: &Reached) -> (Scan, Flow, Topics) {
         let identity = Identity::new(wal.id());
         let mut flow = Flow::new(log.clone(), true);
         let mut topics = Topics::new();
-        let a = topics.id("a");
-        let window = window.iter().map(|seq| (a, identity.of(*seq, None))).collect();
+        let topic = topics.id(topic);
+        let window = window.iter().map(|seq| (topic, identity.of(*seq, None))).collect();
         let scan = Scan::make(&mut flow, &mut topics, &identity, &window, reached).unwrap();
         (scan, flow, topics)
     }
@@ -438,9 +454,11 @@ mod tests {
             acked: 3,
             beyond: Vec::new(),
         };
-        let (scan, flow, topics) = scan(&wal, &lane, &[], &reached);
+        let (scan, flow, topics) = scan_of("b", &wal, &lane, &[2], &reached);
         assert_eq!(flow.settled, HashSet::from([1, 2, 3]));
         assert_eq!(scan.pass, None);
+        // The log's second was held and is settled in the lane: it is not held again.
+        assert_eq!(scan.in_lane.len(), 1);
         assert_eq!(topics.held().first().map(|held| held.records), Some(1));
         wal.close().unwrap();
     }

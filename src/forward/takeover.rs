@@ -20,10 +20,11 @@ use super::mark::{Mark, Reached};
 use super::producer::{Lookup, refusal};
 use super::start::{AWAY_MAX, AWAY_MIN};
 use super::transaction::{CALL_MAX, LOOK_MAX, Stage, TOPIC};
-use super::window::Slot;
+use super::window::{Slot, State};
 use super::{tail, verdict};
 use crate::kafka::settings::explain;
 use crate::record::Sequence;
+use crate::wal::Log;
 
 type Consumer = BaseConsumer<tail::Context>;
 
@@ -89,9 +90,7 @@ impl Drain {
     pub(super) fn adopted_lane(&self) -> Option<Reached> {
         let reached = &self.transactions.as_ref()?.adopted.as_ref()?.lane;
         let log = &self.lane.as_ref()?.flow.log;
-        // One that was lost and made anew has none of these.
-        let is_its_own = !reached.exceeds(log.committed());
-        (is_its_own && reached.exceeds(log.watermarks().acked)).then(|| reached.clone())
+        (is_of(reached, log) && reached.exceeds(log.watermarks().acked)).then(|| reached.clone())
     }
 
     /// A new producer takes over: ends what the one before left open, takes over Kafka's watermark and signs it. False:
@@ -311,8 +310,7 @@ impl Drain {
 
     fn adopt_lane(&mut self, reached: &Reached) {
         let Some(lane) = &mut self.lane else { return };
-        // One that was lost and made anew has none of these.
-        if reached.exceeds(lane.flow.log.committed()) {
+        if !is_of(reached, &lane.flow.log) {
             return;
         }
         let mut runs = Runs::new();
@@ -322,13 +320,17 @@ impl Drain {
     }
 }
 
+/// Whether a watermark can be this lane's: one that was lost and made anew has none of its sequences.
+fn is_of(reached: &Reached, lane: &Log) -> bool {
+    !reached.exceeds(lane.committed())
+}
+
 /// Kafka has these.
 fn adopt(flow: &mut Flow, reached: &Reached, mut see: impl FnMut(Slot)) {
-    let acked = flow.window.acked();
-    let up_to = (acked < reached.acked).then_some((acked + 1, reached.acked));
-    for (first, last) in up_to.into_iter().chain(reached.beyond.iter().copied()) {
-        for seq in first.max(acked + 1)..=last {
-            match flow.window.adopt(seq) {
+    flow.adopted = reached.behind(flow.window.acked());
+    for (first, last) in flow.adopted.clone() {
+        for seq in first..=last {
+            match flow.window.set(seq, State::Done) {
                 Some(slot) => see(slot),
                 None if seq >= flow.window.end() => {
                     flow.settled.insert(seq);
@@ -337,5 +339,4 @@ fn adopt(flow: &mut Flow, reached: &Reached, mut see: impl FnMut(Slot)) {
             }
         }
     }
-    flow.adopted.clone_from(&reached.beyond);
 }

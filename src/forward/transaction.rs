@@ -25,7 +25,7 @@ use rdkafka::producer::Producer as _;
 use rdkafka::{Offset, TopicPartitionList};
 
 use super::drain::{Drain, Failure, RETRY, Runs, Step};
-use super::mark::{Mark, RUNS_MAX, Reached};
+use super::mark::{METADATA_BYTES_MAX, Mark, RUNS_MAX, Reached};
 use super::verdict;
 use crate::kafka::settings::explain;
 use crate::metrics::FORWARD_TRANSACTIONS_TOTAL;
@@ -76,8 +76,8 @@ pub(super) struct Transactions {
     pub(super) is_signed: bool,
     /// The number of the last rewind: see [`crate::wal::Log::resend`].
     pub(super) resend: Sequence,
-    /// The brokers do not take all that is to be told behind the watermark.
-    is_brief: bool,
+    /// The brokers take no metadata as long as what they have refused.
+    metadata_bytes_max: usize,
     /// Where the log ended when it was opened: nothing beyond can be in Kafka.
     pub(super) opened: Sequence,
     /// What was found at the start.
@@ -103,7 +103,7 @@ impl Transactions {
             stamp: fastrand::u64(1..),
             is_signed: false,
             resend: 0,
-            is_brief: false,
+            metadata_bytes_max: usize::MAX,
             opened,
             adopted: None,
             metadata: None,
@@ -242,22 +242,30 @@ impl Drain {
     pub(super) fn mark(&self) -> Mark {
         let stamp = self.transactions.as_ref().map_or(0, |transactions| transactions.stamp);
         let resend = self.transactions.as_ref().map_or(0, |transactions| transactions.resend);
-        let mut main = self.main.reached();
-        let mut lane = (self.lane.as_ref()).map_or_else(Reached::default, |lane| lane.flow.reached());
-        if self
-            .transactions
-            .as_ref()
-            .is_some_and(|transactions| transactions.is_brief)
-        {
-            main.beyond.clear();
-            lane.beyond.clear();
-        }
-        Mark {
+        let mut mark = Mark {
             stamp,
             resend,
-            main,
-            lane,
+            main: self.main.reached(),
+            lane: (self.lane.as_ref()).map_or_else(Reached::default, |lane| lane.flow.reached()),
+        };
+        if (self.transactions.as_ref())
+            .is_some_and(|transactions| mark.metadata().len() > transactions.metadata_bytes_max)
+        {
+            mark.main.beyond.clear();
+            mark.lane.beyond.clear();
         }
+        mark
+    }
+
+    /// The brokers have refused metadata of so many bytes (`offset.metadata.max.bytes`): without them a commit is possible.
+    fn too_long(&mut self, bytes: usize) {
+        if let Some(transactions) = &mut self.transactions {
+            transactions.metadata_bytes_max = transactions.metadata_bytes_max.min(bytes.saturating_sub(1));
+        }
+        tracing::warn!(
+            "the brokers take no watermark with {bytes} bytes of metadata (offset.metadata.max.bytes): what is in Kafka behind a \
+             record that waits is left out of it, and would be repeated after a crash. Raise it to {METADATA_BYTES_MAX}"
+        );
     }
 
     /// Puts the watermark into the open transaction and commits it.
@@ -324,12 +332,9 @@ impl Drain {
                 let code = error.code();
                 self.explain_denial(code);
                 self.trouble(format!("Kafka did not commit ({why}); the records are sent again"));
-                if let (RDKafkaErrorCode::OffsetMetadataTooLarge, Some(transactions)) = (code, &mut self.transactions) {
-                    transactions.is_brief = true;
-                    tracing::warn!(
-                        "the brokers' offset.metadata.max.bytes is too small for all that is to be told: after a crash some \
-                         records may be repeated. Raise it to 4096"
-                    );
+                let stage = self.transactions.as_ref().map(|transactions| &transactions.stage);
+                if let (RDKafkaErrorCode::OffsetMetadataTooLarge, Some(Stage::Ending { mark, .. })) = (code, stage) {
+                    self.too_long(mark.metadata().len());
                 }
                 // A group of suspects is sent as a whole again.
                 self.main.group_sent = 0;
@@ -485,6 +490,9 @@ impl Drain {
             Err(error) => {
                 if let KafkaError::Transaction(error) = &error {
                     self.explain_denial(error.code());
+                    if error.code() == RDKafkaErrorCode::OffsetMetadataTooLarge {
+                        self.too_long(mark.metadata().len());
+                    }
                 }
                 self.trouble(format!("Kafka has not taken the watermark: {}", explain(&error)));
                 // Another producer finds out what has become of it.

@@ -5,8 +5,9 @@
 
 use std::collections::VecDeque;
 
-use super::mark::{Range, Reached};
+use super::mark::Reached;
 use crate::record::Sequence;
+use crate::wal::Range;
 
 /// Where a record is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,8 +34,6 @@ pub(super) struct Slot {
     /// Index in the table of topics.
     pub(super) topic: u32,
     state: State,
-    /// Committed in a transaction.
-    committed: bool,
 }
 
 /// The memory that librdkafka takes for a record beside its payload, headers included (measured).
@@ -113,7 +112,6 @@ impl Window {
             bytes: u32::try_from(bytes).unwrap_or(u32::MAX),
             topic,
             state: State::Waiting,
-            committed: false,
         });
     }
 
@@ -224,8 +222,7 @@ impl Window {
         self.deferred_runs = 0;
     }
 
-    /// How far it is settled once what is staged is committed. Behind the watermark only what a transaction has, or will
-    /// have, is told: what was settled here is known here.
+    /// How far it is settled once what is staged is committed.
     pub(super) fn reached(&self) -> Reached {
         let is_settled = |slot: &&Slot| matches!(slot.state, State::Done | State::Staged);
         let prefix = self.slots.iter().take_while(is_settled).count();
@@ -236,10 +233,7 @@ impl Window {
         let mut open: Option<Range> = None;
         for (seq, slot) in (reached.acked + 1..).zip(self.slots.iter().skip(prefix)) {
             match slot.state {
-                State::Staged => open = Some((open.map_or(seq, |(first, _)| first), seq)),
-                State::Done if slot.committed => open = Some((open.map_or(seq, |(first, _)| first), seq)),
-                // It may be in a range as well as not.
-                State::Done => {}
+                State::Staged | State::Done => open = Some((open.map_or(seq, |(first, _)| first), seq)),
                 State::Waiting | State::Deferred | State::Sent => reached.beyond.extend(open.take()),
             }
         }
@@ -255,7 +249,6 @@ impl Window {
         for slot in &mut self.slots {
             if slot.state == State::Staged {
                 slot.state = State::Done;
-                slot.committed = true;
                 see(*slot);
             }
         }
@@ -273,14 +266,6 @@ impl Window {
             self.staged = 0;
         }
         self.unsend();
-    }
-
-    /// Kafka has committed the record at `seq`; its slot, if that is news.
-    pub(super) fn adopt(&mut self, seq: Sequence) -> Option<Slot> {
-        let slot = self.set(seq, State::Done)?;
-        let index = self.index(seq)?;
-        self.slots.get_mut(index)?.committed = true;
-        Some(slot)
     }
 
     /// The first sequence that a walk has to route: the first waiting one, or the end.
@@ -308,7 +293,6 @@ impl Window {
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::indexing_slicing)]
 mod tests {
-    use std::collections::BTreeSet;
 
     use super::*;
     use proptest::prelude::*;
@@ -387,8 +371,6 @@ mod tests {
         ) {
             let mut window = Window::new(acked);
             let mut model: Vec<State> = Vec::new();
-            // Those that a transaction has committed.
-            let mut committed: BTreeSet<Sequence> = BTreeSet::new();
             let mut watermark = acked;
             for (event, at) in events {
                 let seq = acked + 1 + at;
@@ -411,7 +393,6 @@ mod tests {
                         let staged = (0i64..).zip(&mut model).filter(|(_, state)| **state == State::Staged);
                         let staged: Vec<i64> = staged.map(|(at, state)| {
                             *state = State::Done;
-                            committed.insert(acked + 1 + at as u64);
                             at
                         }).collect();
                         prop_assert_eq!(told, staged);
@@ -459,9 +440,7 @@ mod tests {
                 for (seq, state) in (acked + 1..).zip(&model).filter(|(seq, _)| *seq > reached.acked) {
                     let is_in = reached.beyond.iter().any(|(first, last)| (first..=last).contains(&&seq));
                     match state {
-                        State::Staged => prop_assert!(is_in),
-                        State::Done if committed.contains(&seq) => prop_assert!(is_in),
-                        State::Done => {}
+                        State::Staged | State::Done => prop_assert!(is_in),
                         State::Waiting | State::Sent | State::Deferred => prop_assert!(!is_in),
                     }
                 }

@@ -278,6 +278,8 @@ pub struct Archived {
     committed: Sequence,
     next: Sequence,
     is_end_lost: bool,
+    /// Of generations at the end in which nothing can be read.
+    unknown_bytes: u64,
     /// A commit that was cut off before anybody was answered OK.
     torn: Option<Range>,
     told: Told,
@@ -318,6 +320,7 @@ impl Archived {
                 .max(all_told.last().map_or(0, |(_, last)| *last)),
             next: 1,
             is_end_lost: false,
+            unknown_bytes: 0,
             torn: None,
             told,
             all_told,
@@ -352,7 +355,10 @@ impl Archived {
                 break;
             }
             // It held something, and the witness knows of nothing in it.
-            self.is_end_lost |= tail.is_none() && entry.disk_bytes > FRESH_BYTES_MAX;
+            if tail.is_none() && entry.disk_bytes > FRESH_BYTES_MAX {
+                self.is_end_lost = true;
+                self.unknown_bytes += entry.disk_bytes;
+            }
         }
         let is_told = ranges::count_unknown(self.committed, self.committed, &self.all_told) == 0;
         self.is_end_lost |= self.entries.is_empty() && self.committed > 0 && !is_told;
@@ -394,6 +400,12 @@ impl Archived {
     #[must_use]
     pub fn marked(&self) -> usize {
         self.entries.iter().filter(|entry| entry.set_aside).count()
+    }
+
+    /// Bytes of generations at the end that held something, of which nothing can be read, and whose sequences nobody knows.
+    #[must_use]
+    pub fn unknown_bytes(&self) -> u64 {
+        self.unknown_bytes
     }
 
     /// Whether the last sequence that was committed, as far as is known, is not here: the log may have been further.

@@ -126,7 +126,7 @@ pub fn folder_bytes(folder: &Path) -> u64 {
 /// Remembers in a generation's folder what could not be read.
 fn remember(generation: &Path, unsent: Vec<Range>) -> io::Result<()> {
     let path = generation.join(ranges::DAMAGED);
-    let (before, _) = ranges::believed(&path)?;
+    let before = ranges::to_rewrite(&path)?;
     ranges::write(&path, &ranges::joined([before, unsent].concat()))
 }
 
@@ -266,7 +266,7 @@ impl Row {
         let path = folder.join(ranges::VOID);
         // What lies below both is asked for by nobody.
         let first = self.first().unwrap_or(1).min(acked + 1);
-        let (mut all, _) = ranges::believed(&path)?;
+        let mut all = ranges::to_rewrite(&path)?;
         all.retain(|(_, last)| *last >= first);
         all.push(void);
         ranges::write(&path, &ranges::joined(all))?;

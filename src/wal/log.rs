@@ -305,15 +305,20 @@ impl Log {
     }
 
     /// Waits, `limit` at most, while the live generation is full and the next one is not ready: it would grow, in memory too.
-    /// For who writes as fast as the log takes it and is in no hurry.
-    pub fn wait_for_room(&self, limit: Duration) {
+    /// For who writes as fast as the log takes it and is in no hurry. Whether there is room then.
+    #[must_use]
+    pub fn wait_for_room(&self, limit: Duration) -> bool {
         let shared = &self.shared;
         let since = Instant::now();
         let is_full = || shared.live_bytes.load(Ordering::Relaxed) >= shared.options.generation_bytes;
-        while is_full() && !shared.chores.has_prepared() && since.elapsed() < limit {
+        while is_full() && !shared.chores.has_prepared() {
+            if since.elapsed() >= limit {
+                return false;
+            }
             shared.chores.wake();
             std::thread::sleep(Duration::from_millis(5));
         }
+        true
     }
 
     pub(super) fn generations(&self) -> usize {

@@ -72,7 +72,7 @@ pub use error::{AckError, AppendError, OpenError, ReadError};
 pub use generations::Retain;
 pub use identity::{Peek, peek};
 pub use log::Log;
-pub use ranges::count as count_sequences;
+pub use ranges::{Range, count as count_sequences, joined};
 pub use reader::{Chunk, Read, Reader};
 pub use recovery::GUESSED;
 pub use rewind::{RewindError, Rewound};

@@ -6,8 +6,8 @@
 //!
 //! Knows nothing of what the lines say.
 
-use std::fs::{self, OpenOptions};
-use std::io::{self, Write as _};
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
@@ -37,12 +37,16 @@ pub fn lines(text: &str) -> Option<&str> {
 /// # Errors
 /// The system's, or `InvalidData`: it is not what was written.
 pub fn read(path: &Path) -> io::Result<Option<String>> {
-    let text = match fs::metadata(path).map(|meta| meta.len()) {
-        Ok(bytes) if bytes > BYTES_MAX => return Err(damaged(path, "it is too long to be one of ours")),
-        Ok(_) => fs::read_to_string(path)?,
+    let mut file = match File::open(path) {
+        Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error),
     };
+    if file.metadata()?.len() > BYTES_MAX {
+        return Err(damaged(path, "it is too long to be one of ours"));
+    }
+    let mut text = String::new();
+    file.read_to_string(&mut text)?;
     match lines(&text) {
         Some(lines) => Ok(Some(lines.to_owned())),
         None => Err(damaged(path, "its checksum does not hold")),

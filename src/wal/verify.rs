@@ -140,10 +140,22 @@ fn tell(log: &Archived, unreadable_bytes: u64, verified: &mut Verified) {
             "the disk does not give {unreadable_bytes} bytes of the files: it is failing, copy what is left (wal salvage) to another"
         ));
     }
-    if log.is_end_lost() && log.part() == Part::Main {
+    if log.unknown_bytes() > 0 {
+        verified.faults.push(format!(
+            "the newest files, of {} bytes, have no commit that can be read: what was in them is lost, and the watermarks \
+             tell of none of it",
+            log.unknown_bytes()
+        ));
+    }
+    if log.is_end_lost() {
+        let next = match log.part() {
+            Part::Main => {
+                format!(". A start, or a salvage, goes on {GUESSED} sequences later, so that none is used twice")
+            }
+            Part::Held | Part::DeadLetters => String::new(),
+        };
         verified.notes.push(format!(
-            "the end of the log is lost: it may have been further than {}. A start, or a salvage, goes on {GUESSED} sequences \
-             later, so that none is used twice",
+            "the end of the log is lost: it may have been further than {}{next}",
             log.watermarks().committed
         ));
     }

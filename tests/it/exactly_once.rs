@@ -1,6 +1,8 @@
 //! `delivery = "exactly_once"`: a consumer that reads what is committed sees each record once, in the order of its key,
 //! whatever is killed, frozen, held, refused, copied or turned back.
 
+pub mod mark;
+
 use std::fs;
 use std::path::Path;
 use std::process::Command;

@@ -78,7 +78,8 @@ fn rounds(normal: u64) -> u64 {
 fn own_kafka() -> &'static Kafka {
     static OWN: OnceLock<Kafka> = OnceLock::new();
     let kafka = OWN.get_or_init(Kafka::private);
-    if !kafka.runs() {
+    let is_astray = kafka.advertise(None);
+    if is_astray || !kafka.runs() {
         kafka.kill();
         kafka.start();
     }

@@ -52,6 +52,7 @@ fn main() -> ExitCode {
         forward::CASES,
         crash::CASES,
         exactly_once::CASES,
+        exactly_once::mark::CASES,
         kafka_faults::IDEMPOTENT,
         kafka_faults::EXACTLY_ONCE,
         clock::CASES,

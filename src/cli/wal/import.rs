@@ -23,7 +23,7 @@ use crate::config::Config;
 use crate::ops::{self, Imported, Item, ItemError, Items};
 use crate::record::Sequence;
 use crate::telemetry::with_warnings;
-use crate::wal::{Archive, ArchiveError, Wal};
+use crate::wal::{AppendError, Archive, ArchiveError, Wal};
 
 /// What is sent to a gateway, or committed, at once.
 pub(super) const BATCH_RECORDS: usize = 1000;
@@ -61,7 +61,9 @@ impl Target {
         match self {
             Self::Gateway(listener) => Ok(listener.post("/v1/wal/records", &items)?),
             Self::Log(wal) => {
-                wal.log().wait_for_room(ROOM_MAX);
+                if !wal.log().wait_for_room(ROOM_MAX) {
+                    return Err(AppendError::Outgrown.into());
+                }
                 Ok(ops::import(wal, &items.into_records()?)?)
             }
         }
@@ -75,6 +77,11 @@ pub(super) fn import(flags: &Import, config: &Config) -> Result<()> {
     let stop = runtime
         .block_on(async { signals::shutdown_token() })
         .context("signals cannot be handled")?;
+    let stopped = stop.clone();
+    runtime.spawn(async move {
+        stopped.cancelled().await;
+        eprintln!("stopping: what was read is still taken. A second signal ends at once");
+    });
     let mut taking = Taking {
         flags,
         config,
@@ -156,11 +163,12 @@ impl Taking<'_> {
         let mut number: u64 = 0;
         let mut line = Vec::new();
         loop {
+            line.clear();
+            let read = (&mut lines).take(LINE_BYTES_MAX).read_until(b'\n', &mut line);
+            // Also at the end: the same signal has ended what writes into a pipe.
             if stop.is_cancelled() {
                 return Err(Later("stopped by a signal".to_owned()).into());
             }
-            line.clear();
-            let read = (&mut lines).take(LINE_BYTES_MAX).read_until(b'\n', &mut line);
             let length = read.map_err(|error| anyhow!("it cannot be read on ({error})"))?;
             if length as u64 == LINE_BYTES_MAX {
                 return Err(anyhow!("line {} is longer than a record can be", number + 1));

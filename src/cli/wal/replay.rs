@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use super::super::ask::{AskError, Listener, Part as Asked, Place as Address};
 use super::super::at::{archive, in_use};
 use super::super::exit::{Damage, Later, Usage};
+use super::super::whole::Kept;
 use super::super::words::{counted, size};
 use super::super::{options, print, signals};
 use super::import::{BATCH_BYTES, BATCH_RECORDS, Target};
@@ -27,7 +28,7 @@ use crate::config::{Broker, Config};
 use crate::forward::{Pace, Refused, SendError, Sender};
 use crate::ops::{Item, Query};
 use crate::record::{Origin, Record, RecordRef, Sequence, WalId};
-use crate::wal::{Archive, Part, Read, Reader, count_sequences};
+use crate::wal::{self, Archive, Part, Range, Read, Reader, count_sequences};
 
 /// How long the other side may take nothing.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -35,9 +36,6 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const RETRY: Duration = Duration::from_secs(1);
 /// The place to go on from is written at most this often.
 const SAVE_EVERY: Duration = Duration::from_secs(1);
-/// Both ends are in it.
-type Range = (Sequence, Sequence);
-
 /// How many ranges that cannot be read are told one by one.
 const RANGES_TOLD: usize = 20;
 /// How many refused records are told one by one.
@@ -118,6 +116,10 @@ pub(super) fn replay(flags: &Replay, config: &Config) -> Result<()> {
         main: begin(&source, Part::Main, flags.all || query.from_seq.is_some()),
         held: begin(&source, Part::Held, flags.all),
     };
+    // What was not sent must be sent another time.
+    let kept = flags.resume.as_deref().filter(|_| !flags.dry_run);
+    // Until the end: two would each forget what the other has sent.
+    let _alone = kept.map(Kept::take).transpose()?;
     // Of a replay that was begun before.
     let resumed_file = flags.resume.as_ref().filter(|file| file.exists());
     if let Some(file) = resumed_file {
@@ -149,9 +151,9 @@ pub(super) fn replay(flags: &Replay, config: &Config) -> Result<()> {
         stop,
         sums: Sums::default(),
         refused: Vec::new(),
+        refused_here: Vec::new(),
         damaged_told: 0,
-        // What was not sent must be sent another time.
-        file: flags.resume.as_deref().filter(|_| !flags.dry_run),
+        file: kept,
         saved_at: Instant::now(),
         bar: ProgressBar::hidden(),
     };
@@ -358,6 +360,8 @@ struct Run<'a> {
     stop: CancellationToken,
     sums: Sums,
     refused: Vec<Refused>,
+    /// Those of the log that is being sent, all of them.
+    refused_here: Vec<Sequence>,
     /// Ranges that could not be read, so far.
     damaged_told: usize,
     file: Option<&'a Path>,
@@ -398,19 +402,17 @@ impl Run<'_> {
         // it is through.
         at.refused.sort_unstable();
         let again = (at.refused.iter().map(|sequence| (*sequence, *sequence))).chain(at.damaged.iter().copied());
-        let mut again: Vec<Range> = again.collect();
-        again.sort_unstable();
         let mut gathered = Gathered::default();
         let known = at.damaged.len();
-        for range in again {
+        self.refused_here.clear();
+        for range in wal::joined(again.collect()) {
             self.stretch(part, &mut reader, range, &mut gathered, way, place)?;
         }
         self.batch(way, &mut gathered, place.of(part))?;
-        // Those before, as they are now.
+        // Those before, as they are now: what was refused is lost, sent, removed meanwhile, or was refused again.
         let at = place.of(part);
         at.damaged = at.damaged.split_off(known);
-        let lost = &at.damaged;
-        (at.refused).retain(|sequence| !lost.iter().any(|(first, last)| (first..=last).contains(&sequence)));
+        at.refused = std::mem::take(&mut self.refused_here);
         let end = self.stretch(part, &mut reader, (first, last), &mut gathered, way, place)?;
         self.batch(way, &mut gathered, place.of(part))?;
         place.of(part).next = end;
@@ -430,8 +432,9 @@ impl Run<'_> {
         place: &mut Progress,
     ) -> Result<Sequence> {
         reader.seek(first);
+        let bytes_max = if first == last { 1 } else { BATCH_BYTES };
         while reader.position() <= last {
-            match reader.read(BATCH_BYTES)? {
+            match reader.read(bytes_max)? {
                 Read::Nothing => break,
                 Read::Damaged { told: true, .. } => {}
                 Read::Damaged { first, last: until, .. } => {
@@ -515,6 +518,7 @@ impl Run<'_> {
         self.sums.bytes += sent.map(|(_, record)| record.payload_bytes() as u64).sum::<u64>();
         self.sums.refused += refused.len() as u64;
         place.refused.extend(refused.iter().map(|refused| refused.sequence));
+        self.refused_here.extend(refused.iter().map(|refused| refused.sequence));
         let room = REFUSED_TOLD.saturating_sub(self.refused.len());
         self.refused.extend(refused.into_iter().take(room));
         batch.clear();
@@ -582,6 +586,7 @@ mod tests {
             stop: CancellationToken::new(),
             sums: Sums::default(),
             refused: Vec::new(),
+            refused_here: Vec::new(),
             damaged_told: 0,
             file: None,
             saved_at: Instant::now(),

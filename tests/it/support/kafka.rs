@@ -96,6 +96,11 @@ impl Kafka {
         Self::private_with_id(CLUSTER)
     }
 
+    /// [`Kafka::private`] with this line in its properties.
+    pub fn private_with(line: &str) -> Kafka {
+        Self::make(CLUSTER, "127.0.0.1", |_| vec![("", line.to_owned())])
+    }
+
     /// [`Kafka::private`] with this cluster id.
     pub fn private_with_id(cluster: &str) -> Kafka {
         Self::make(cluster, "127.0.0.1", |_| Vec::new())
@@ -332,15 +337,19 @@ impl Kafka {
         self.own().signal("-CONT");
     }
 
-    /// The next start sends clients to this host:port, or back to the broker itself.
-    pub fn advertise(&self, place: Option<&str>) {
+    /// The next start sends clients to this host:port, or back to the broker itself. Whether that is news.
+    pub fn advertise(&self, place: Option<&str>) -> bool {
         let file = self.own().folder.path().join("server.properties");
         let properties = fs::read_to_string(&file).expect("server.properties");
-        let line = format!(
-            "advertised.listeners=PLAINTEXT://{}\n",
-            place.unwrap_or(&self.bootstrap)
-        );
-        fs::write(&file, properties + &line).expect("server.properties");
+        let key = "advertised.listeners=PLAINTEXT://";
+        let place = place.unwrap_or(&self.bootstrap);
+        // The last line counts.
+        let before = properties.lines().rev().find_map(|line| line.strip_prefix(key));
+        let is_news = before.expect("it is advertised") != place;
+        if is_news {
+            fs::write(&file, format!("{properties}{key}{place}\n")).expect("server.properties");
+        }
+        is_news
     }
 
     /// Runs one of Kafka's own tools against this broker; the test fails when that fails.

@@ -119,6 +119,12 @@ impl Kafka {
         );
     }
 
+    /// Has the brokers forget a group without members, with all that it has committed.
+    pub fn delete_group(&self, group: &str) {
+        let gone = wait(self.admin().delete_groups(&[group], &AdminOptions::new())).expect("the broker answers");
+        assert!(gone.iter().all(Result::is_ok), "group {group}: {gone:?}");
+    }
+
     /// Changes a setting of a topic.
     pub fn alter_topic(&self, topic: &str, name: &str, value: &str) {
         let change = AlterConfig::new(ResourceSpecifier::Topic(topic)).set(name, value);

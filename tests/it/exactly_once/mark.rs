@@ -1,0 +1,167 @@
+//! Kafka's watermark where the folder's own is behind it, where it is gone, and where the brokers do not take all of it.
+
+use std::fs;
+use std::sync::Arc;
+
+use super::{config, once, posts};
+use crate::support::gateway::Gateway;
+use crate::support::kafka::Kafka;
+use crate::support::ledger::Ledger;
+use crate::support::load::Load;
+use crate::support::{seconds, unique, wait_until};
+
+/// See `forward/transaction.rs`.
+const WATERMARK: &str = "tidegate-watermark";
+
+cases!["exactly_once::mark":
+    a_pass_that_the_lane_does_not_know_of_loses_and_repeats_nothing [Kafka],
+    a_redirect_that_the_lane_does_not_know_of_is_not_repeated [Kafka],
+    without_a_watermark_in_kafka_the_folders_own_counts [Kafka],
+    a_topic_of_watermarks_that_is_deleted_is_made_again [Kafka],
+    a_watermark_that_is_too_long_for_the_brokers_is_told_briefly [OwnKafka],
+];
+
+fn held(gateway: &Gateway) -> usize {
+    gateway.metric("tidegate_held_records") as usize
+}
+
+/// The lane's witness is as it was when `before` was read: a kill came between Kafka's commit and the lane's own.
+fn lane_is_behind(gateway: &mut Gateway, before: &[u8]) {
+    gateway.sigkill();
+    fs::write(gateway.wal().join("held/witness"), before).unwrap();
+    gateway.restart();
+}
+
+/// A pass has moved a record behind the end, and the lane knows only its first place.
+fn a_pass_that_the_lane_does_not_know_of_loses_and_repeats_nothing() {
+    let kafka = Kafka::shared();
+    let (a, b) = (unique("mark-a"), unique("mark-b"));
+    let ledger = Ledger::default();
+    let mut gateway = Gateway::start(&config(kafka));
+    posts(&gateway, &ledger, &a, 2);
+    posts(&gateway, &ledger, &b, 1);
+    wait_until("all are held", seconds(60), || held(&gateway) == 3);
+    let before = fs::read(gateway.wal().join("held/witness")).unwrap();
+    kafka.create_topic(&a, 1, &[]);
+    wait_until("only b's is held", seconds(60), || held(&gateway) == 1);
+    once(kafka, &ledger, &[&a]);
+    lane_is_behind(&mut gateway, &before);
+    wait_until("it works again", seconds(60), || {
+        gateway.metric("tidegate_forward_broker_up") == 1.0 && held(&gateway) == 1
+    });
+    // Twice: the second start has only what the first one has told Kafka.
+    posts(&gateway, &ledger, &a, 1);
+    gateway.wait_drained(seconds(60));
+    lane_is_behind(&mut gateway, &before);
+    kafka.create_topic(&b, 1, &[]);
+    posts(&gateway, &ledger, &a, 1);
+    posts(&gateway, &ledger, &b, 1);
+    gateway.wait_drained(seconds(60));
+    wait_until("nothing is held", seconds(60), || held(&gateway) == 0);
+    let tally = once(kafka, &ledger, &[&a, &b]);
+    assert_eq!((tally.ok, tally.delivered), (6, 6), "{tally:?}");
+}
+
+fn a_redirect_that_the_lane_does_not_know_of_is_not_repeated() {
+    let kafka = Kafka::shared();
+    let (wrong, right) = (unique("mark-wrong"), unique("mark-right"));
+    kafka.create_topic(&right, 1, &[]);
+    let ledger = Ledger::default();
+    let mut gateway = Gateway::start(&config(kafka));
+    posts(&gateway, &ledger, &wrong, 3);
+    wait_until("all are held", seconds(60), || held(&gateway) == 3);
+    let before = fs::read(gateway.wal().join("held/witness")).unwrap();
+    let (code, text, errors) = gateway.ask(&["held", "redirect", "--topic", &wrong, "--to", &right, "--yes"]);
+    assert_eq!(code, 0, "{text} {errors}");
+    wait_until("nothing is held", seconds(60), || held(&gateway) == 0);
+    gateway.wait_drained(seconds(60));
+    lane_is_behind(&mut gateway, &before);
+    // Were they held again they would be sent once there is a topic.
+    kafka.create_topic(&wrong, 1, &[]);
+    posts(&gateway, &ledger, &right, 1);
+    gateway.wait_drained(seconds(60));
+    wait_until("nothing is held", seconds(60), || held(&gateway) == 0);
+    let seqs = |topic| {
+        kafka
+            .read_topic(topic, true)
+            .iter()
+            .map(|message| message.seq())
+            .collect::<Vec<_>>()
+    };
+    let mut all = [seqs(&right), seqs(&wrong)].concat();
+    assert_eq!(
+        all.pop(),
+        Some(7),
+        "the main log has the three twice: as they came, and redirected"
+    );
+    assert_eq!(all, [1, 2, 3]);
+}
+
+/// Brokers forget what a group has committed after 7 days without a commit (`offsets.retention.minutes`).
+fn without_a_watermark_in_kafka_the_folders_own_counts() {
+    let kafka = Kafka::shared();
+    let topic = unique("mark-forgotten");
+    kafka.create_topic(&topic, 2, &[]);
+    let ledger = Ledger::default();
+    let mut gateway = Gateway::start(&config(kafka));
+    posts(&gateway, &ledger, &topic, 20);
+    gateway.wait_drained(seconds(30));
+    let status = gateway.admin("/v1/status").unwrap().json();
+    let group = format!("tidegate.{}", status["wal"]["id"].as_str().unwrap());
+    kafka.delete_group(&group);
+    // While it runs.
+    posts(&gateway, &ledger, &topic, 20);
+    gateway.wait_drained(seconds(60));
+    // And while it is away.
+    gateway.sigkill();
+    kafka.delete_group(&group);
+    gateway.restart();
+    posts(&gateway, &ledger, &topic, 20);
+    gateway.wait_drained(seconds(60));
+    let tally = once(kafka, &ledger, &[&topic]);
+    assert_eq!(tally.delivered, 60, "{tally:?}");
+}
+
+/// With the topic Kafka forgets the watermark, too.
+fn a_topic_of_watermarks_that_is_deleted_is_made_again() {
+    let kafka = Kafka::shared();
+    let topic = unique("mark-deleted");
+    kafka.create_topic(&topic, 2, &[]);
+    let ledger = Arc::new(Ledger::default());
+    let mut gateway = Gateway::start(&config(kafka));
+    let load = Load::start(&gateway, &ledger, &topic, 4);
+    for kill in [false, true] {
+        let acked = gateway.metric("tidegate_wal_acked_sequence");
+        kafka.delete_topic(WATERMARK);
+        if kill {
+            gateway.sigkill();
+            gateway.restart();
+        }
+        wait_until("records are sent", seconds(120), || {
+            gateway.metric("tidegate_wal_acked_sequence") > acked + 200.0
+        });
+    }
+    load.stop();
+    gateway.wait_drained(seconds(60));
+    let tally = once(kafka, &ledger, &[&topic]);
+    assert!(tally.ok > 400, "{tally:?}");
+}
+
+/// While a pass over the lane goes on, records of its topics wait in the log, and those between them are in Kafka.
+fn a_watermark_that_is_too_long_for_the_brokers_is_told_briefly() {
+    let kafka = Kafka::private_with("offset.metadata.max.bytes=60");
+    let (held_topic, other) = (unique("mark-long-held"), unique("mark-long"));
+    kafka.create_topic(&other, 1, &[]);
+    let ledger = Arc::new(Ledger::default());
+    let gateway = Gateway::start(&config(&kafka));
+    let loads = [&held_topic, &other].map(|topic| Load::start(&gateway, &ledger, topic, 4));
+    wait_until("many are held", seconds(120), || held(&gateway) > 5_000);
+    kafka.create_topic(&held_topic, 1, &[]);
+    wait_until("the brokers have refused one", seconds(60), || {
+        gateway.log().contains("(offset.metadata.max.bytes)")
+    });
+    loads.into_iter().for_each(Load::stop);
+    gateway.wait_drained(seconds(120));
+    wait_until("nothing is held", seconds(120), || held(&gateway) == 0);
+    once(&kafka, &ledger, &[&held_topic, &other]);
+}
