@@ -6,7 +6,7 @@ use std::process::{Child, Stdio};
 use serde_json::Value;
 
 use crate::cli::{Ended, run};
-use crate::support::gateway::{Config, Gateway, Killed, NOWHERE, command, signal_terminate};
+use crate::support::gateway::{Config, Gateway, Killed, NOWHERE, command, send};
 use crate::support::kafka::Kafka;
 use crate::support::lander::Lander;
 use crate::support::store::Store;
@@ -233,7 +233,7 @@ fn a_watch_outlives_the_gateway_and_ends_with_a_signal() {
     gateway.restart();
     wait_until("its return is seen", seconds(20), || seen(true));
     for watch in [&mut lines, &mut blocks] {
-        signal_terminate(watch.0.id());
+        send(watch.0.id(), "-TERM");
         let status = poll("the watch has ended", seconds(10), || watch.0.try_wait().unwrap());
         assert_eq!(status.code(), Some(0));
     }

@@ -9,7 +9,7 @@ use std::process::Command;
 use serde_json::{Value, json};
 
 use crate::cli::{Ended, run};
-use crate::support::gateway::{Config, Gateway, Killed, NOWHERE, command, signal_terminate};
+use crate::support::gateway::{Config, Gateway, Killed, NOWHERE, command, send};
 use crate::support::kafka::Kafka;
 use crate::support::lander::Lander;
 use crate::support::store::Store;
@@ -151,7 +151,7 @@ fn a_tail_follows_what_comes_in() {
             lines(&fs::read_to_string(&out).unwrap()).len() == n
         });
     }
-    signal_terminate(tail.0.id());
+    send(tail.0.id(), "-TERM");
     let status = poll("it ends", seconds(10), || tail.0.try_wait().unwrap());
     assert_eq!(status.code(), Some(0));
 }
@@ -612,7 +612,7 @@ fn a_replay_without_kafka_can_be_gone_on_with() {
     wait_until("it says that it waits", seconds(20), || {
         fs::read_to_string(folder.path().join("stderr")).is_ok_and(|text| text.contains("waiting"))
     });
-    signal_terminate(replay.0.id());
+    send(replay.0.id(), "-TERM");
     let status = poll("it ends", seconds(20), || replay.0.try_wait().unwrap());
     assert_eq!(status.code(), Some(75));
     let stderr = fs::read_to_string(folder.path().join("stderr")).unwrap();

@@ -1,7 +1,6 @@
 //! Servers and landers that fall silent.
 
 use std::fs;
-use std::process::Command;
 use std::sync::Arc;
 use std::thread;
 use std::time::Instant;
@@ -11,7 +10,8 @@ use tidegate::land::sink::{Sink as _, SinkError, Written};
 use tidegate::land::table::Table;
 
 use super::{batch, begin, place, produce_all, sink, topic_of, trigger, values};
-use crate::support::gateway::Config;
+
+use crate::support::gateway::{Config, send};
 use crate::support::kafka::Kafka;
 use crate::support::lander::Lander;
 use crate::support::postgres::Postgres;
@@ -42,26 +42,20 @@ fn has_told(lander: &Lander) -> bool {
 }
 
 /// One of the server's processes, which stands still until it is dropped.
-struct Stopped(String);
+struct Stopped(u32);
 
 impl Stopped {
     fn new(pid: &str) -> Self {
-        signal(pid, "-STOP");
-        Self(pid.to_owned())
+        let pid = pid.parse().unwrap();
+        send(pid, "-STOP");
+        Self(pid)
     }
 }
 
 impl Drop for Stopped {
     fn drop(&mut self) {
-        signal(&self.0, "-CONT");
+        send(self.0, "-CONT");
     }
-}
-
-fn signal(pid: &str, name: &str) {
-    let sent = Command::new("sh")
-        .args(["-c", r#"kill "$1" "$2""#, "sh", name, pid])
-        .status();
-    assert!(sent.unwrap().success());
 }
 
 /// One network falls silent in the middle of a transaction, and a process of another server hangs: both are waited

@@ -11,6 +11,7 @@ use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use super::gateway::send;
 use super::wait_until;
 
 /// Starts the server, prints its pid, and waits for the pipe to close. `$1` is the folder, the rest the command.
@@ -93,14 +94,14 @@ impl Daemon {
     /// Sends it a signal that does not end it.
     pub fn signal(&self, signal: &str) {
         let running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
-        send(signal, running.as_ref().expect("the server runs").server);
+        send(running.as_ref().expect("the server runs").server, signal);
     }
 
     /// Ends it with a signal and waits until it is gone; the folder stays when `keep` says so.
     pub fn end(&self, signal: &str, keep: bool) {
         let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(mut running) = running.take() else { return };
-        send(signal, running.server);
+        send(running.server, signal);
         wait_until("the server has ended", Duration::from_secs(60), || {
             has_ended(running.server)
         });
@@ -116,13 +117,6 @@ impl Daemon {
 /// A zombie has ended: the shell collects it when the pipe closes.
 fn has_ended(pid: u32) -> bool {
     fs::read_to_string(format!("/proc/{pid}/stat")).map_or(true, |stat| stat.contains(") Z "))
-}
-
-fn send(signal: &str, pid: u32) {
-    let sent = Command::new("sh")
-        .args(["-c", r#"kill "$1" "$2""#, "sh", signal, &pid.to_string()])
-        .status();
-    assert!(sent.expect("sh runs").success(), "signal {signal} to {pid}");
 }
 
 impl Drop for Daemon {

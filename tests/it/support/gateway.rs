@@ -269,7 +269,12 @@ impl Gateway {
 
     /// SIGTERM, without waiting.
     pub fn terminate(&self) {
-        signal_terminate(self.pid());
+        self.signal("-TERM");
+    }
+
+    /// Sends it a signal, such as `-STOP`.
+    pub fn signal(&self, signal: &str) {
+        send(self.pid(), signal);
     }
 
     /// SIGTERM; waits `limit` for the end.
@@ -407,12 +412,12 @@ fn memory_bytes(pid: u32, kind: &str) -> u64 {
     kib.expect("a running process has this line") * 1024
 }
 
-/// SIGTERM, without waiting.
-pub fn signal_terminate(pid: u32) {
+/// Sends a process a signal such as `-TERM`, without waiting for what it does.
+pub fn send(pid: u32, signal: &str) {
     let sent = Command::new("sh")
-        .args(["-c", r#"kill -TERM "$1""#, "sh", &pid.to_string()])
+        .args(["-c", r#"kill "$1" "$2""#, "sh", signal, &pid.to_string()])
         .status();
-    assert!(sent.expect("sh runs").success(), "SIGTERM to {pid}");
+    assert!(sent.expect("sh runs").success(), "{signal} to {pid}");
 }
 
 /// A process that ends with the test, whatever its outcome.

@@ -7,7 +7,7 @@ use std::process::{Child, ExitStatus};
 use std::time::Duration;
 
 use super::client::{Answer, agent, answer};
-use super::gateway::{Config, address, command, end, parse_metrics, signal_terminate, sum};
+use super::gateway::{Config, address, command, end, parse_metrics, send, sum};
 use super::{poll, seconds};
 
 /// A lander's process. Dropped: killed.
@@ -89,7 +89,7 @@ impl Lander {
     /// SIGTERM; waits `limit` for the end.
     #[track_caller]
     pub fn sigterm(&mut self, limit: Duration) -> ExitStatus {
-        signal_terminate(self.child.id());
+        send(self.child.id(), "-TERM");
         let child = &mut self.child;
         poll("the lander has ended", limit, || {
             child.try_wait().expect("its state is known")

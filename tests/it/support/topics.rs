@@ -9,6 +9,7 @@ use rdkafka::admin::{AdminClient, AdminOptions, AlterConfig, NewTopic, ResourceS
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::KafkaError;
+use rdkafka::metadata::MetadataBroker;
 use rdkafka::topic_partition_list::Offset;
 
 use super::kafka::Kafka;
@@ -130,6 +131,17 @@ impl Kafka {
         let change = AlterConfig::new(ResourceSpecifier::Topic(topic)).set(name, value);
         let changed = wait(self.admin().alter_configs([&change], &AdminOptions::new())).expect("the broker answers");
         assert!(changed.iter().all(Result::is_ok), "topic {topic}: {changed:?}");
+    }
+
+    /// Where the cluster says that its brokers are, as host:port.
+    pub fn brokers(&self) -> Vec<String> {
+        let consumer: BaseConsumer = client(self.bootstrap()).create().expect("a consumer");
+        let metadata = consumer.fetch_metadata(None, seconds(2));
+        let place = |broker: &MetadataBroker| format!("{}:{}", broker.host(), broker.port());
+        metadata.map_or_else(
+            |_| Vec::new(),
+            |metadata| metadata.brokers().iter().map(place).collect(),
+        )
     }
 
     /// The id of the broker that leads a partition now.
