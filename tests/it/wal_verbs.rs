@@ -3,8 +3,9 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::io::Write as _;
 use std::path::Path;
-use std::process::Command;
+use std::process::{ChildStdin, Command, Stdio};
 
 use serde_json::{Value, json};
 
@@ -222,6 +223,36 @@ fn an_export_keeps_identities_in_another_log() {
         ended.stderr.contains("record 41") && ended.stderr.contains("`--skip 40` goes on"),
         "{ended:?}"
     );
+
+    // A signal ends both sides of a pipe: where the lines end then is not the end of the export.
+    let fourth = folder.path().join("fourth");
+    let errors = folder.path().join("errors");
+    let child = command()
+        .args(["wal", "import", "-", "--wal", text(&fourth)])
+        .current_dir(folder.path())
+        .stdin(Stdio::piped())
+        .stderr(fs::File::create(&errors).unwrap())
+        .spawn()
+        .unwrap();
+    let mut import = Killed(child);
+    let mut pipe = import.0.stdin.take().unwrap();
+    for line in exported.lines().take(7) {
+        writeln!(pipe, "{line}").unwrap();
+    }
+    let told = |words: &str| fs::read_to_string(&errors).unwrap().contains(words);
+    // It must be there to get the signal: the first thing that it does with a line is to look at it.
+    wait_until("it waits for more", seconds(20), || unread(&pipe) == 0);
+    send(import.0.id(), "-INT");
+    wait_until("it says that it stops", seconds(20), || told("stopping"));
+    drop(pipe);
+    let status = poll("it ends", seconds(20), || import.0.try_wait().unwrap());
+    assert_eq!(status.code(), Some(75));
+    assert!(told("`--skip 7` goes on"), "{}", fs::read_to_string(&errors).unwrap());
+}
+
+/// Bytes in a pipe that nobody has read yet.
+fn unread(pipe: &ChildStdin) -> usize {
+    rustix::io::ioctl_fionread(pipe).unwrap() as usize
 }
 
 fn what_cannot_be_exported_or_imported_is_told() {
@@ -612,6 +643,19 @@ fn a_replay_without_kafka_can_be_gone_on_with() {
     wait_until("it says that it waits", seconds(20), || {
         fs::read_to_string(folder.path().join("stderr")).is_ok_and(|text| text.contains("waiting"))
     });
+    let second = wal(&[
+        "replay",
+        "--wal",
+        text(&path),
+        "--bootstrap-servers",
+        NOWHERE,
+        "--resume",
+        text(&progress),
+    ]);
+    assert!(
+        second.code == Some(75) && second.stderr.contains("another command uses"),
+        "{second:?}"
+    );
     send(replay.0.id(), "-TERM");
     let status = poll("it ends", seconds(20), || replay.0.try_wait().unwrap());
     assert_eq!(status.code(), Some(75));
