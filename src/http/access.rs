@@ -17,9 +17,10 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
 use super::error::{Problem, Reason};
+use crate::ops::ITEM_BYTES_MAX;
 
-/// The largest body of a request to the admin listener.
-pub(super) const BODY_BYTES_MAX: usize = 16 << 20;
+/// The largest body of a request to the admin listener: any record can come back through it.
+pub(super) const BODY_BYTES_MAX: usize = ITEM_BYTES_MAX;
 /// Paths that need no token: supervisors have none, and these tell no data.
 const OPEN_PATHS: &[&str] = &["/livez", "/readyz"];
 /// What makes a browser ask its user; programs have read "Bearer" before it.

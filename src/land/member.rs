@@ -483,6 +483,9 @@ impl Member {
                     );
                 }
             }
+            // What the link says for all members, once.
+            Some(RDKafkaErrorCode::AllBrokersDown) => {}
+            Some(RDKafkaErrorCode::BrokerTransportFailure) if !self.consumer.context().is_up() => {}
             _ => self.complain(error.to_string()),
         }
     }

@@ -14,7 +14,7 @@ mod page;
 
 pub use held::{HeldOrder, HeldTopic, HeldTopics, Redirected, RewindOrder, held_topics};
 pub use import::{Imported, Items, ItemsError, import};
-pub use item::{Header, Item, ItemError};
+pub use item::{Header, ITEM_BYTES_MAX, Item, ItemError};
 pub use letters::{
     Discarded, Failure, LetterItem, LetterPage, LetterQuery, Letters, Name, Requeued, Selection, State, WholeLetter,
 };

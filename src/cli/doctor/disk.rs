@@ -255,7 +255,7 @@ fn damage(facts: &Facts, log: &Log, findings: &mut Findings) {
         Ok(signs) => signs.join("; "),
         Err(error) => format!("not known, the folder cannot be read: {error}"),
     };
-    findings.warning(
+    findings.failure(
         "damage",
         found,
         "records may be lost that clients got OK for, or be sent again",

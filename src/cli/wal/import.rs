@@ -20,7 +20,7 @@ use super::super::words::counted;
 use super::super::{options, print, signals};
 use super::export::is_zst;
 use crate::config::Config;
-use crate::ops::{self, Imported, Item, ItemError, Items};
+use crate::ops::{self, ITEM_BYTES_MAX, Imported, Item, ItemError, Items};
 use crate::record::Sequence;
 use crate::telemetry::with_warnings;
 use crate::wal::{AppendError, Archive, ArchiveError, Wal};
@@ -30,8 +30,6 @@ pub(super) const BATCH_RECORDS: usize = 1000;
 pub(super) const BATCH_BYTES: usize = 1 << 20;
 /// How long the log may take to make its next generation.
 const ROOM_MAX: Duration = Duration::from_secs(30);
-/// The longest line that is read: a record of 32 MiB as base64.
-const LINE_BYTES_MAX: u64 = 48 << 20;
 
 /// `wal import`
 #[derive(Debug, clap::Args)]
@@ -164,13 +162,13 @@ impl Taking<'_> {
         let mut line = Vec::new();
         loop {
             line.clear();
-            let read = (&mut lines).take(LINE_BYTES_MAX).read_until(b'\n', &mut line);
+            let read = (&mut lines).take(ITEM_BYTES_MAX as u64).read_until(b'\n', &mut line);
             // Also at the end: the same signal has ended what writes into a pipe.
             if stop.is_cancelled() {
                 return Err(Later("stopped by a signal".to_owned()).into());
             }
             let length = read.map_err(|error| anyhow!("it cannot be read on ({error})"))?;
-            if length as u64 == LINE_BYTES_MAX {
+            if length == ITEM_BYTES_MAX {
                 return Err(anyhow!("line {} is longer than a record can be", number + 1));
             }
             if length == 0 {

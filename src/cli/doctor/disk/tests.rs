@@ -127,11 +127,11 @@ fn the_folder_is_told_as_it_is() {
     says(peek(lost), "identity", Failure, "wal salvage");
     says(|_| (), "damage", Fine, "none shows");
     let missing = log(|log| log.signs = Ok(vec!["the witness is missing".to_owned()]));
-    says(missing, "damage", Warning, "the witness is missing");
+    says(missing, "damage", Failure, "the witness is missing");
     let missing = log(|log| log.signs = Ok(vec!["the witness is missing".to_owned()]));
-    says(missing, "damage", Warning, "`tidegate wal verify --wal /srv/wal`");
+    says(missing, "damage", Failure, "`tidegate wal verify --wal /srv/wal`");
     let unread = log(|log| log.signs = Err(io::ErrorKind::PermissionDenied.into()));
-    says(unread, "damage", Warning, "permission denied");
+    says(unread, "damage", Failure, "permission denied");
 }
 
 #[test]
