@@ -5,11 +5,13 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::producer::Producer as _;
 
 use super::drain::{Drain, Failure, Step};
 use super::flow;
-use super::transaction::{CALL_MAX, Stage, offsets};
+use super::transaction::{CALL_MAX, LOOK_MAX, Stage, offsets};
 use super::verdict::{self, Verdict};
+use crate::kafka::native;
 use crate::record::{Sequence, now_ms};
 use crate::wal::ReadError;
 
@@ -90,7 +92,7 @@ impl Drain {
     }
 
     /// Tries the next topic of those of which Kafka denies one; false: there is none. Nothing else is sent meanwhile. What Kafka
-    /// denies is held; only writing shows when it works again. (A denial ends librdkafka's producer: it asks Kafka to take back
+    /// denies is held. (A denial ends librdkafka's producer: it asks Kafka to take back
     /// what Kafka never began.)
     pub(super) fn try_suspect(&mut self) -> Step<bool> {
         let suspects = self
@@ -115,6 +117,17 @@ impl Drain {
         Ok(true)
     }
 
+    /// What Kafka says by itself against writing to a topic. Asked for first, for a try that is denied ends the producer.
+    fn denied(&self, topic: &str) -> Option<RDKafkaErrorCode> {
+        match native::describe(self.producer.native.producer().client(), topic, true, LOOK_MAX) {
+            Ok(described) if described.rights.is_some_and(|rights| !rights.write) => {
+                Some(RDKafkaErrorCode::TopicAuthorizationFailed)
+            }
+            Ok(_) => None,
+            Err(code) => (verdict::verdict(code) == Verdict::Config).then_some(code),
+        }
+    }
+
     /// Sends one record in a transaction of its own, which is taken back whatever comes of it: does its topic take it?
     /// `None`: nobody knows.
     ///
@@ -135,6 +148,9 @@ impl Drain {
         };
         if !self.transaction_is_empty() {
             return Ok(None);
+        }
+        if let Some(code) = self.denied(&name) {
+            return Ok(Some(Err(code)));
         }
         let sent = self.producer.native.open_topic(topic as usize, &name).and_then(|()| {
             flow::send(

@@ -19,9 +19,10 @@ use super::flow::Flow;
 use super::mark::{Mark, Reached};
 use super::producer::{Lookup, refusal};
 use super::start::{AWAY_MAX, AWAY_MIN};
-use super::transaction::{CALL_MAX, LOOK_MAX, Stage, TOPIC};
+use super::transaction::{CALL_MAX, LOOK_MAX, Stage, TOPIC, TOPIC_NAME};
 use super::window::{Slot, State};
 use super::{tail, verdict};
+use crate::kafka::native;
 use crate::kafka::settings::explain;
 use crate::record::Sequence;
 use crate::wal::Log;
@@ -183,7 +184,7 @@ impl Drain {
         };
         element.error()?;
         Ok(match element.offset() {
-            Offset::Offset(offset) => Some((offset, element.metadata().to_owned())),
+            Offset::Offset(offset) => Some((offset, native::offset_metadata(&committed, TOPIC_NAME, 0))),
             _ => None,
         })
     }

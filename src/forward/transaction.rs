@@ -15,6 +15,7 @@
 //! for librdkafka's socket.timeout.ms; one that is gone: see [`super::producer::Producer::send_offsets`]), and only while nothing could be sent anyway.
 
 use std::collections::VecDeque;
+use std::ffi::CStr;
 use std::mem::Discriminant;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -34,6 +35,8 @@ use crate::wal::Stamp;
 
 /// The topic that the watermark is committed for. It stays empty.
 pub(super) const TOPIC: &str = "tidegate-watermark";
+/// [`TOPIC`] for librdkafka's own calls.
+pub(super) const TOPIC_NAME: &CStr = c"tidegate-watermark";
 /// How long one call may take; it is made again if that was not enough.
 pub(super) const CALL_MAX: Duration = Duration::from_secs(5);
 /// How long Kafka may take to answer before it is taken for away.

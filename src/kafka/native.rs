@@ -24,6 +24,7 @@ use rdkafka::bindings as sys;
 use rdkafka::client::{Client, ClientContext};
 use rdkafka::message::BorrowedMessage;
 use rdkafka::producer::{Producer as _, ProducerContext, ThreadedProducer};
+use rdkafka::topic_partition_list::TopicPartitionList;
 use rdkafka::types::{RDKafkaErrorCode, RDKafkaRespErr};
 
 use crate::record::Sequence;
@@ -269,6 +270,22 @@ pub(crate) fn header<'m>(message: &'m BorrowedMessage<'_>, name: &CStr) -> Optio
     }
 }
 
+/// The metadata beside a partition's offset; empty where there are none. (The safe call panics when a stranger's are no UTF-8.)
+pub(crate) fn offset_metadata(offsets: &TopicPartitionList, topic: &CStr, partition: i32) -> String {
+    // SAFETY: the list is alive; the element belongs to it, and so do its metadata, `metadata_size` bytes long, which are
+    // copied here.
+    let bytes = unsafe {
+        let element = sys::rd_kafka_topic_partition_list_find(offsets.ptr(), topic.as_ptr(), partition);
+        match element.as_ref() {
+            Some(element) if !element.metadata.is_null() => {
+                std::slice::from_raw_parts(element.metadata.cast::<u8>(), element.metadata_size)
+            }
+            _ => return String::new(),
+        }
+    };
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
 /// [`crate::record::HEADER_WAL`] for [`header`].
 pub(crate) const WAL: &CStr = c"tidegate-wal";
 /// [`crate::record::HEADER_SEQ`] for [`header`].
@@ -439,6 +456,22 @@ mod tests {
         assert_eq!(WAL.to_str(), Ok(crate::record::HEADER_WAL));
         assert_eq!(SEQ.to_str(), Ok(crate::record::HEADER_SEQ));
         assert_eq!(RECEIVED.to_str(), Ok(crate::record::HEADER_RECEIVED));
+    }
+
+    #[test]
+    fn metadata_of_anybody_are_read() {
+        let mut list = TopicPartitionList::new();
+        list.add_partition("t", 0).set_metadata("1 7");
+        list.add_partition("t", 1);
+        assert_eq!(offset_metadata(&list, c"t", 0), "1 7");
+        assert_eq!(offset_metadata(&list, c"t", 1), "");
+        assert_eq!(offset_metadata(&list, c"other", 0), "");
+        // SAFETY: the element and its metadata belong to the list, which is alive.
+        unsafe {
+            let element = sys::rd_kafka_topic_partition_list_find(list.ptr(), c"t".as_ptr(), 0);
+            *(*element).metadata.cast::<u8>() = 0xff;
+        }
+        assert_eq!(offset_metadata(&list, c"t", 0), "\u{fffd} 7");
     }
 
     #[test]

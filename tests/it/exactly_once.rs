@@ -1,6 +1,7 @@
 //! `delivery = "exactly_once"`: a consumer that reads what is committed sees each record once, in the order of its key,
 //! whatever is killed, frozen, held, refused, copied or turned back.
 
+pub mod ends;
 pub mod mark;
 
 use std::fs;

@@ -13,6 +13,7 @@ use crate::support::{poll, seconds, wait_until};
 
 cases!["heal":
     what_a_broker_lost_is_sent_again_in_order [OwnKafka],
+    what_a_broker_lost_is_sent_again_in_transactions_too [OwnKafka],
     a_gateway_killed_while_it_heals_goes_on_after_its_start [OwnKafka],
     without_retained_records_the_loss_is_told_and_nothing_hangs [OwnKafka],
 ];
@@ -63,9 +64,19 @@ fn config(kafka: &Kafka) -> Config {
 }
 
 fn what_a_broker_lost_is_sent_again_in_order() {
+    heals("idempotent");
+}
+
+fn what_a_broker_lost_is_sent_again_in_transactions_too() {
+    heals("exactly_once");
+}
+
+fn heals(delivery: &str) {
     let kafka = Kafka::private();
     kafka.create_topic("t", 3, &[]);
-    let gateway = Gateway::start(&config(&kafka));
+    let mut config = config(&kafka);
+    config.set("forward.delivery", delivery);
+    let gateway = Gateway::start(&config);
     let ledger = Arc::new(Ledger::default());
     let load = Load::start(&gateway, &ledger, "t", 4);
     for partitions in [&[0, 2][..], &[0, 1, 2]] {

@@ -62,6 +62,7 @@ pub const EXACTLY_ONCE: &[Case] = in_mode!["exactly_once":
     stops::a_broker_that_is_killed_costs_nothing [OwnKafka],
     topics::a_limit_that_is_lowered_and_raised_costs_nothing [Kafka],
     topics::a_right_that_is_taken_holds_only_its_topic [OwnKafka],
+    topics::rights_that_are_missing_from_the_start_hold_only_their_topics [OwnKafka],
 ];
 
 /// A topic's clients.

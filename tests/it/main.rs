@@ -53,6 +53,7 @@ fn main() -> ExitCode {
         crash::CASES,
         exactly_once::CASES,
         exactly_once::mark::CASES,
+        exactly_once::ends::CASES,
         kafka_faults::IDEMPOTENT,
         kafka_faults::EXACTLY_ONCE,
         clock::CASES,

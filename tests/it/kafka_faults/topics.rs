@@ -2,7 +2,9 @@
 
 use super::{Trial, config, post_together, rounds};
 use crate::support::evidence::Evidence;
+use crate::support::gateway::Config;
 use crate::support::kafka::Kafka;
+use crate::support::load::post;
 use crate::support::{JSON, Random, seconds, unique, wait_until};
 
 const LIMIT: &str = "max.message.bytes";
@@ -41,6 +43,17 @@ pub fn a_limit_that_is_lowered_and_raised_costs_nothing(delivery: &str) {
     trial.finish(delivery, "the topic's limit on messages lowered and raised");
 }
 
+/// The user of [`Kafka::private_guarded`].
+fn config_of_user(listener: &str, delivery: &str) -> Config {
+    let mut config = config(listener, delivery);
+    config
+        .property("security.protocol", "SASL_PLAINTEXT")
+        .property("sasl.mechanism", "SCRAM-SHA-512")
+        .property("sasl.username", "gw")
+        .property("sasl.password", "secret");
+    config
+}
+
 pub fn a_right_that_is_taken_holds_only_its_topic(delivery: &str) {
     let (kafka, listener) = Kafka::private_guarded();
     for topic in ["t", "other"] {
@@ -59,13 +72,7 @@ pub fn a_right_that_is_taken_holds_only_its_topic(delivery: &str) {
         kafka.tool("org.apache.kafka.tools.AclCommand", &[&arguments[..], more].concat());
     };
     write("--add", &["--operation", "Describe", "--operation", "Read"]);
-    let mut config = config(&listener, delivery);
-    config
-        .property("security.protocol", "SASL_PLAINTEXT")
-        .property("sasl.mechanism", "SCRAM-SHA-512")
-        .property("sasl.username", "gw")
-        .property("sasl.password", "secret");
-    let mut trial = Trial::start(&kafka, &config, &["t", "other"]);
+    let mut trial = Trial::start(&kafka, &config_of_user(&listener, delivery), &["t", "other"]);
     for _ in 0..rounds(1) {
         write("--remove", &["--force"]);
         trial.injected += 1;
@@ -85,6 +92,57 @@ pub fn a_right_that_is_taken_holds_only_its_topic(delivery: &str) {
         trial.delivers();
     }
     trial.finish(delivery, "the right to write to a topic taken and given back");
+}
+
+/// None of many topics may be written to: each is held, and those that may are not held up. A try that Kafka denies ends a
+/// transactional producer, so that topics which are tried again and again would cost more than all the rest.
+pub fn rights_that_are_missing_from_the_start_hold_only_their_topics(delivery: &str) {
+    const TOPICS: usize = 30;
+    let (kafka, listener) = Kafka::private_guarded();
+    let denied: Vec<String> = (0..TOPICS).map(|number| format!("denied-{number}")).collect();
+    for topic in denied.iter().map(String::as_str).chain(["other"]) {
+        kafka.create_topic(topic, 1, &[]);
+    }
+    let allow = |topics: &[&str], operation: &str| {
+        let arguments = [
+            "--add",
+            "--allow-principal",
+            "User:gw",
+            "--operation",
+            operation,
+            "--topic",
+        ];
+        kafka.tool("org.apache.kafka.tools.AclCommand", &[&arguments[..], topics].concat());
+    };
+    let prefixed = ["denied-", "--resource-pattern-type", "prefixed"];
+    allow(&prefixed, "Read");
+    for operation in ["Read", "Write"] {
+        allow(&["other"], operation);
+    }
+    let mut trial = Trial::start(&kafka, &config_of_user(&listener, delivery), &["other"]);
+    let client = trial.gateway.client();
+    for topic in &denied {
+        for _ in 0..3 {
+            assert!(post(&client, &trial.ledger, topic, Some("k")));
+        }
+    }
+    let held = |trial: &Trial<'_>, name: &str| trial.gateway.metric(name) as usize;
+    wait_until("all of them are held", seconds(60), || {
+        held(&trial, "tidegate_held_topics") == TOPICS
+    });
+    let ended = trial.gateway.metric("tidegate_forward_fatal_errors_total");
+    // They are tried again all the while.
+    let so_far = trial.acked();
+    trial.for_long(seconds(15));
+    assert!(trial.acked() > so_far + 200.0, "the others go on");
+    assert_eq!(trial.gateway.metric("tidegate_forward_fatal_errors_total"), ended);
+    trial.injected += TOPICS as u64;
+    allow(&prefixed, "Write");
+    wait_until("nothing is held", seconds(90), || {
+        held(&trial, "tidegate_held_records") == 0
+    });
+    trial.topics.extend(denied.iter().map(String::as_str));
+    trial.finish(delivery, "the right to write missing from the start, 30 topics");
 }
 
 /// What was in the deleted topic is gone by its operator's will, and so is what the old topic was sent last,

@@ -133,6 +133,19 @@ impl Kafka {
         assert!(changed.iter().all(Result::is_ok), "topic {topic}: {changed:?}");
     }
 
+    /// Whether records of the topic are in a transaction that has not ended: its last stable offset is behind its end.
+    pub fn has_open_transaction(&self, topic: &str) -> bool {
+        let ends = ["read_committed", "read_uncommitted"].map(|isolation| {
+            let mut config = client(self.bootstrap());
+            let consumer: BaseConsumer = config.set("isolation.level", isolation).create().expect("a consumer");
+            let watermarks = poll("the broker tells its offsets", seconds(30), || {
+                watermarks(&consumer, topic)
+            });
+            watermarks.values().map(|(_, high)| *high).sum::<i64>()
+        });
+        ends[0] < ends[1]
+    }
+
     /// Where the cluster says that its brokers are, as host:port.
     pub fn brokers(&self) -> Vec<String> {
         let consumer: BaseConsumer = client(self.bootstrap()).create().expect("a consumer");
