@@ -8,6 +8,7 @@ use std::thread;
 use rdkafka::ClientConfig;
 use rdkafka::producer::{BaseRecord, DefaultProducerContext, ThreadedProducer};
 
+use crate::support::evidence::Evidence;
 use crate::support::gateway::{Gateway, rss_bytes};
 use crate::support::kafka::Kafka;
 use crate::support::lander::Lander;
@@ -20,7 +21,7 @@ cases!["land":
     whatever_a_producer_sends_lands_in_postgres [Kafka, Postgres],
     whatever_a_producer_sends_lands_in_files [Kafka],
     every_record_is_once_in_sqlite_whatever_is_killed [Kafka],
-    every_record_is_once_in_postgres_whatever_is_killed [Kafka, Postgres],
+    every_record_is_once_in_postgres_whatever_is_killed [OwnKafka, Postgres],
     every_record_is_once_in_files_whatever_is_killed [Kafka],
     repeats_and_clashes_in_sqlite [Kafka],
     repeats_and_clashes_in_postgres [Kafka, Postgres],
@@ -221,7 +222,9 @@ fn every_record_is_landed_once_whatever_is_killed(store: &Store) {
         _ => (200_000, 20),
     };
     const BATCH: usize = 250;
-    let kafka = Kafka::shared();
+    // To one database with all that can happen on the way: its Kafka has faults, too.
+    let own = matches!(store, Store::Postgres(..)).then(Kafka::private);
+    let kafka = own.as_ref().unwrap_or_else(|| Kafka::shared());
     let topic = unique("killed");
     kafka.create_topic(&topic, 4, &[]);
     let mut config = store.config(kafka);
@@ -288,6 +291,18 @@ fn every_record_is_landed_once_whatever_is_killed(store: &Store) {
         {
             postgres.stop();
             postgres.start();
+        }
+        match (&own, round % 6) {
+            (Some(own), 2) => {
+                own.kill();
+                own.start();
+            }
+            (Some(own), 4) => {
+                own.freeze();
+                thread::sleep(std::time::Duration::from_millis(random.within(500, 3_000)));
+                own.thaw();
+            }
+            _ => {}
         }
         match round % 4 {
             0 => landers[0].kill_and_restart(),
@@ -356,11 +371,16 @@ fn every_record_is_landed_once_whatever_is_killed(store: &Store) {
     assert!(ok.len() >= records);
     assert_eq!(store.count("rejected"), 0);
     let in_kafka = kafka.count(&topic).unwrap();
-    println!(
-        "{kills} kills: {} answered OK, {in_kafka} in Kafka, {} rows",
-        ok.len(),
-        by_seq.len()
-    );
+    assert!(in_kafka >= ok.len() as u64);
+    let evidence = Evidence {
+        injected: kills as u64,
+        answered: ok.len() as u64,
+        ..Evidence::default()
+    };
+    evidence.print(&format!(
+        "gateway, landers and what is around them killed, {in_kafka} in Kafka, to {}",
+        store.name()
+    ));
 }
 
 fn repeats_and_clashes_in_sqlite() {

@@ -29,6 +29,15 @@ impl Store {
         Self::Sqlite(tempfile::tempdir().unwrap())
     }
 
+    /// What people call it.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Sqlite(_) => "SQLite",
+            Self::Postgres(..) => "PostgreSQL",
+            Self::Files(_) => "files",
+        }
+    }
+
     pub fn postgres() -> Self {
         Self::on(Postgres::shared())
     }
