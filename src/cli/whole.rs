@@ -41,16 +41,23 @@ impl Whole {
         let file = locked(&partial, || format!("another command is writing {}", partial.display()))?;
         // Another one may have been finished while this one waited.
         free(path)?;
-        // It may be what somebody else has left.
-        let mode = file.set_len(0).and_then(|()| file.metadata());
-        let mode = mode
-            .with_context(|| format!("cannot write {}", partial.display()))?
-            .permissions()
-            .mode();
-        if mode & 0o077 != 0 {
-            // Some disks know no permissions.
+        // What an earlier command has left is written over; a file that somebody else can read is not filled.
+        let meta = file
+            .metadata()
+            .with_context(|| format!("cannot write {}", partial.display()))?;
+        if meta.uid() != rustix::process::geteuid().as_raw() {
+            return Err(Usage(format!(
+                "{} is there, and another user's: remove it, or name another file; nothing was changed",
+                partial.display()
+            ))
+            .into());
+        }
+        if meta.permissions().mode() & 0o077 != 0 {
+            // Ours, so it fails only on a disk that knows no permissions.
             drop(file.set_permissions(Permissions::from_mode(0o600)));
         }
+        file.set_len(0)
+            .with_context(|| format!("cannot write {}", partial.display()))?;
         Ok(Self {
             path: path.to_path_buf(),
             partial,

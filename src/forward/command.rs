@@ -330,8 +330,8 @@ impl Drain {
         let (Some(lane), topics) = (&self.lane, &mut self.topics) else {
             return Ok(there);
         };
-        lane.visit(&self.identity, |seq, who, record| {
-            if count < SLOTS_MAX && !lane.flow.settled.contains(&seq) {
+        lane.visit(&self.identity, |_, who, record| {
+            if count < SLOTS_MAX {
                 there.entry(topics.id(record.topic)).or_default().insert(who);
                 count += 1;
             }

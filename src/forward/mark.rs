@@ -85,26 +85,23 @@ impl Reached {
     }
 
     fn parse(acked: Sequence, text: &str) -> Option<Self> {
-        let mut reached = Self {
-            acked,
-            beyond: Vec::new(),
-        };
         if text == "-" {
-            return Some(reached);
+            return Some(Self::of(acked, Vec::new()));
         }
         let bytes = STANDARD_NO_PAD.decode(text).ok()?;
         let limited = ENCODING.with_limit::<{ 1 << 16 }>();
         let (steps, used): (Vec<(u64, u64)>, usize) = bincode::decode_from_slice(&bytes, limited).ok()?;
         let mut at = acked;
+        let mut ranges = Vec::with_capacity(steps.len());
         for (gap, length) in steps {
             let first = at.checked_add(gap)?;
             at = first.checked_add(length)?;
-            if gap < 2 || at > SEQUENCE_MAX {
+            if gap == 0 || at > SEQUENCE_MAX {
                 return None;
             }
-            reached.beyond.push((first, at));
+            ranges.push((first, at));
         }
-        (used == bytes.len()).then_some(reached)
+        (used == bytes.len()).then(|| Self::of(acked, ranges))
     }
 }
 

@@ -156,19 +156,21 @@ impl Drain {
         // Nothing beyond was ever on its way.
         let in_window = self.main.window.acked().saturating_add(SLOTS_MAX as Sequence);
         let resend = self.main.log.resend();
-        let mut in_lane = self.scan_lane(in_window, &Reached::default())?;
+        let mut lanes = self.scan_lane(in_window, &Reached::default())?;
         if self.take_over()? {
             return Ok(true);
         }
         // What of a pass Kafka has by its watermark is not there twice any more: its later place is the only one.
         if let Some(reached) = self.adopted_lane() {
-            in_lane = self.scan_lane(in_window, &reached)?;
+            lanes = self.scan_lane(in_window, &reached)?;
         }
         let survey = self.patiently(|drain| {
             let mut settled = HashSet::new();
             let survey = Survey::make(&drain.main, &drain.identity, in_window, |seq, topic, who| {
                 // In the lane already: the crash came between the lane's commit and the log's watermark.
-                let held = seq > resend && in_lane.contains(&(drain.topics.id(topic), who));
+                let key = (drain.topics.id(topic), who);
+                let is_first = who == drain.identity.of(seq, None);
+                let held = seq > resend && (lanes.now.contains(&key) || is_first && lanes.before.contains(&key));
                 if held {
                     settled.insert(seq);
                 }
@@ -190,9 +192,9 @@ impl Drain {
     }
 
     /// Looks through the lane, but for what is `reached`; returns what of the main log's window is in it.
-    fn scan_lane(&mut self, in_window: Sequence, reached: &Reached) -> Step<HashSet<(u32, Origin)>> {
+    fn scan_lane(&mut self, in_window: Sequence, reached: &Reached) -> Step<InLane> {
         let Some(log) = self.wal.held() else {
-            return Ok(HashSet::new());
+            return Ok(InLane::default());
         };
         let mut flow = Flow::new(log, true);
         let scan = self.patiently(|drain| {
@@ -316,12 +318,20 @@ impl Drain {
     }
 }
 
+/// Records of the main log's window that are in the lane: the crash came between the lane's commit and the log's watermark.
+#[derive(Debug, Default)]
+struct InLane {
+    /// They wait there.
+    now: HashSet<(u32, Origin)>,
+    /// They are settled there. Only of those that came first, in the place that they have their sequence from: one that an
+    /// operator has had sent again, a dead letter or a redirected one, is younger than that.
+    before: HashSet<(u32, Origin)>,
+}
+
 /// What the whole lane says of the run before.
 #[derive(Debug, Default)]
 struct Scan {
-    /// Records of the main log's window that are in the lane: the crash came between the lane's commit and
-    /// the log's watermark.
-    in_lane: HashSet<(u32, Origin)>,
+    in_lane: InLane,
     /// The end of a pass that was interrupted. It must be finished before anything is appended: it has moved
     /// older records behind younger ones that it did not reach.
     pass: Option<Sequence>,
@@ -358,13 +368,17 @@ impl Scan {
                 }
                 let Ok(record) = record else { continue };
                 if flow.is_marker(&record) {
-                    marker = marker.or((!is_reached).then_some(seq));
+                    // One behind what still waits ends a pass that is not over, whatever is told of it.
+                    marker = marker.or((seq > reached.acked).then_some(seq));
                     continue;
                 }
                 let topic = topics.id(record.topic);
                 let who = (topic, identity.of(seq, record.origin));
                 if window.contains(&who) {
-                    scan.in_lane.insert(who);
+                    match is_reached {
+                        true => scan.in_lane.before.insert(who),
+                        false => scan.in_lane.now.insert(who),
+                    };
                 }
                 if is_reached {
                     continue;
@@ -458,7 +472,7 @@ mod tests {
         assert_eq!(flow.settled, HashSet::from([1, 2, 3]));
         assert_eq!(scan.pass, None);
         // The log's second was held and is settled in the lane: it is not held again.
-        assert_eq!(scan.in_lane.len(), 1);
+        assert_eq!((scan.in_lane.before.len(), scan.in_lane.now.len()), (1, 0));
         assert_eq!(topics.held().first().map(|held| held.records), Some(1));
         wal.close().unwrap();
     }
@@ -471,7 +485,7 @@ mod tests {
         append(&wal, &lane, &[("a", 1), ("b", 1), ("b", 2)]);
         let (scan, flow, _) = scan(&wal, &lane, &[1, 2], &Reached::default());
         assert_eq!(flow.settled, HashSet::new());
-        let in_lane: Vec<Sequence> = scan.in_lane.iter().map(|(_, who)| who.seq).collect();
+        let in_lane: Vec<Sequence> = scan.in_lane.now.iter().map(|(_, who)| who.seq).collect();
         // The log's second is a's, and the lane has only b's.
         assert_eq!(in_lane, vec![1]);
         wal.close().unwrap();
@@ -488,6 +502,22 @@ mod tests {
         assert_eq!(scan.pass, Some(3));
         assert_eq!(flow.settled, HashSet::from([4]));
         assert_eq!(topics.held().len(), 1);
+        wal.close().unwrap();
+    }
+
+    #[test]
+    fn a_pass_is_finished_although_its_end_is_told_as_reached() {
+        let folder = tempfile::tempdir().unwrap();
+        let wal = wal(&folder);
+        let lane = wal.held_or_create().unwrap();
+        // a:2 and a:3 wait in front of the marker, and a:2 is behind it already: a:3 must not overtake it.
+        append(&wal, &lane, &[("a", 1), ("a", 2), ("a", 3), ("", 0), ("a", 2)]);
+        let reached = Reached {
+            acked: 2,
+            beyond: vec![(4, 4)],
+        };
+        let (scan, ..) = scan(&wal, &lane, &[], &reached);
+        assert_eq!(scan.pass, Some(4));
         wal.close().unwrap();
     }
 
@@ -511,7 +541,7 @@ mod tests {
         let lane = wal.held_or_create().unwrap();
         append(&wal, &lane, &[("a", 1), ("a", 2)]);
         let (scan, ..) = scan(&wal, &lane, &[2, 3], &Reached::default());
-        let in_lane: Vec<Sequence> = scan.in_lane.iter().map(|(_, who)| who.seq).collect();
+        let in_lane: Vec<Sequence> = scan.in_lane.now.iter().map(|(_, who)| who.seq).collect();
         assert_eq!(in_lane, vec![2]);
         wal.close().unwrap();
     }

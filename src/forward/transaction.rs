@@ -267,7 +267,8 @@ impl Drain {
         }
         tracing::warn!(
             "the brokers take no watermark with {bytes} bytes of metadata (offset.metadata.max.bytes): what is in Kafka behind a \
-             record that waits is left out of it, and would be repeated after a crash. Raise it to {METADATA_BYTES_MAX}"
+             record that waits is left out of it, and may be repeated after a crash, or when a commit is not confirmed. Raise \
+             it to {METADATA_BYTES_MAX}"
         );
     }
 

@@ -13,7 +13,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::record::{HEADER_PREFIX_RESERVED, Origin, Record, RecordRef, SEQUENCE_MAX, Sequence, Topic, WalId};
 
-/// Bytes of one record as JSON, at most: of 32 MiB (`http.record_bytes_max` is no larger) as base64.
+/// Bytes of one record as JSON, at most: of 32 MiB (`http.record_bytes_max` is no larger) as base64, or as text that needs
+/// few escapes.
 pub const ITEM_BYTES_MAX: usize = 48 << 20;
 
 /// One record.

@@ -142,8 +142,8 @@ fn tell(log: &Archived, unreadable_bytes: u64, verified: &mut Verified) {
     }
     if log.unknown_bytes() > 0 {
         verified.faults.push(format!(
-            "the newest files, of {} bytes, have no commit that can be read: what was in them is lost, and the watermarks \
-             tell of none of it",
+            "the newest files, of {} bytes, have no commit that can be read: records that were answered OK may be lost with \
+             them, and no watermark tells (a commit that was cut off before anybody was answered looks the same)",
             log.unknown_bytes()
         ));
     }

@@ -353,7 +353,7 @@ fn a_gateway_that_runs_is_asked_and_its_log_left_alone() {
     said.says(
         "log disk",
         "damage",
-        "warning",
+        "failure",
         &["the witness is missing", "tidegate wal verify"],
     );
     assert!(!witness.exists());

@@ -23,7 +23,7 @@ use crate::config::Config;
 use crate::ops::{self, ITEM_BYTES_MAX, Imported, Item, ItemError, Items};
 use crate::record::Sequence;
 use crate::telemetry::with_warnings;
-use crate::wal::{AppendError, Archive, ArchiveError, Wal};
+use crate::wal::{Archive, ArchiveError, Wal};
 
 /// What is sent to a gateway, or committed, at once.
 pub(super) const BATCH_RECORDS: usize = 1000;
@@ -60,7 +60,11 @@ impl Target {
             Self::Gateway(listener) => Ok(listener.post("/v1/wal/records", &items)?),
             Self::Log(wal) => {
                 if !wal.log().wait_for_room(ROOM_MAX) {
-                    return Err(AppendError::Outgrown.into());
+                    return Err(Later(format!(
+                        "the log has not made its next generation for {} s: check the disk's space and permissions",
+                        ROOM_MAX.as_secs()
+                    ))
+                    .into());
                 }
                 Ok(ops::import(wal, &items.into_records()?)?)
             }

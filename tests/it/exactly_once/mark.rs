@@ -8,7 +8,8 @@ use crate::support::gateway::Gateway;
 use crate::support::kafka::Kafka;
 use crate::support::ledger::Ledger;
 use crate::support::load::Load;
-use crate::support::{seconds, unique, wait_until};
+use crate::support::proxy::{Line, Proxy};
+use crate::support::{free_port, seconds, unique, wait_until};
 
 /// See `forward/transaction.rs`.
 const WATERMARK: &str = "tidegate-watermark";
@@ -16,6 +17,7 @@ const WATERMARK: &str = "tidegate-watermark";
 cases!["exactly_once::mark":
     a_pass_that_the_lane_does_not_know_of_loses_and_repeats_nothing [Kafka],
     a_redirect_that_the_lane_does_not_know_of_is_not_repeated [Kafka],
+    a_letter_that_was_requeued_is_not_what_the_lane_has_settled [OwnKafka],
     without_a_watermark_in_kafka_the_folders_own_counts [Kafka],
     a_topic_of_watermarks_that_is_deleted_is_made_again [Kafka],
     a_watermark_that_is_too_long_for_the_brokers_is_told_briefly [OwnKafka],
@@ -95,6 +97,45 @@ fn a_redirect_that_the_lane_does_not_know_of_is_not_repeated() {
         "the main log has the three twice: as they came, and redirected"
     );
     assert_eq!(all, [1, 2, 3]);
+}
+
+/// The letter was made by a pass over the lane that the lane does not know of, and waits, requeued, in the log.
+fn a_letter_that_was_requeued_is_not_what_the_lane_has_settled() {
+    let listener = free_port();
+    let proxy = Proxy::start(listener);
+    let kafka = Kafka::private_behind(proxy.port(), listener);
+    let ledger = Ledger::default();
+    let mut config = config(&kafka);
+    config
+        .set("kafka.bootstrap_servers", format!("127.0.0.1:{}", proxy.port()))
+        .property("socket.timeout.ms", "3000");
+    let mut gateway = Gateway::start(&config);
+    posts(&gateway, &ledger, "t", 1);
+    wait_until("it is held", seconds(60), || held(&gateway) == 1);
+    kafka.create_topic("other", 1, &[]);
+    let before = fs::read(gateway.wal().join("held/witness")).unwrap();
+    kafka.create_topic("t", 1, &[("max.message.bytes", "100")]);
+    wait_until("it is a dead letter", seconds(60), || {
+        gateway.metric("tidegate_dead_letters") == 1.0
+    });
+    gateway.wait_drained(seconds(60));
+    wait_until("the lane has settled it", seconds(60), || held(&gateway) == 0);
+    // With the next transaction Kafka is told.
+    posts(&gateway, &ledger, "other", 1);
+    gateway.wait_drained(seconds(60));
+    kafka.alter_topic("t", "max.message.bytes", "1048588");
+    proxy.set(Line::Cut);
+    proxy.set(Line::Frozen);
+    let (code, text, errors) = gateway.ask(&["dead-letters", "requeue", "--all"]);
+    assert_eq!(code, 0, "{text} {errors}");
+    gateway.sigkill();
+    proxy.set(Line::Open);
+    lane_is_behind(&mut gateway, &before);
+    gateway.wait_drained(seconds(60));
+    assert_eq!(kafka.read_topic("t", true).len(), 1, "what was requeued is sent");
+    wait_until("there is no letter", seconds(30), || {
+        gateway.metric("tidegate_dead_letters") == 0.0
+    });
 }
 
 /// Brokers forget what a group has committed after 7 days without a commit (`offsets.retention.minutes`).
