@@ -6,10 +6,10 @@
 
 use std::path::PathBuf;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 
 use super::ask::{Listener, Part, Place};
-use super::exit::{InUse, LogError, Usage};
+use super::exit::{Damage, InUse, LogError, Usage};
 use super::options;
 use crate::config::{Config, Origin};
 use crate::record::Sequence;
@@ -97,6 +97,22 @@ pub(super) fn archive(path: &std::path::Path) -> Result<Archive> {
         }
         error => in_use(error),
     })
+}
+
+/// How a verb ends that has read all that there is: with the damage that shows in the folder, where something may be missing
+/// that no reader comes across.
+pub(super) fn check_signs(archive: &Archive) -> Result<()> {
+    let folder = archive.folder();
+    let signs = wal::signs(folder).with_context(|| format!("cannot read {}", folder.display()))?;
+    match signs.is_empty() {
+        true => Ok(()),
+        false => Err(Damage(format!(
+            "this may not be all: {}. `tidegate wal verify --wal {}` tells what is lost",
+            signs.join("; "),
+            folder.display()
+        ))
+        .into()),
+    }
 }
 
 /// Opens a folder to change it, as a start does, and closes it again.

@@ -9,7 +9,7 @@ use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Serialize;
 
 use super::ask::Listener;
-use super::at::{At, Piece, Where, archive, in_use};
+use super::at::{At, Piece, Where, archive, check_signs, in_use};
 use super::exit::{Damage, Usage};
 use super::wal::look::{Listing, time};
 use super::words::{counted, one_line};
@@ -23,9 +23,9 @@ use crate::wal::{Archive, Part, Reader, count_sequences};
 pub(super) enum Command {
     /// List the topics that have held records, with the reason; or the records themselves
     List(List),
-    /// Remove the held records of a topic for good: these records are lost then
+    /// Remove the held records of a topic for good: these records are lost then (a running gateway only)
     Discard(Chosen),
-    /// Send the held records of a topic to another one, with the identity they had
+    /// Send the held records of a topic to another one, with the identity they had (a running gateway only)
     Redirect(Redirect),
 }
 
@@ -82,11 +82,12 @@ pub(super) fn run(command: Command, config: &Config) -> Result<()> {
 
 fn topics(flags: &List, config: &Config) -> Result<()> {
     let piece = &flags.piece;
+    let mut folder = None;
     let held: HeldTopics = match piece.at.find(config)? {
         Where::Online(listener) => listener.get("/v1/held")?,
         Where::Offline(path) => {
-            let archive = archive(&path)?;
-            let held = match lane(&archive) {
+            let archive = folder.insert(archive(&path)?);
+            let held = match lane(archive) {
                 Some(mut reader) => held_topics(&mut reader)?,
                 None => HeldTopics::default(),
             };
@@ -116,10 +117,15 @@ fn topics(flags: &List, config: &Config) -> Result<()> {
     print(text.as_bytes())?;
     if held.count > held.topics.len() as u64 {
         eprintln!("these are {} of {} held topics", held.topics.len(), held.count);
-    } else if held.topics.is_empty() && held.damaged.is_empty() {
-        eprintln!("{NOTHING}");
     }
-    match count_sequences(&held.damaged) {
+    let damaged = count_sequences(&held.damaged);
+    if damaged == 0 {
+        folder.as_ref().map_or(Ok(()), check_signs)?;
+        if held.topics.is_empty() {
+            eprintln!("{NOTHING}");
+        }
+    }
+    match damaged {
         0 => Ok(()),
         damaged => Err(Damage(format!(
             "{} of the held lane could not be read",
@@ -208,6 +214,11 @@ fn records(flags: &List, config: &Config) -> Result<()> {
         listing.damaged(&page.damaged);
         from = Some(page.next);
         if page.end {
+            if !listing.is_damaged()
+                && let Source::Offline(folder) = &source
+            {
+                check_signs(&folder.0)?;
+            }
             if listing.is_empty() {
                 eprintln!(
                     "{}",

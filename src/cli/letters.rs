@@ -13,7 +13,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::ask::{AskError, Listener};
-use super::at::{At, Piece, Where, archive, in_use, opened};
+use super::at::{At, Piece, Where, archive, check_signs, in_use, opened};
 use super::exit::{Damage, Usage};
 use super::wal::look::{time, whole};
 use super::whole::Whole;
@@ -191,7 +191,12 @@ impl Source {
             }
         }
         match damaged {
-            0 => Ok(query.from),
+            0 => {
+                if let Self::Offline(folder) = self {
+                    check_signs(&folder.0)?;
+                }
+                Ok(query.from)
+            }
             damaged => Err(Damage(format!("{damaged} entries of the dead letters could not be read")).into()),
         }
     }

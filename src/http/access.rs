@@ -294,6 +294,6 @@ mod tests {
         assert_eq!(post(&[("content-type", "application/x-ndjson")]), 200);
         let json = ("content-type", "Application/JSON");
         assert_eq!(post(&[json, ("content-length", "50331648")]), 200);
-        assert_eq!(post(&[json, ("content-length", "16777217")]), 413);
+        assert_eq!(post(&[json, ("content-length", "50331649")]), 413);
     }
 }

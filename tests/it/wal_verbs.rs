@@ -271,7 +271,8 @@ fn what_cannot_be_exported_or_imported_is_told() {
     fs::write(&packed, bytes).unwrap();
     let ended = wal(&["import", text(&packed), "--wal", text(&folder.path().join("new"))]);
     assert_eq!(ended.code, Some(1), "{ended:?}");
-    assert!(ended.stderr.contains("--skip"), "{ended:?}");
+    assert!(ended.stderr.contains("nothing was changed"), "{ended:?}");
+    assert!(!folder.path().join("new").exists());
     let missing = wal(&["import", "/nowhere/at/all", "--wal", text(&folder.path().join("new"))]);
     assert_eq!(missing.code, Some(2), "{missing:?}");
     assert!(missing.stderr.contains("wal export -o FILE"), "{missing:?}");
@@ -678,6 +679,11 @@ fn a_replay_without_kafka_can_be_gone_on_with() {
         "{again:?}"
     );
     assert_eq!(kafka.count(&topic), Some(1000), "nothing is left to be sent");
+    let never = wal(&[&to[..], &["--rate", "0"]].concat());
+    assert!(
+        never.code == Some(2) && never.stderr.contains("would send nothing"),
+        "{never:?}"
+    );
     // The place belongs to one log and one question.
     let other = wal(&[&to[..], &["--topic", "x"]].concat());
     assert_eq!(other.code, Some(2), "{other:?}");

@@ -52,7 +52,11 @@ pub(super) fn gateway(address: &str, status: &Value) -> String {
 pub(super) fn folder(status: &Value) -> String {
     let path = known(text(status, "/folder"));
     let mut rows = Rows(format!("log in {path}, no gateway runs on it\n"));
+    let faults = status.pointer("/wal/faults").and_then(Value::as_array);
     let waits = match number(status, "/wal/backlog_records") {
+        _ if faults.is_some_and(|faults| !faults.is_empty()) => {
+            "damaged: look at it with `tidegate wal verify` before a gateway is started here"
+        }
         Some(0) => "nothing waits in the log for Kafka",
         _ => "what waits is sent once a gateway runs here: `tidegate serve`",
     };
@@ -60,7 +64,6 @@ pub(super) fn folder(status: &Value) -> String {
     rows.add("backlog", folder_backlog(status));
     rows.add("watermarks", watermarks(status));
     rows.add("disk", disk(status));
-    let faults = status.pointer("/wal/faults").and_then(Value::as_array);
     let mut name = "damage";
     for fault in faults.into_iter().flatten().filter_map(Value::as_str) {
         rows.add(std::mem::take(&mut name), shown(fault));

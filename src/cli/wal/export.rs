@@ -6,9 +6,12 @@ use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
+use tokio::runtime::Runtime;
+use tokio_util::sync::CancellationToken;
 
 use super::super::at::At;
-use super::super::exit::Damage;
+use super::super::exit::{Damage, Later};
+use super::super::signals;
 use super::super::whole::Whole;
 use super::super::words::{counted, size};
 use super::progress;
@@ -40,12 +43,15 @@ pub(super) fn export(flags: &Export, config: &Config) -> Result<()> {
     // What comes meanwhile is for the next one: it would never end otherwise.
     let committed = records.committed()?;
     query.to_seq = Some(query.to_seq.map_or(committed, |to| to.min(committed)));
+    let runtime = Runtime::new().context("no threads could be started")?;
+    let stop = runtime
+        .block_on(async { signals::shutdown_token() })
+        .context("signals cannot be handled")?;
     let Some(path) = &flags.output else {
-        let written = write(&mut records, &query, &mut BufWriter::new(io::stdout().lock()));
-        return match written {
-            Err(error) if broken_pipe(&error) => Ok(()),
-            other => other?.told("stdout"),
-        };
+        let written = write(&mut records, &query, &mut BufWriter::new(io::stdout().lock()), &stop);
+        return written
+            .context("not everything was written to stdout")?
+            .told("stdout", &records);
     };
     let mut file = Whole::create(path)?;
     let cannot = || format!("cannot write {}; start again once that is mended", path.display());
@@ -53,14 +59,14 @@ pub(super) fn export(flags: &Export, config: &Config) -> Result<()> {
         true => {
             let mut encoder = zstd::Encoder::new(&mut file, 3).with_context(cannot)?;
             encoder.include_checksum(true).with_context(cannot)?;
-            let written = write(&mut records, &query, &mut BufWriter::new(&mut encoder)).with_context(cannot)?;
+            let written = write(&mut records, &query, &mut BufWriter::new(&mut encoder), &stop).with_context(cannot)?;
             encoder.finish().with_context(cannot)?;
             written
         }
-        false => write(&mut records, &query, &mut file).with_context(cannot)?,
+        false => write(&mut records, &query, &mut file, &stop).with_context(cannot)?,
     };
     file.finish()?;
-    written.told(&path.display().to_string())
+    written.told(&path.display().to_string(), &records)
 }
 
 /// What an export came to.
@@ -72,7 +78,7 @@ struct Written {
 }
 
 impl Written {
-    fn told(self, to: &str) -> Result<()> {
+    fn told(self, to: &str, records: &Records) -> Result<()> {
         let places = self
             .places
             .map_or(String::new(), |(first, last)| format!(" (sequences {first} to {last})"));
@@ -82,7 +88,7 @@ impl Written {
             size(self.bytes)
         );
         match self.damaged {
-            0 => Ok(()),
+            0 => records.whole(),
             damaged => Err(Damage(format!(
                 "{} more cannot be read: `tidegate wal verify` tells which",
                 counted(damaged, "record")
@@ -92,7 +98,7 @@ impl Written {
     }
 }
 
-fn write(records: &mut Records, query: &ops::Query, out: &mut dyn Write) -> Result<Written> {
+fn write(records: &mut Records, query: &ops::Query, out: &mut dyn Write, stop: &CancellationToken) -> Result<Written> {
     let bar = progress::records(query.to_seq.unwrap_or_default(), "exporting");
     let mut written = Written {
         records: 0,
@@ -103,6 +109,11 @@ fn write(records: &mut Records, query: &ops::Query, out: &mut dyn Write) -> Resu
     let mut from = query.from_seq.unwrap_or(1);
     loop {
         let page = records.page(query, from)?;
+        if stop.is_cancelled() {
+            out.flush()?;
+            let written = counted(written.records, "record");
+            return Err(Later(format!("stopped by a signal after {written}")).into());
+        }
         for mut item in page.items {
             let place = item.place();
             written.places = Some((written.places.map_or(place, |(first, _)| first), place));
@@ -123,10 +134,6 @@ fn write(records: &mut Records, query: &ops::Query, out: &mut dyn Write) -> Resu
     out.flush()?;
     bar.finish_and_clear();
     Ok(written)
-}
-
-fn broken_pipe(error: &anyhow::Error) -> bool {
-    (error.downcast_ref::<io::Error>()).is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
 }
 
 pub(super) fn is_zst(path: &Path) -> bool {

@@ -115,9 +115,13 @@ pub(super) fn import(flags: &Import, config: &Config) -> Result<()> {
         0 => "",
         _ => ", behind those that the log had before",
     };
+    let pipe = match flags.file.as_os_str() == "-" {
+        true => ". Whether they were all, the command that has written them says",
+        false => "",
+    };
     eprintln!(
-        "imported {taken} with the identity they had, as new sequences {first} to {last}{behind}. A file that is imported \
-         twice is in the log twice, and landed once"
+        "imported {taken} with the identity they had, as new sequences {first} to {last}{behind}{pipe}. A file that is \
+         imported twice is in the log twice, and landed once"
     );
     Ok(())
 }
@@ -146,11 +150,14 @@ impl Taking<'_> {
         // What comes before a line that is wrong is taken all the same.
         let number = self.send().and(read).map_err(|error| {
             let begin = self.flags.skip + self.taken;
-            let text = format!(
-                "{}: {error}. {} before that were taken; once it is mended `--skip {begin}` goes on behind them",
-                self.flags.file.display(),
-                counted(self.taken, "record"),
-            );
+            let file = self.flags.file.display();
+            let text = match begin {
+                0 => format!("{file}: {error}. None was taken"),
+                _ => format!(
+                    "{file}: {error}. {} before that were taken; `--skip {begin}` goes on behind them",
+                    counted(self.taken, "record"),
+                ),
+            };
             error.context(text)
         })?;
         if self.flags.skip > number {
@@ -281,8 +288,23 @@ fn opened(path: &Path) -> Result<Box<dyn BufRead>> {
             ))
         })?),
     };
+    if is_zst(path) {
+        sound(path)?;
+    }
     Ok(match is_zst(path) {
         true => Box::new(BufReader::new(zstd::Decoder::new(file)?)),
         false => Box::new(BufReader::new(file)),
     })
+}
+
+/// Reads all of a compressed file for its checksum, which comes last: a line may be changed and still be a record.
+fn sound(path: &Path) -> Result<()> {
+    let read = File::open(path).and_then(|file| io::copy(&mut zstd::Decoder::new(file)?, &mut io::sink()));
+    match read {
+        Ok(_) => Ok(()),
+        Err(error) => Err(anyhow!(
+            "{} is damaged, or not all of it is here ({error}): take another copy of it; nothing was changed",
+            path.display()
+        )),
+    }
 }

@@ -179,13 +179,18 @@ pub(super) fn tail(flags: &Tail, config: &Config) -> Result<()> {
             Usage("nothing comes into a folder whose gateway does not run: leave --follow out".to_owned()).into(),
         );
     }
-    let mut from = (records.committed()? + 1).saturating_sub(flags.lines).max(1);
+    if flags.lines == 0 && !flags.follow {
+        return Ok(());
+    }
+    let (mut from, mut skip) = last(&mut records, flags.lines)?;
     let mut listing = Listing::new(flags.json);
     let query = Query::default();
     let mut look = || -> Result<bool> {
         loop {
             let page = records.page(&query, from)?;
-            if !listing.print(&page.items)? {
+            let skipped = usize::try_from(skip).unwrap_or(usize::MAX).min(page.items.len());
+            skip -= skipped as u64;
+            if !listing.print(page.items.get(skipped..).unwrap_or_default())? {
                 return Ok(false);
             }
             listing.damaged(&page.damaged);
@@ -215,6 +220,34 @@ pub(super) fn tail(flags: &Tail, config: &Config) -> Result<()> {
     })
 }
 
+/// From where on there are the last `count` records, and how many of those there are to be left out. The last sequences may
+/// hold none: a start or a salvage passes over a million where the end was lost.
+fn last(records: &mut Records, count: u64) -> Result<(Sequence, u64)> {
+    let (trimmed, committed) = (records.trimmed()?, records.committed()?);
+    let mut span = count;
+    loop {
+        let first = (committed + 1).saturating_sub(span).max(trimmed + 1);
+        let query = Query {
+            to_seq: Some(committed),
+            only_count: true,
+            ..Query::default()
+        };
+        let (mut from, mut found) = (first, 0);
+        while from <= committed {
+            let page = records.page(&query, from)?;
+            found += page.matched;
+            from = page.next;
+            if page.end {
+                break;
+            }
+        }
+        if found >= count || first == trimmed + 1 {
+            return Ok((first, found.saturating_sub(count)));
+        }
+        span = span.saturating_mul(4);
+    }
+}
+
 /// A table that begins with the first record, or lines of JSON.
 pub(in crate::cli) struct Listing {
     json: bool,
@@ -234,6 +267,11 @@ impl Listing {
     /// Whether there was nothing to show, nor anything that could not be read.
     pub(in crate::cli) fn is_empty(&self) -> bool {
         !self.began && self.damaged == 0
+    }
+
+    /// Whether something could not be read.
+    pub(in crate::cli) fn is_damaged(&self) -> bool {
+        self.damaged > 0
     }
 
     /// Whether anybody still reads.

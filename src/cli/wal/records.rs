@@ -9,7 +9,7 @@ use jiff::tz::TimeZone;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 
 use super::super::ask::Listener;
-use super::super::at::{At, Where, archive, in_use};
+use super::super::at::{At, Where, archive, check_signs, in_use};
 use super::super::exit::Usage;
 use crate::config::Config;
 use crate::ops::{Limits, Page, Query, page};
@@ -174,6 +174,14 @@ impl Records {
         match self {
             Self::Online(listener) => told(listener, name),
             Self::Offline { archive, .. } => Ok(archive.log(Part::Main).map_or(0, |log| of(log.watermarks()))),
+        }
+    }
+
+    /// Whether what was read is all that was there: see [`check_signs`]. A gateway tells damage itself.
+    pub(super) fn whole(&self) -> Result<()> {
+        match self {
+            Self::Online(_) => Ok(()),
+            Self::Offline { archive, .. } => check_signs(archive),
         }
     }
 

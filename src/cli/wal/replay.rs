@@ -16,7 +16,7 @@ use tokio::runtime::Runtime;
 use tokio_util::sync::CancellationToken;
 
 use super::super::ask::{AskError, Listener, Part as Asked, Place as Address};
-use super::super::at::{archive, in_use};
+use super::super::at::{archive, check_signs, in_use};
 use super::super::exit::{Damage, Later, Usage};
 use super::super::whole::Kept;
 use super::super::words::{counted, size};
@@ -105,6 +105,10 @@ pub(super) fn replay(flags: &Replay, config: &Config) -> Result<()> {
     let source = archive(path)?;
     let id = source.id()?;
     let query = flags.filter.query()?;
+    let rate = flags.rate.map(|rate| rate.as_u64());
+    if rate == Some(0) {
+        return Err(Usage("--rate 0 would send nothing: name bytes a second, such as \"2 MiB\"".to_owned()).into());
+    }
     let mut place = Progress {
         wal: id.to_string(),
         query: query.clone(),
@@ -147,7 +151,8 @@ pub(super) fn replay(flags: &Replay, config: &Config) -> Result<()> {
         source: &source,
         id,
         query,
-        pace: Pace::new(flags.rate.map(|rate| rate.as_u64()), Instant::now()),
+        // Nothing is sent that could be too fast.
+        pace: Pace::new(rate.filter(|_| !flags.dry_run), Instant::now()),
         stop,
         sums: Sums::default(),
         refused: Vec::new(),
@@ -193,6 +198,7 @@ pub(super) fn replay(flags: &Replay, config: &Config) -> Result<()> {
         ))
         .into());
     }
+    check_signs(&source)?;
     if run.sums.refused > 0 {
         anyhow::bail!(
             "{} {} refused, and still in {}: what is told above must be mended, then a replay sends them",
@@ -292,6 +298,7 @@ impl Way {
             Self::Kafka(sender) => sender.send(batch, &|| stop.is_cancelled()).map_err(kafka),
             Self::Gateway(target, id) => {
                 let deadline = Instant::now() + PATIENCE;
+                let mut told = false;
                 loop {
                     let items = batch.iter().map(|(sequence, record)| {
                         let mut item = Item::of_record(*id, *sequence, record);
@@ -302,7 +309,12 @@ impl Way {
                         Ok(_) => return Ok(Vec::new()),
                         Err(error) if !may_pass(&error) || Instant::now() >= deadline => return Err(error),
                         Err(error) if stop.is_cancelled() => return Err(error),
-                        Err(_) => std::thread::sleep(RETRY),
+                        Err(error) => {
+                            if !std::mem::replace(&mut told, true) {
+                                eprintln!("{error}; trying again, {} s at most", PATIENCE.as_secs());
+                            }
+                            std::thread::sleep(RETRY);
+                        }
                     }
                 }
             }

@@ -27,6 +27,8 @@ cases!["damage_folder":
     a_newer_version_is_exit_2_and_untouched [],
     a_folder_of_another_user_is_named [],
     a_gateway_starts_while_it_is_verified [],
+    what_no_reader_comes_across_is_told [Kafka],
+    a_tail_goes_back_over_what_holds_nothing [],
 ];
 
 /// `tidegate wal VERB --wal FOLDER MORE` ends with `code` and says all of `words`.
@@ -358,4 +360,77 @@ fn a_gateway_starts_while_it_is_verified() {
         codes.contains(&0) && codes.contains(&4),
         "before, between and during: {codes:?}"
     );
+}
+
+/// Where a whole log is gone, or what says how far one had come, all that is read is right, and not all that there was.
+fn what_no_reader_comes_across_is_told() {
+    let source = Source::partly_acknowledged(&mut Random::new());
+    let folder = tempfile::tempdir().unwrap();
+    let without = |part: &str| {
+        let wal = folder.path().join(part);
+        source.copy_to(&wal);
+        let gone = wal.join(part);
+        match gone.is_dir() {
+            true => fs::remove_dir_all(gone).unwrap(),
+            false => fs::remove_file(gone).unwrap(),
+        }
+        wal
+    };
+    let told = |arguments: &[&str], words: &str| {
+        let output = tidegate(arguments);
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(3), "{arguments:?}: {stderr}");
+        assert!(
+            stderr.contains("this may not be all") && stderr.contains(words),
+            "{stderr}"
+        );
+        assert!(
+            !stderr.contains("nothing is held") && !stderr.contains("there are no dead"),
+            "{stderr}"
+        );
+    };
+    let wal = without("held");
+    told(&["held", "list", "--wal", text(&wal)], "'held' was made and is gone");
+    told(
+        &["held", "list", "--records", "--wal", text(&wal)],
+        "'held' was made and is gone",
+    );
+    let wal = without("dead-letters");
+    for verb in ["list", "export"] {
+        told(
+            &["dead-letters", verb, "--wal", text(&wal)],
+            "'dead-letters' was made and is gone",
+        );
+    }
+    let wal = without("witness");
+    told(&["wal", "export", "--wal", text(&wal)], "the witness is missing");
+    told(
+        &["wal", "replay", "--dry-run", "--all", "--wal", text(&wal)],
+        "the witness is missing",
+    );
+}
+
+/// A salvage passes over a million sequences where nobody knows how far the log had come.
+fn a_tail_goes_back_over_what_holds_nothing() {
+    let source = Source::killed(&mut Random::new(), 400);
+    let folder = tempfile::tempdir().unwrap();
+    let (copy, saved) = (folder.path().join("copy"), folder.path().join("saved"));
+    source.copy_to(&copy);
+    fs::remove_file(copy.join("witness")).unwrap();
+    ends(
+        &["salvage", "--wal", text(&copy), "--to", text(&saved)],
+        3,
+        &["has everything else"],
+    );
+    let lines = |arguments: &[&str]| {
+        let output = tidegate(&[&["wal"], arguments, &["--json", "--wal", text(&saved)]].concat());
+        assert!(output.status.success(), "{output:?}");
+        let stdout = String::from_utf8(output.stdout).unwrap();
+        stdout.lines().map(str::to_owned).collect::<Vec<_>>()
+    };
+    let all = lines(&["list", "--limit", "0"]);
+    for count in [1, 7, 10_000] {
+        let last = &all[all.len().saturating_sub(count)..];
+        assert_eq!(lines(&["tail", "-n", &count.to_string()]), last, "{count}");
+    }
 }
