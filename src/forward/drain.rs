@@ -100,6 +100,8 @@ pub(super) struct Drain {
     pub(super) lane_blocked: Option<Instant>,
     pub(super) topics: Topics,
     pub(super) pace: Pace,
+    /// Whether the log is walked before the lane.
+    main_is_next: bool,
     pub(super) failures: Vec<Failure>,
     /// A send that failed at once, for its topic.
     pub(super) refused: Option<(u32, RDKafkaErrorCode)>,
@@ -154,6 +156,7 @@ impl Drain {
             lane_blocked: None,
             topics: Topics::new(),
             pace: Pace::new(options.bytes_per_second_max, now),
+            main_is_next: false,
             wal,
             options,
             on_delivery,
@@ -197,8 +200,17 @@ impl Drain {
             let busy = self.transact()?;
             self.sift()?;
             self.letters_step()?;
-            let lane = self.lane_step()?;
-            let main = self.main_step()?;
+            let (lane, main) = match self.main_is_next {
+                true => {
+                    let main = self.main_step()?;
+                    (self.lane_step()?, main)
+                }
+                false => (self.lane_step()?, self.main_step()?),
+            };
+            // Who had all that the pace allows is second then, or a long pass would leave nothing to all other topics.
+            if lane != main {
+                self.main_is_next = lane;
+            }
             self.publish(false);
             if !lane && !main && !busy {
                 self.rest();

@@ -18,7 +18,7 @@ use super::reader::{Reader, View};
 use super::recovery::{FRESH_BYTES_MAX, end_of, seen_behind};
 use super::scan::Index;
 use super::witness::{self, Marks};
-use super::{HELD, LETTERS, MAIN, Watermarks, identity, made_mark};
+use super::{Gone, HELD, LETTERS, MAIN, Watermarks, identity};
 use crate::record::{Sequence, WalId};
 
 /// Why a folder cannot be read as a WAL.
@@ -127,7 +127,7 @@ pub struct Archive {
     folder: PathBuf,
     id: Result<WalId, String>,
     logs: Vec<Arc<Archived>>,
-    gone: Vec<Part>,
+    gone: Vec<Gone>,
 }
 
 impl Archive {
@@ -159,13 +159,10 @@ impl Archive {
         let mut gone = Vec::new();
         for part in Part::ALL {
             let place = part.folder(folder);
+            gone.extend(Gone::look(folder, part).map_err(ArchiveError::io("read", folder))?);
             match fs::metadata(&place) {
                 // It was never needed. Anything else that is no folder is told.
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                    if made_mark(folder, part.name()).exists() {
-                        gone.push(part);
-                    }
-                }
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 Err(source) => return Err(ArchiveError::io("read", &place)(source)),
                 Ok(_) => logs.push(Arc::new(Archived::open(part, place)?)),
             }
@@ -206,9 +203,9 @@ impl Archive {
         self.logs.iter()
     }
 
-    /// Logs that were made once and whose folder is not here: nobody knows what was in them.
+    /// Side logs whose folder was lost.
     #[must_use]
-    pub fn gone(&self) -> &[Part] {
+    pub fn gone(&self) -> &[Gone] {
         &self.gone
     }
 

@@ -10,7 +10,7 @@
 //!   gen-<first>-<key>/ ...      see generations.rs
 //!   stamps                      see stamps.rs
 //!   held/  dead-letters/        logs of the same kind, made when first needed
-//!   held.made  ...              says so, that the loss of the whole folder is noticed
+//!   held.made  ...              see gone.rs
 //! ```
 //!
 //! A record's way: [`Batch::push`] encodes it in the caller's thread; [`Log::append`] queues the batch; the
@@ -35,6 +35,7 @@ mod error;
 mod frame;
 mod generation;
 mod generations;
+mod gone;
 mod housekeeper;
 mod identity;
 mod latency;
@@ -57,7 +58,7 @@ mod verify;
 mod witness;
 mod writer;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, OnceLock};
 use std::task::{Context, Poll};
@@ -70,6 +71,7 @@ pub use archive::{Archive, ArchiveError, Archived, Part, Witnessed, check_unused
 pub use dead_letter::{Handled, Letter, LetterState, LettersCause, LettersError, Piece, Register, Which};
 pub use error::{AckError, AppendError, OpenError, ReadError};
 pub use generations::Retain;
+pub use gone::Gone;
 pub use identity::{Peek, peek};
 pub use log::Log;
 pub use ranges::{Range, count as count_sequences, joined};
@@ -358,13 +360,10 @@ impl Wal {
                 lock,
             }),
         };
-        for name in [HELD, LETTERS] {
-            if !wal.side_folder(name).exists() && made_mark(&wal.inner.options.path, name).exists() {
-                tracing::error!(
-                    log = name,
-                    "the folder '{name}' of the log is gone, and what was in it: put it back while the gateway is stopped, or \
-                     remove the file '{name}.made' beside it to accept the loss"
-                );
+        for part in Part::ALL {
+            let path = &wal.inner.options.path;
+            if let Some(gone) = Gone::look(path, part).map_err(OpenError::io("read", path))? {
+                tracing::error!(log = part.name(), "{gone}: {}", gone.advice());
             }
         }
         if wal.side_folder(HELD).exists() {
@@ -444,6 +443,7 @@ impl Wal {
 
     fn open_side(&self, name: &'static str) -> Result<Log, OpenError> {
         let options = &self.inner.options;
+        gone::remember(&options.path, name).map_err(OpenError::io("write", &options.path))?;
         let log = Log::open(
             LogOptions {
                 folder: self.side_folder(name),
@@ -458,12 +458,9 @@ impl Wal {
             Arc::clone(&self.inner.poison),
         )?;
         // Before it has any record.
-        let mark = made_mark(&options.path, name);
-        if !mark.exists() {
-            let made = std::fs::File::create(&mark).and_then(|_| durable::sync_folder(&options.path));
-            made.inspect_err(|_| log.close())
-                .map_err(OpenError::io("write", &mark))?;
-        }
+        gone::made(&options.path, name)
+            .inspect_err(|_| log.close())
+            .map_err(OpenError::io("write", &options.path))?;
         Ok(log)
     }
 
@@ -537,11 +534,6 @@ impl Wal {
             .map(drop)
             .map_err(OpenError::io("start a thread for", &self.inner.options.path))
     }
-}
-
-/// The file that says that a log of its own was made in a WAL's folder.
-fn made_mark(wal: &Path, name: &str) -> PathBuf {
-    wal.join(format!("{name}.made"))
 }
 
 const MAIN: &str = "main";

@@ -134,8 +134,8 @@ fn fill(source: &Archive, id: WalId, work: &Path, progress: &dyn Fn(u64)) -> Res
     for log in source.logs() {
         salvaged.push(copy(log, &log.part().folder(work), progress)?);
     }
-    salvaged.extend(source.gone().iter().map(|part| Salvaged {
-        part: *part,
+    salvaged.extend(source.gone().iter().map(|gone| Salvaged {
+        part: gone.part,
         records: 0,
         lost: Vec::new(),
         unknown: None,

@@ -10,7 +10,7 @@ use super::generation::DATA_FILE;
 use super::generations::DAMAGED;
 use super::identity::IDENTITY;
 use super::witness::Marks;
-use super::{made_mark, ranges, witness};
+use super::{Gone, ranges, witness};
 
 /// What shows, in words for people; nothing of a folder in which no log was made yet.
 ///
@@ -22,9 +22,8 @@ pub fn signs(folder: &Path) -> io::Result<Vec<String>> {
         let place = part.folder(folder);
         if place.try_exists()? {
             of_part(part, &place, &mut signs)?;
-        } else if made_mark(folder, part.name()).try_exists()? {
-            signs.push(format!("the folder '{}' was made and is gone", part.name()));
         }
+        signs.extend(Gone::look(folder, part)?.map(|gone| gone.to_string()));
     }
     Ok(signs)
 }
@@ -132,7 +131,8 @@ mod tests {
         fs::write(wal.join(generation).join(ranges::DAMAGED), "").unwrap();
         fs::create_dir_all(wal.join(DAMAGED).join(generation)).unwrap();
         fs::create_dir(Part::Held.folder(wal)).unwrap();
-        fs::write(made_mark(wal, "dead-letters"), "").unwrap();
+        fs::write(wal.join("dead-letters.made"), "").unwrap();
+        fs::write(wal.join("held.gone"), "").unwrap();
         let before = signs(wal).unwrap();
         assert_eq!(
             before,
@@ -141,6 +141,7 @@ mod tests {
                 "generations in which something could not be read: 1",
                 "generations that are set aside in 'damaged': 1",
                 "the witness of held is missing",
+                "the folder 'held' was gone when it was needed, and was made anew",
                 "the folder 'dead-letters' was made and is gone",
             ]
         );

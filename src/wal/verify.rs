@@ -201,18 +201,14 @@ fn tell(log: &Archived, unreadable_bytes: u64, verified: &mut Verified) {
 pub fn verify_all(archive: &Archive, progress: &(dyn Fn(u64) + Sync)) -> Result<Vec<Verified>, ArchiveError> {
     let there = archive.logs().map(|log| verify(log, progress));
     let mut verified: Vec<Verified> = there.collect::<Result<_, _>>()?;
-    verified.extend(archive.gone().iter().map(|part| Verified {
-        part: *part,
+    verified.extend(archive.gone().iter().map(|gone| Verified {
+        part: gone.part,
         watermarks: Watermarks::default(),
         generations: 0,
         disk_bytes: 0,
         records: 0,
         lost: Vec::new(),
-        faults: vec![format!(
-            "the folder '{0}' was made and is gone: what was in it is lost, and nobody knows how much that was. Put it back, \
-             or remove the file '{0}.made' to accept the loss",
-            part.name()
-        )],
+        faults: vec![format!("{gone}: {}", gone.advice())],
         notes: Vec::new(),
     }));
     archive.check_unused()?;

@@ -19,7 +19,7 @@ cases!["bad_input":
     a_slow_body_times_out [],
     slow_headers_are_cut_off [],
     header_floods_are_refused [],
-    ten_thousand_idle_connections_leave_room_for_a_post [Files],
+    ten_thousand_idle_connections_leave_room_for_a_post [Files, Alone],
 ];
 
 /// A request that is wrong, and what it must be answered.

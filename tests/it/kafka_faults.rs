@@ -12,7 +12,7 @@ mod stops;
 mod topics;
 
 use std::collections::HashSet;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -21,6 +21,7 @@ use crate::support::gateway::{Config, Gateway};
 use crate::support::kafka::Kafka;
 use crate::support::ledger::{Ledger, Tally};
 use crate::support::load::{Load, outcome, value};
+use crate::support::pool::{Lent, Pool};
 use crate::support::{Case, Part, seconds, soak, wait_until};
 
 /// The tests of one delivery mode.
@@ -75,10 +76,10 @@ fn rounds(normal: u64) -> u64 {
     if soak() { 20 } else { normal }
 }
 
-/// The broker that tests stop and start; whatever the one before left, it runs.
-fn own_kafka() -> &'static Kafka {
-    static OWN: OnceLock<Kafka> = OnceLock::new();
-    let kafka = OWN.get_or_init(Kafka::private);
+/// A broker to stop and start, for one test at a time; whatever the one before left, it runs.
+fn own_kafka() -> Lent<Kafka> {
+    static OWN: Pool<Kafka> = Pool::new();
+    let kafka = OWN.lend(Kafka::private);
     let is_astray = kafka.advertise(None);
     if is_astray || !kafka.runs() {
         kafka.kill();

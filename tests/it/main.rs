@@ -1,8 +1,9 @@
 //! tidegate as its users start it: the binary, on this machine's loopback, with a real Apache Kafka.
 //!
 //! A harness of its own (libtest-mimic) instead of `#[test]`: a test whose parts are not on this machine is
-//! reported as ignored and says what it misses, one broker serves the whole run and is stopped at its end,
-//! and tests run one at a time (several of them measure time or load). `tests/run` leaves nothing out.
+//! reported as ignored and says what it misses, and one broker serves the whole run and is stopped at its end.
+//! `tests/run` leaves nothing out. Two tests run side by side, for most of them wait most of the time; what
+//! measures runs [alone](support::Part::Alone).
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
 
@@ -37,12 +38,36 @@ mod wal_verbs;
 
 use std::io::Write as _;
 use std::process::ExitCode;
+use std::sync::{Mutex, PoisonError, RwLock};
+use std::time::{Duration, Instant};
 
 use libtest_mimic::{Arguments, Completion, Trial};
 
+use support::{Case, Part};
+
+/// How many of the longest tests the end of a run names: they are where its minutes go.
+const LONGEST: usize = 12;
+
+/// Runs a test beside another one, or alone. A test that fails is no reason for the others to.
+fn run(case: &Case) {
+    static MACHINE: RwLock<()> = RwLock::new(());
+    let (_alone, _beside);
+    match case.needs.contains(&Part::Alone) {
+        true => _alone = MACHINE.write().unwrap_or_else(PoisonError::into_inner),
+        false => _beside = MACHINE.read().unwrap_or_else(PoisonError::into_inner),
+    }
+    let began = Instant::now();
+    (case.run)();
+    let mut took = TOOK.lock().unwrap_or_else(PoisonError::into_inner);
+    took.push((began.elapsed(), case.name));
+}
+
+/// Of the tests that passed.
+static TOOK: Mutex<Vec<(Duration, &str)>> = Mutex::new(Vec::new());
+
 fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
-    arguments.test_threads.get_or_insert(1);
+    arguments.test_threads.get_or_insert(2);
     let modules = [
         harness::CASES,
         checker::CASES,
@@ -93,10 +118,9 @@ fn main() -> ExitCode {
         if !missing.is_empty() && !is_required {
             skipped.push(format!("{}: {reason}", case.name));
         }
-        let run = case.run;
         trials.push(Trial::ignorable_test(case.name, move || {
             if reason.is_empty() {
-                run();
+                run(case);
                 return Ok(Completion::Completed);
             }
             if is_required {
@@ -108,13 +132,22 @@ fn main() -> ExitCode {
     let conclusion = libtest_mimic::run(&arguments, trials);
     support::kafka::Kafka::end_shared();
     support::postgres::Postgres::end_shared();
-    if !arguments.list && !skipped.is_empty() {
-        // Not a print macro: this line is to be seen whatever captures those.
-        let text = format!(
-            "\nskipped here (./tests/run leaves out only what needs a loop device, where there is none):\n  {}\n",
-            skipped.join("\n  ")
-        );
-        std::io::stderr().write_all(text.as_bytes()).expect("stderr is open");
+    let mut took = TOOK.lock().unwrap_or_else(PoisonError::into_inner);
+    took.sort_unstable_by(|a, b| b.cmp(a));
+    let longest = took.iter().take(LONGEST);
+    let longest = longest.map(|(time, name)| format!("{:.1} s {name}", time.as_secs_f64()));
+    tell("the longest", &longest.collect::<Vec<_>>());
+    if !arguments.list {
+        let about = "skipped here (./tests/run leaves out only what needs a loop device, where there is none)";
+        tell(about, &skipped);
     }
     conclusion.exit_code()
+}
+
+fn tell(about: &str, lines: &[String]) {
+    if !lines.is_empty() {
+        // Not a print macro: this is to be seen whatever captures those.
+        let text = format!("\n{about}:\n  {}\n", lines.join("\n  "));
+        std::io::stderr().write_all(text.as_bytes()).expect("stderr is open");
+    }
 }

@@ -18,9 +18,9 @@ use crate::support::proxy::{Line, Proxy};
 use crate::support::{FORM, raw, seconds, soak, unique, wait_until};
 
 cases!["overload":
-    more_clients_than_it_can_serve_are_refused_in_time [],
-    two_thousand_slow_clients_hold_up_nobody [Files],
-    a_full_log_and_a_full_queue_refuse_and_recover [Kafka],
+    more_clients_than_it_can_serve_are_refused_in_time [Alone],
+    two_thousand_slow_clients_hold_up_nobody [Files, Alone],
+    a_full_log_and_a_full_queue_refuse_and_recover [Kafka, Alone],
 ];
 
 /// The most memory that the gateway ever has: the commits on their way, connections, what waits for Kafka.

@@ -47,10 +47,7 @@ pub(super) fn status(path: &Path, config: &Config) -> Result<Answer, FolderError
     let letters = ops::Letters::folder(&archive, own)?.count();
     let oldest_received_ms = oldest(&archive)?;
     let identity = archive.id().err().map(|error| error.to_string());
-    let gone = archive
-        .gone()
-        .iter()
-        .map(|part| format!("the folder '{}' was made and is gone", part.name()));
+    let gone = archive.gone().iter().map(ToString::to_string);
     let faults = archive.logs().flat_map(|log| faults(log, path));
     let faults: Vec<String> = identity.into_iter().chain(gone).chain(faults).collect();
     let free = rustix::fs::statvfs(path).map(|stat| stat.f_bavail.saturating_mul(stat.f_frsize));

@@ -156,6 +156,9 @@ fn verify_folder(flags: &Verify, path: &std::path::Path) -> Result<()> {
     }
     let lost: u64 = damaged.iter().map(|log| log.lost_records()).sum();
     let what = match lost {
+        0 if !archive.gone().is_empty() => {
+            "a folder of records was lost, and nobody knows how many they were".to_owned()
+        }
         0 => "no record is known to be lost, but the folder is damaged".to_owned(),
         lost => format!("{} cannot be read", counted(lost, "record")),
     };
@@ -346,7 +349,7 @@ fn saved(log: &Salvaged, json: bool) -> Result<String> {
     let lost: Vec<ToldLost<'_>> = log.lost.iter().map(|lost| ToldLost::of(lost, log.acked)).collect();
     let gone = log
         .gone
-        .then_some("its folder was made and is gone: what was in it is lost, and nobody knows how much that was");
+        .then_some("its folder was lost, with what was in it, and nobody knows how much that was");
     if json {
         let told = Told {
             log: log.part.name(),

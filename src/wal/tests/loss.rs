@@ -218,6 +218,36 @@ fn a_side_log_that_is_gone_is_told() {
     assert_eq!(faults(), 0);
 }
 
+/// The gateway goes on with a new one, and what had been in the old one is told until somebody accepts it.
+#[test]
+fn a_side_log_that_was_made_anew_is_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let hold = |value| {
+        let wal = Wal::open(options(folder.path())).unwrap();
+        append(&wal, &[vec![1]]);
+        let held = wal.held_or_create().unwrap();
+        held.append(batch(&[vec![value]])).unwrap().wait().unwrap();
+        wal.close().unwrap();
+    };
+    let told = || {
+        let archive = Archive::open(folder.path()).unwrap();
+        let verified = verify_all(&archive, &|_| {}).unwrap();
+        let faults: usize = verified.iter().map(|log| log.faults.len()).sum();
+        assert_eq!(super::super::signs(folder.path()).unwrap().len(), faults);
+        faults
+    };
+    hold(5);
+    for _ in 0..2 {
+        fs::remove_dir_all(folder.path().join(HELD)).unwrap();
+        hold(6);
+        assert_eq!(told(), 1);
+    }
+    hold(7);
+    assert_eq!(told(), 1, "a start later, too");
+    fs::remove_file(folder.path().join("held.gone")).unwrap();
+    assert_eq!(told(), 0);
+}
+
 /// Nothing but the identity is left: a record under it could be taken for one of before.
 #[test]
 fn an_emptied_folder_gets_a_new_identity() {

@@ -19,9 +19,12 @@ cases!["exactly_once::mark":
     a_redirect_that_the_lane_does_not_know_of_is_not_repeated [Kafka],
     a_letter_that_was_requeued_is_not_what_the_lane_has_settled [OwnKafka],
     without_a_watermark_in_kafka_the_folders_own_counts [Kafka],
-    a_topic_of_watermarks_that_is_deleted_is_made_again [Kafka],
+    a_topic_of_watermarks_that_is_deleted_is_made_again [OwnKafka],
     a_watermark_that_is_too_long_for_the_brokers_is_told_briefly [OwnKafka],
 ];
+
+/// Some seconds of a pass at 8 KiB a second.
+const HELD: usize = 300;
 
 fn held(gateway: &Gateway) -> usize {
     gateway.metric("tidegate_held_records") as usize
@@ -165,13 +168,16 @@ fn without_a_watermark_in_kafka_the_folders_own_counts() {
 
 /// With the topic Kafka forgets the watermark, too.
 fn a_topic_of_watermarks_that_is_deleted_is_made_again() {
-    let kafka = Kafka::shared();
+    // That topic is of all gateways of a cluster.
+    let kafka = &Kafka::private();
     let topic = unique("mark-deleted");
     kafka.create_topic(&topic, 2, &[]);
     let ledger = Arc::new(Ledger::default());
     let mut gateway = Gateway::start(&config(kafka));
     let load = Load::start(&gateway, &ledger, &topic, 4);
-    for kill in [false, true] {
+    let made = |gateway: &Gateway| gateway.log().matches("tidegate-watermark was made").count();
+    for (times, kill) in [(1, false), (2, true)] {
+        wait_until("it is made", seconds(120), || made(&gateway) == times);
         let acked = gateway.metric("tidegate_wal_acked_sequence");
         kafka.delete_topic(WATERMARK);
         if kill {
@@ -188,20 +194,24 @@ fn a_topic_of_watermarks_that_is_deleted_is_made_again() {
     assert!(tally.ok > 400, "{tally:?}");
 }
 
-/// While a pass over the lane goes on, records of its topics wait in the log, and those between them are in Kafka.
+/// While a pass over the lane goes on, records of its topics wait in the log, and those between them are in Kafka. It
+/// lasts for some seconds, in which the other topic gets its share of the pace.
 fn a_watermark_that_is_too_long_for_the_brokers_is_told_briefly() {
     let kafka = Kafka::private_with("offset.metadata.max.bytes=60");
     let (held_topic, other) = (unique("mark-long-held"), unique("mark-long"));
     kafka.create_topic(&other, 1, &[]);
-    let ledger = Arc::new(Ledger::default());
-    let gateway = Gateway::start(&config(&kafka));
-    let loads = [&held_topic, &other].map(|topic| Load::start(&gateway, &ledger, topic, 4));
-    wait_until("many are held", seconds(120), || held(&gateway) > 5_000);
+    let ledger = Ledger::default();
+    let mut config = config(&kafka);
+    config.set("forward.bytes_per_second_max", "8 KiB");
+    let gateway = Gateway::start(&config);
+    posts(&gateway, &ledger, &held_topic, HELD);
+    wait_until("they are held", seconds(120), || held(&gateway) == HELD);
     kafka.create_topic(&held_topic, 1, &[]);
     wait_until("the brokers have refused one", seconds(60), || {
+        posts(&gateway, &ledger, &held_topic, 1);
+        posts(&gateway, &ledger, &other, 1);
         gateway.log().contains("(offset.metadata.max.bytes)")
     });
-    loads.into_iter().for_each(Load::stop);
     gateway.wait_drained(seconds(120));
     wait_until("nothing is held", seconds(120), || held(&gateway) == 0);
     once(&kafka, &ledger, &[&held_topic, &other]);

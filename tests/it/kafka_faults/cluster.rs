@@ -1,20 +1,19 @@
 //! A cluster of three real brokers: replication factor 3, min.insync.replicas 2.
 
-use std::sync::OnceLock;
-
 use super::{Trial, config, rounds};
 use crate::support::cluster::Cluster;
+use crate::support::pool::{Lent, Pool};
 use crate::support::{poll, seconds, unique};
 
 /// The cluster of these tests, whole whatever the one before left, and a topic of its own.
-fn cluster() -> (&'static Cluster, String) {
-    static CLUSTER: OnceLock<Cluster> = OnceLock::new();
-    let cluster = CLUSTER.get_or_init(Cluster::start);
+fn cluster() -> (Lent<Cluster>, String) {
+    static CLUSTERS: Pool<Cluster> = Pool::new();
+    let cluster = CLUSTERS.lend(Cluster::start);
     let down: Vec<usize> = (0..3).filter(|node| !cluster.nodes[*node].runs()).collect();
     cluster.start_nodes(&down);
     let topic = unique("cluster");
     cluster.whole.create_topic(&topic, 3, &[]);
-    lead_by_preference(cluster, &topic);
+    lead_by_preference(&cluster, &topic);
     (cluster, topic)
 }
 
@@ -38,7 +37,7 @@ pub fn each_leader_killed_in_turn_costs_nothing(delivery: &str) {
         trial.delivers();
         cluster.nodes[victim].start();
         trial.delivers();
-        lead_by_preference(cluster, &topic);
+        lead_by_preference(&cluster, &topic);
     }
     assert_eq!(killed, [true; 3]);
     trial.finish(delivery, "the leader of a partition killed, three brokers");

@@ -1,9 +1,8 @@
 //! The line to the broker: cut, slow, or losing what is sent without a word.
 
-use std::sync::OnceLock;
-
 use super::{Trial, config, rounds};
 use crate::support::kafka::Kafka;
+use crate::support::pool::Pool;
 use crate::support::proxy::{Line, Proxy};
 use crate::support::{free_port, poll, seconds, unique};
 
@@ -13,13 +12,14 @@ const ANSWER_MAX: u64 = 3;
 /// Has something happen to the line, again and again, and it heals.
 fn trouble(delivery: &str, fault: &str, normal: u64, happens: impl Fn(&Trial<'_>, &Proxy, u64)) {
     // The tests' own clients go straight to the broker.
-    static BROKER: OnceLock<(Proxy, Kafka)> = OnceLock::new();
-    let (proxy, kafka) = BROKER.get_or_init(|| {
+    static BROKERS: Pool<(Proxy, Kafka)> = Pool::new();
+    let broker = BROKERS.lend(|| {
         let listener = free_port();
         let proxy = Proxy::start(listener);
         let kafka = Kafka::private_behind(proxy.port(), listener);
         (proxy, kafka)
     });
+    let (proxy, kafka) = &*broker;
     proxy.set(Line::Open);
     let topic = unique("line");
     kafka.create_topic(&topic, 3, &[]);

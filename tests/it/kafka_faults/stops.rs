@@ -2,17 +2,20 @@
 
 use super::{IN_FLIGHT_MIB, Trial, config, own_kafka, rounds};
 use crate::support::gateway::NOWHERE;
+use crate::support::kafka::Kafka;
+use crate::support::pool::Lent;
 use crate::support::{Random, seconds, soak, unique, wait_until};
 
-fn topic() -> String {
-    let topic = unique("stops");
-    own_kafka().create_topic(&topic, 3, &[]);
-    topic
+/// A broker, and a topic on it.
+fn broker() -> (Lent<Kafka>, String) {
+    let (kafka, topic) = (own_kafka(), unique("stops"));
+    kafka.create_topic(&topic, 3, &[]);
+    (kafka, topic)
 }
 
 pub fn a_long_outage_costs_nothing_and_no_memory(delivery: &str) {
-    let (kafka, topic) = (own_kafka(), topic());
-    let mut trial = Trial::start(kafka, &config(kafka.bootstrap(), delivery), &[&topic]);
+    let (kafka, topic) = broker();
+    let mut trial = Trial::start(&kafka, &config(kafka.bootstrap(), delivery), &[&topic]);
     let length = seconds(if soak() { 60 } else { 10 });
     for round in 0..rounds(1) {
         kafka.stop();
@@ -35,9 +38,9 @@ pub fn a_long_outage_costs_nothing_and_no_memory(delivery: &str) {
 }
 
 pub fn a_broker_that_freezes_costs_nothing(delivery: &str) {
-    let (kafka, topic) = (own_kafka(), topic());
+    let (kafka, topic) = broker();
     let mut random = Random::new();
-    let mut trial = Trial::start(kafka, &config(kafka.bootstrap(), delivery), &[&topic]);
+    let mut trial = Trial::start(&kafka, &config(kafka.bootstrap(), delivery), &[&topic]);
     for _ in 0..rounds(1) {
         kafka.freeze();
         trial.injected += 1;
@@ -52,8 +55,8 @@ pub fn a_broker_that_freezes_costs_nothing(delivery: &str) {
 }
 
 pub fn a_broker_that_is_killed_costs_nothing(delivery: &str) {
-    let (kafka, topic) = (own_kafka(), topic());
-    let mut trial = Trial::start(kafka, &config(kafka.bootstrap(), delivery), &[&topic]);
+    let (kafka, topic) = broker();
+    let mut trial = Trial::start(&kafka, &config(kafka.bootstrap(), delivery), &[&topic]);
     for _ in 0..rounds(1) {
         kafka.kill();
         trial.injected += 1;
@@ -65,8 +68,8 @@ pub fn a_broker_that_is_killed_costs_nothing(delivery: &str) {
 }
 
 pub fn a_wrong_address_that_is_mended_costs_nothing(delivery: &str) {
-    let (kafka, topic) = (own_kafka(), topic());
-    let mut trial = Trial::start(kafka, &config(kafka.bootstrap(), delivery), &[&topic]);
+    let (kafka, topic) = broker();
+    let mut trial = Trial::start(&kafka, &config(kafka.bootstrap(), delivery), &[&topic]);
     for _ in 0..rounds(1) {
         kafka.stop();
         // Nobody listens there.

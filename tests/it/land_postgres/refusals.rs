@@ -17,7 +17,7 @@ cases!["land_postgres":
     what_is_checked_at_the_commit_costs_its_row_only [Kafka, Postgres],
     what_a_trigger_raises_costs_its_row_and_a_conflict_is_tried_again [Kafka, Postgres],
     what_a_policy_refuses_costs_its_row_only [Postgres],
-    a_batch_of_which_everything_is_refused_takes_seconds [Postgres],
+    a_batch_of_which_everything_is_refused_takes_seconds [Postgres, Alone],
 ];
 
 fn a_row_that_a_trigger_passes_over_is_kept_apart() {

@@ -17,6 +17,7 @@ pub mod lander;
 pub mod ledger;
 pub mod load;
 pub mod mount;
+pub mod pool;
 pub mod postgres;
 pub mod proxy;
 pub mod raw;
@@ -78,6 +79,8 @@ pub enum Part {
     TinyDisk,
     /// A file system on a loop device: root, and a kernel that gives one.
     LoopMount,
+    /// No other test beside it: it measures time or memory, or takes all of the processor.
+    Alone,
 }
 
 impl Part {
@@ -101,6 +104,7 @@ impl Part {
             }
             Self::TinyDisk => (!tiny_disk_works()).then(|| "`unshare` cannot mount a tmpfs here".to_owned()),
             Self::LoopMount => mount::missing(),
+            Self::Alone => None,
         }
     }
 }
