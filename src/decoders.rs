@@ -15,7 +15,8 @@ use serde_json::value::RawValue;
 
 use crate::config;
 use crate::forward::Mark;
-use crate::ingest::{self, Envelope, IngestError, Key, Limits, Media, Shape};
+use crate::ingest::rest_proxy::Embedded;
+use crate::ingest::{self, Encoding, Envelope, IngestError, Key, Limits, Media, Shape, Taken};
 use crate::land::{Rule, decoding as landed, row::Field, table};
 use crate::ops::Item;
 use crate::record::{DECODING, ENCODING, Record, RecordRef, SEQUENCE_MAX, Topic, WalId};
@@ -30,6 +31,9 @@ pub const ALL: &[Decoder] = &[
     ("json", json),
     ("ndjson", ndjson),
     ("request", request),
+    ("encoding", encoding),
+    ("events", events),
+    ("rest_proxy", rest_proxy),
     ("record", record),
     ("letter", letter),
     ("frame", frame),
@@ -58,18 +62,27 @@ const LIMITS: Limits = Limits {
     request_bytes_max: 10_000,
 };
 
-/// The records of a body. What it was counted as is what it is, and every limit is kept.
-fn records(media: Media, shape: Shape, body: &[u8], key: Key) -> Result<Vec<Record>, IngestError> {
-    let envelope = Envelope {
+fn envelope(key: Key) -> Envelope {
+    Envelope {
         topic: Topic::parse("t").unwrap(),
         key,
+        content_type: None,
         headers: Vec::new(),
         received_ms: 7,
-    };
+    }
+}
+
+/// The records of a body.
+fn records(media: Media, shape: Shape, body: &[u8], key: Key) -> Result<Vec<Record>, IngestError> {
     let mut records = Vec::new();
-    let taken = ingest::read(media, shape, body, envelope, LIMITS, |record| {
+    let taken = ingest::read(media, shape, body, envelope(key), LIMITS, |record| {
         records.push(record.clone())
     })?;
+    checked(taken, records)
+}
+
+/// What records were counted as is what they are, and every limit is kept.
+fn checked(taken: Taken, records: Vec<Record>) -> Result<Vec<Record>, IngestError> {
     let bytes: usize = records.iter().map(Record::payload_bytes).sum();
     assert_eq!((taken.records, taken.bytes), (records.len(), bytes as u64));
     assert!((1..=LIMITS.records_max).contains(&records.len()) && bytes <= LIMITS.request_bytes_max);
@@ -86,7 +99,7 @@ fn text_of(record: &Record) -> &str {
 
 /// Whether an error is about a limit, not about what the bytes are.
 fn is_limit(error: &IngestError) -> bool {
-    !matches!(error, IngestError::Malformed(_))
+    !matches!(error, IngestError::Malformed(_) | IngestError::Invalid(_))
 }
 
 fn form(bytes: &[u8]) {
@@ -196,7 +209,7 @@ fn request(bytes: &[u8]) {
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     let (query, header, topic, body) = (text(part()), text(part()), text(part()), part());
     for error in [
-        ingest::check_content_encoding(encoding).err(),
+        ingest::Encoding::parse([encoding]).err(),
         Media::parse(Some(content_type), Shape::One).err(),
     ] {
         // What people read of it is short, whatever was sent.
@@ -227,6 +240,72 @@ fn request(bytes: &[u8]) {
     for shape in [Shape::One, Shape::Many] {
         if let Ok(media) = Media::parse(Some(content_type), shape) {
             drop(records(media, shape, body, key.clone()));
+        }
+    }
+}
+
+/// A compressed body: whatever it is, no more than the limit comes of it.
+fn encoding(bytes: &[u8]) {
+    for encoding in [Encoding::Gzip, Encoding::Deflate, Encoding::Zstd] {
+        if let Ok(expanded) = encoding.expand(bytes, 10_000) {
+            assert!(expanded.len() <= 10_000);
+        }
+    }
+}
+
+/// An event, and a batch of it: what is taken is what was sent.
+fn events(bytes: &[u8]) {
+    let one = records(Media::Event, Shape::Many, bytes, Key::Field("subject".into()));
+    drop(records(Media::Events, Shape::Many, bytes, Key::None));
+    let Ok(taken) = records(Media::Event, Shape::Many, bytes, Key::None) else {
+        assert!(one.is_err());
+        return;
+    };
+    assert_eq!(taken[0].value.as_deref(), Some(bytes));
+    check_json(&taken[0]);
+    let batch = [b"[", bytes, b",", bytes, b"]"].concat();
+    match records(Media::Events, Shape::Many, &batch, Key::None) {
+        Ok(both) => {
+            assert_eq!(both.len(), 2);
+            assert_eq!(both[0].value.as_deref(), Some(bytes.trim_ascii()));
+        }
+        Err(error) => assert!(is_limit(&error), "{error}"),
+    }
+}
+
+/// The bodies of the REST Proxy. v2 of JSON, which is the same once more as v3.
+fn rest_proxy(bytes: &[u8]) {
+    let v3 = |body: &[u8]| -> Result<Vec<Record>, IngestError> {
+        let mut records = Vec::new();
+        let each = |record: &Record| records.push(record.clone());
+        let (taken, sizes) = ingest::read_v3(body, envelope(Key::None), LIMITS, each)?;
+        assert_eq!(sizes.len(), taken.records);
+        checked(taken, records)
+    };
+    drop(v3(bytes));
+    for embedded in [Embedded::Binary, Embedded::Json] {
+        let mut records = Vec::new();
+        let each = |record: &Record| records.push(record.clone());
+        let Ok(taken) = ingest::read_v2(embedded, bytes, envelope(Key::None), LIMITS, each) else {
+            continue;
+        };
+        let records = checked(taken, records).unwrap();
+        if embedded == Embedded::Json {
+            let text = |bytes: &Option<Vec<u8>>| match bytes {
+                Some(bytes) => format!(r#"{{"type":"JSON","data":{}}}"#, String::from_utf8_lossy(bytes)),
+                None => "null".to_owned(),
+            };
+            let entry = |record: &Record| format!(r#"{{"key":{},"value":{}}}"#, text(&record.key), text(&record.value));
+            let again: String = records.iter().map(entry).collect();
+            match v3(again.as_bytes()) {
+                Ok(again) => {
+                    let pairs = |records: Vec<Record>| -> Vec<_> {
+                        records.into_iter().map(|record| (record.key, record.value)).collect()
+                    };
+                    assert_eq!(pairs(again), pairs(records));
+                }
+                Err(error) => assert!(is_limit(&error), "{error}"),
+            }
         }
     }
 }

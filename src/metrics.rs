@@ -98,6 +98,7 @@ pub const REJECTED_REASONS: &[&str] = &[
     "length_required",
     "too_large",
     "media_type",
+    "invalid",
     "rule",
     "rate",
     "headers",

@@ -55,6 +55,18 @@ fn seeds(name: &str) -> Vec<Vec<u8>> {
             "application/x-www-form-urlencoded\n\nkey=%00%ff+\nh\nt.v1-A\na=1&b=2",
             "application/x-ndjson\ngzip\n\n\n..\n{}\n{}",
         ]),
+        // Compressed by other hands: what the files there have.
+        "encoding" => corpus(name).into_iter().map(|(_, bytes)| bytes).collect(),
+        "events" => texts(&[
+            r#"{"specversion":"1.0","id":"7","source":"/pump","type":"t","subject":"s","data":{"a":[1]}}"#,
+            r#"[{"specversion":"1.0","id":"7","source":"/pump","type":"t","data_base64":"aGk="}]"#,
+        ]),
+        "rest_proxy" => texts(&[
+            r#"{"records":[{"key":"k","value":{"a":1.50}},{"value":null},{"key":null,"value":[1,"2"]}]}"#,
+            r#"{"records":[{"key":"aw==","value":"dg=="}]}"#,
+            "{\"key\":{\"type\":\"STRING\",\"data\":\"k\"},\"value\":{\"type\":\"JSON\",\"data\":{\"a\":1}},\
+             \"headers\":[{\"name\":\"h\",\"value\":\"aGk=\"}]}\n{\"value\":{\"type\":\"BINARY\",\"data\":\"aGk=\"}}",
+        ]),
         "record" => entries,
         "letter" => {
             let letter = Letter {

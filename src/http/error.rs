@@ -22,6 +22,7 @@ pub(super) enum Reason {
     Timeout,
     TooLarge,
     MediaType,
+    Invalid,
     Headers,
     WalFull,
     DiskLow,
@@ -48,6 +49,7 @@ impl Reason {
                 "Media type not taken",
                 None,
             ),
+            Self::Invalid => ("invalid", StatusCode::UNPROCESSABLE_ENTITY, "Cannot be done", None),
             Self::Headers => (
                 "headers",
                 StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
@@ -172,12 +174,31 @@ const PROBLEM_JSON: &str = "application/problem+json";
 
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
+        let document = self.document();
+        self.with_body(PROBLEM_JSON, document)
+    }
+}
+
+impl Problem {
+    /// As Confluent's REST Proxy says it: `{"error_code": CODE, "message": TEXT}` of this media type.
+    pub(super) fn of_rest_proxy(self, media: &'static str) -> Response {
+        let status = self.reason.status().as_u16();
+        // Its codes for a topic that is denied or is not there have two digits more.
+        let code = match self.reason {
+            Reason::Forbidden | Reason::NotFound | Reason::Unauthorized => status * 100 + 1,
+            _ => status,
+        };
+        let document = serde_json::json!({"error_code": code, "message": self.detail}).to_string();
+        self.with_body(media, document.into_bytes())
+    }
+
+    fn with_body(self, media: &'static str, body: Vec<u8>) -> Response {
         let (_, status, _, retry_after) = self.reason.facts();
-        let mut response = Response::new(Body::from(self.document()));
+        let mut response = Response::new(Body::from(body));
         *response.status_mut() = status;
         response.extensions_mut().insert(self.reason);
         let headers = response.headers_mut();
-        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(PROBLEM_JSON));
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(media));
         if let Some(seconds) = retry_after {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
         }
@@ -195,10 +216,12 @@ impl From<IngestError> for Problem {
             IngestError::Malformed(_) => Self::new(Reason::Malformed, detail),
             IngestError::RecordTooLarge { .. }
             | IngestError::TooManyRecords { .. }
+            | IngestError::ExpandedTooLarge { .. }
             | IngestError::RequestTooLarge { .. } => Self::new(Reason::TooLarge, detail),
+            IngestError::Invalid(_) => Self::new(Reason::Invalid, detail),
             IngestError::MediaType { .. } => Self::new(Reason::MediaType, detail),
             IngestError::ContentEncoding { .. } => {
-                Self::new(Reason::MediaType, detail).with(header::ACCEPT_ENCODING, "identity")
+                Self::new(Reason::MediaType, detail).with(header::ACCEPT_ENCODING, "gzip, deflate, zstd, identity")
             }
         }
     }
@@ -259,6 +282,7 @@ mod tests {
         Reason::Timeout,
         Reason::TooLarge,
         Reason::MediaType,
+        Reason::Invalid,
         Reason::Headers,
         Reason::WalFull,
         Reason::DiskLow,

@@ -26,6 +26,7 @@ mod picture;
 mod produce;
 mod readers;
 mod records;
+mod rest_proxy;
 mod samples;
 mod server;
 mod socket;
@@ -261,6 +262,10 @@ fn ingest_router(gateway: Arc<Gateway>) -> Router {
         .route("/hello/{name}", get(pages::greeting).fallback(pages::get_only))
         .route("/user/{username}", get(pages::user).fallback(pages::get_only))
         .route("/v1/topics/{topic}", any(produce::topic))
+        .route("/topics/{topic}", any(rest_proxy::v2))
+        .route("/v3/clusters", any(rest_proxy::clusters))
+        .route("/v3/clusters/{id}", any(rest_proxy::cluster))
+        .route("/v3/clusters/{id}/topics/{topic}/records", any(rest_proxy::v3))
         .route("/{source}", any(produce::source))
         .fallback(produce::unknown_path)
         .with_state(gateway)

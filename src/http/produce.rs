@@ -14,8 +14,10 @@ use bytes::Bytes;
 
 use super::error::{Problem, Reason};
 use super::{Gateway, SourceState, pages};
-use crate::ingest::{self, Envelope, IngestError, Key, Media, Shape, Taken};
-use crate::record::Topic;
+use crate::ingest::cloud_events::{self, Attributes};
+use crate::ingest::rest_proxy::{Embedded, Sizes};
+use crate::ingest::{self, Encoding, Envelope, Headers, IngestError, Key, Media, Shape, Taken};
+use crate::record::{Record, Topic};
 use crate::wal::{Batch, Receipt};
 
 /// The only method of both paths.
@@ -27,6 +29,8 @@ const INLINE_BYTES_MAX: usize = 256 << 10;
 pub(super) const ENCODERS_MAX: usize = 4;
 /// How many sources a 404 names.
 const SOURCES_NAMED_MAX: usize = 20;
+/// The most records of a request to the REST Proxy, v3: the answer says of each what it was.
+const V3_RECORDS_MAX: usize = 10_000;
 /// The topics that Kafka keeps for itself.
 const TOPIC_PREFIX_RESERVED: &str = "__";
 
@@ -49,32 +53,33 @@ pub(super) async fn source(State(gateway): State<Arc<Gateway>>, request: Request
         _ => return pages::only(request.method(), ALLOW),
     }
     let wants_json = accepts_json(request.headers());
-    let taken = take(
-        &gateway,
-        request,
-        Shape::One,
-        source.topic.clone(),
-        Key::None,
-        &source.key,
-    )
-    .await;
-    match taken {
+    let ask = Ask {
+        topic: source.topic.clone(),
+        key: Key::None,
+        key_default: source.key.clone(),
+        way: Way::Source,
+    };
+    match take(&gateway, request, ask).await {
         Err(problem) => problem.into_response(),
-        Ok((receipt, taken)) => {
-            source.counters.committed(taken);
+        Ok(kept) => {
+            source.counters.committed(kept.taken);
             let mut response = if wants_json {
-                receipt_json(&gateway, receipt, taken)
+                receipt_json(&gateway, &kept)
             } else {
                 let mut response = Response::new(Body::from(Bytes::from_static(b"OK")));
                 response.headers_mut().insert(header::CONTENT_TYPE, TEXT);
                 response
             };
-            let headers = response.headers_mut();
-            headers.insert(WAL, gateway.wal_header.clone());
-            headers.insert(SEQ, HeaderValue::from(receipt.first_seq));
+            identify(&gateway, &kept.receipt, response.headers_mut());
             response
         }
     }
+}
+
+/// Says which records they are.
+pub(super) fn identify(gateway: &Gateway, receipt: &Receipt, headers: &mut HeaderMap) {
+    headers.insert(WAL, gateway.wal_header.clone());
+    headers.insert(SEQ, HeaderValue::from(receipt.first_seq));
 }
 
 /// `/v1/topics/{topic}`.
@@ -92,45 +97,119 @@ async fn produce_to_topic(gateway: &Arc<Gateway>, request: Request) -> Result<Re
     let path = request.uri().path();
     let topic = check_topic(gateway, path.strip_prefix("/v1/topics/").unwrap_or_default())?;
     let key = request.uri().query().map_or(Ok(Key::None), Key::from_query)?;
-    let (receipt, taken) = take(gateway, request, Shape::Many, topic.clone(), key, &Key::None).await?;
-    gateway.counters.topic(topic.as_str()).committed(taken);
-    let mut response = receipt_json(gateway, receipt, taken);
+    let ask = Ask {
+        topic,
+        key,
+        key_default: Key::None,
+        way: Way::Topic,
+    };
+    let kept = take(gateway, request, ask).await?;
+    gateway.counters.topic(kept.topic.as_str()).committed(kept.taken);
+    let mut response = receipt_json(gateway, &kept);
     *response.status_mut() = StatusCode::ACCEPTED;
     Ok(response)
 }
 
-/// Takes the records of a request: on disk when it returns `Ok`.
-async fn take(
-    gateway: &Arc<Gateway>,
-    request: Request,
-    shape: Shape,
-    topic: Topic,
-    key: Key,
-    key_default: &Key,
-) -> Result<(Receipt, Taken), Problem> {
-    let (parts, body) = request.into_parts();
-    let media = Media::parse(
-        parts.headers.get(header::CONTENT_TYPE).map(HeaderValue::as_bytes),
-        shape,
-    )?;
-    for encoding in parts.headers.get_all(header::CONTENT_ENCODING) {
-        ingest::check_content_encoding(encoding.as_bytes())?;
+/// Which kind of request it is: what its body may be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Way {
+    /// To a source.
+    Source,
+    /// To a topic.
+    Topic,
+    /// To the REST Proxy, v2.
+    V2,
+    /// To the REST Proxy, v3.
+    V3,
+}
+
+/// What is asked for, besides what headers and body say.
+pub(super) struct Ask {
+    pub(super) topic: Topic,
+    pub(super) key: Key,
+    /// Where the client gives none.
+    pub(super) key_default: Key,
+    pub(super) way: Way,
+}
+
+/// What was taken: on disk.
+pub(super) struct Kept {
+    pub(super) topic: Topic,
+    pub(super) receipt: Receipt,
+    pub(super) taken: Taken,
+    /// Of each record of a request to the REST Proxy, v3.
+    pub(super) sizes: Vec<Sizes>,
+    received_ms: i64,
+}
+
+impl Kept {
+    /// When it was received, as RFC 3339 writes it.
+    pub(super) fn received_at(&self) -> String {
+        jiff::Timestamp::from_millisecond(self.received_ms).map_or_else(|_| String::new(), |time| time.to_string())
     }
-    let (key, headers) = client_headers(&parts.headers, key)?;
-    let key = if key == Key::None { key_default.clone() } else { key };
+}
+
+/// How a body is read.
+#[derive(Debug, Clone, Copy)]
+enum Reader {
+    Plain(Media, Shape),
+    V2(Embedded),
+    V3,
+}
+
+/// Takes the records of a request: on disk when it returns `Ok`.
+pub(super) async fn take(gateway: &Arc<Gateway>, request: Request, ask: Ask) -> Result<Kept, Problem> {
+    let (parts, body) = request.into_parts();
+    let content_type = parts.headers.get(header::CONTENT_TYPE).map(HeaderValue::as_bytes);
+    let encodings = parts.headers.get_all(header::CONTENT_ENCODING);
+    let encoding = Encoding::parse(encodings.iter().map(HeaderValue::as_bytes))?;
+    let (key, mut headers) = client_headers(&parts.headers, ask.key)?;
+    let mut key = if key == Key::None { ask.key_default } else { key };
+    let reader = match ask.way {
+        Way::Source => Reader::Plain(Media::parse(content_type, Shape::One)?, Shape::One),
+        Way::V2 => Reader::V2(Embedded::parse(content_type)?),
+        Way::V3 => match Media::parse(content_type, Shape::One)? {
+            Media::Json => Reader::V3,
+            _ => {
+                return Err(Problem::new(
+                    Reason::MediaType,
+                    "this path takes application/json. Nothing was taken.",
+                ));
+            }
+        },
+        Way::Topic => {
+            let media = match attributes(&parts.headers, content_type)?.into_headers(key.clone())? {
+                None => Media::parse(content_type, Shape::Many)?,
+                Some((attributes, its_key)) => {
+                    headers.splice(0..0, attributes);
+                    key = its_key;
+                    Media::Data
+                }
+            };
+            Reader::Plain(media, Shape::Many)
+        }
+    };
     let body = gateway.bodies.collect(body).await?;
+    let received_ms = (gateway.clock)();
     let envelope = Envelope {
-        topic,
+        topic: ask.topic.clone(),
         key,
+        content_type: content_type.map(<[u8]>::to_vec),
         headers,
-        received_ms: (gateway.clock)(),
+        received_ms,
+    };
+    let records_max = match reader {
+        Reader::Plain(..) | Reader::V2(_) => gateway.options.records_max,
+        // The answer tells of each.
+        Reader::V3 => gateway.options.records_max.min(V3_RECORDS_MAX),
     };
     let limits = ingest::Limits {
         record_bytes_max: gateway.options.record_bytes_max,
-        records_max: gateway.options.records_max,
+        records_max,
         request_bytes_max: crate::wal::COMMIT_BYTES_MAX,
     };
-    let (batch, taken) = if body.bytes.len() > INLINE_BYTES_MAX {
+    let body_bytes_max = gateway.options.body_bytes_max;
+    let (batch, taken, sizes) = if body.bytes.len() > INLINE_BYTES_MAX || encoding != Encoding::Identity {
         let unfinished = || {
             Problem::new(
                 Reason::Busy,
@@ -141,34 +220,64 @@ async fn take(
         let turn = turn.map_err(|_| unfinished())?;
         let bytes = body.bytes.clone();
         let encoding = tokio::task::spawn_blocking(move || {
-            let encoded = encode(media, shape, &bytes, envelope, limits);
+            let encoded = match encoding {
+                Encoding::Identity => encode(reader, &bytes, envelope, limits),
+                encoding => (encoding.expand(&bytes, body_bytes_max))
+                    .and_then(|expanded| encode(reader, &expanded, envelope, limits)),
+            };
             // With the thread, not with the request: a client that leaves does not stop the thread.
             drop(turn);
             encoded
         });
         encoding.await.map_err(|_| unfinished())??
     } else {
-        encode(media, shape, &body.bytes, envelope, limits)?
+        encode(reader, &body.bytes, envelope, limits)?
     };
     let receipt = gateway.wal.log().append(batch)?.await?;
-    Ok((receipt, taken))
+    Ok(Kept {
+        topic: ask.topic,
+        receipt,
+        taken,
+        sizes,
+        received_ms,
+    })
 }
 
 fn encode(
-    media: Media,
-    shape: Shape,
+    reader: Reader,
     body: &[u8],
     envelope: Envelope,
     limits: ingest::Limits,
-) -> Result<(Batch, Taken), IngestError> {
+) -> Result<(Batch, Taken, Vec<Sizes>), IngestError> {
     let mut batch = Batch::new();
-    let taken = ingest::read(media, shape, body, envelope, limits, |record| batch.push(record))?;
-    Ok((batch, taken))
+    let each = |record: &Record| batch.push(record);
+    let (taken, sizes) = match reader {
+        Reader::Plain(media, shape) => (ingest::read(media, shape, body, envelope, limits, each)?, Vec::new()),
+        Reader::V2(embedded) => (ingest::read_v2(embedded, body, envelope, limits, each)?, Vec::new()),
+        Reader::V3 => ingest::read_v3(body, envelope, limits, each)?,
+    };
+    Ok((batch, taken, sizes))
+}
+
+/// The attributes of a CloudEvent in binary mode; none where the body is a whole event, or more of them.
+fn attributes(headers: &HeaderMap, content_type: Option<&[u8]>) -> Result<Attributes, IngestError> {
+    let mut attributes = Attributes::default();
+    let prefix = b"application/cloudevents";
+    let is_structured = (content_type.and_then(|given| given.get(..prefix.len())))
+        .is_some_and(|given| given.eq_ignore_ascii_case(prefix));
+    if is_structured {
+        return Ok(attributes);
+    }
+    for (name, value) in headers {
+        if let Some(name) = name.as_str().strip_prefix(cloud_events::HEADER_PREFIX) {
+            attributes.push(name, value.as_bytes())?;
+        }
+    }
+    Ok(attributes)
 }
 
 /// The Kafka headers that the client gave, and its key.
-#[allow(clippy::type_complexity)]
-fn client_headers(headers: &HeaderMap, mut key: Key) -> Result<(Key, Vec<(String, Vec<u8>)>), IngestError> {
+fn client_headers(headers: &HeaderMap, mut key: Key) -> Result<(Key, Headers), IngestError> {
     let mut own = Vec::new();
     for (name, value) in headers {
         let name = name.as_str();
@@ -193,7 +302,7 @@ fn find_source<'g>(gateway: &'g Gateway, name: &str) -> Option<&'g SourceState> 
     gateway.sources.get(decoded.as_ref())
 }
 
-fn check_topic(gateway: &Gateway, escaped: &str) -> Result<Topic, Problem> {
+pub(super) fn check_topic(gateway: &Gateway, escaped: &str) -> Result<Topic, Problem> {
     let name = percent_encoding::percent_decode_str(escaped)
         .decode_utf8()
         .map_err(|_| Problem::new(Reason::Malformed, "the topic in the path is not UTF-8."))?;
@@ -252,13 +361,13 @@ fn accepts_json(headers: &HeaderMap) -> bool {
         })
 }
 
-fn receipt_json(gateway: &Gateway, receipt: Receipt, taken: Taken) -> Response {
+fn receipt_json(gateway: &Gateway, kept: &Kept) -> Response {
     let mut text = String::with_capacity(128);
     // Writing to a String cannot fail.
     if write!(
         text,
         r#"{{"wal":"{}","first_seq":{},"last_seq":{},"records":{}}}"#,
-        gateway.wal_id, receipt.first_seq, receipt.last_seq, taken.records
+        gateway.wal_id, kept.receipt.first_seq, kept.receipt.last_seq, kept.taken.records
     )
     .is_err()
     {

@@ -235,7 +235,10 @@ fn bad_requests_get_their_status_and_store_nothing() {
         ("/financial_pro", JSON, "{\"a\":", 400),
         ("/financial_pro", JSON, "[{}]", 400),
         ("/financial_pro", "text/plain", "a", 415),
-        ("/v1/topics/open-1", FORM, "a=1", 415),
+        ("/v1/topics/open-1", "image/png", "a", 415),
+        ("/v1/topics/open-1", "text/plain", "", 400),
+        ("/v1/topics/open-1?key_field=a", "text/plain", "a", 400),
+        ("/v1/topics/open-1", "application/cloudevents+json", "{}", 400),
         ("/v1/topics/open-1?kye=1", JSON, "{}", 400),
         ("/v1/topics/open-1?key=1&key_field=a", JSON, "{}", 400),
         ("/v1/topics/__consumer_offsets", JSON, "{}", 403),
@@ -254,9 +257,12 @@ fn bad_requests_get_their_status_and_store_nothing() {
     );
     let headers = [("content-encoding", "gzip")];
     let (answer, _) = running.post_with("/financial_pro", FORM, &headers, b"a=1");
+    assert_eq!(answer.status(), 400, "it is not gzip");
+    let headers = [("content-encoding", "br")];
+    let (answer, _) = running.post_with("/financial_pro", FORM, &headers, b"a=1");
     assert_eq!(
         (answer.status().as_u16(), &answer.headers()["accept-encoding"]),
-        (415, &"identity".parse().unwrap())
+        (415, &"gzip, deflate, zstd, identity".parse().unwrap())
     );
     let (_, problem) = running.refused("/unknown", FORM, b"a=1");
     assert!(problem["detail"].as_str().unwrap().contains("financial_pro, keyed"));

@@ -27,6 +27,7 @@ pub(super) fn read<F: FnMut(&Record)>(
         None => FieldKey::Envelope,
         Some(name) => FieldKey::Is(form.key(name)?),
     };
+    out.set_content_type(super::JSON);
     let mut value = Vec::with_capacity(body.len() + 8 + 4 * form.fields.len());
     serde_json::to_writer(&mut value, &form)
         .map_err(|error| IngestError::Malformed(format!("the form cannot be written as JSON: {error}")))?;

@@ -14,7 +14,7 @@ use serde::Deserialize;
 use serde::de::{self, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
-use super::{FieldKey, IngestError, Out, Shape};
+use super::{FieldKey, IngestError, Media, Out, Shape, cloud_events};
 use crate::record::Record;
 
 /// How deep objects and arrays may be nested: what serde_json, and so the lander, reads back.
@@ -28,23 +28,15 @@ pub(super) fn read<F: FnMut(&Record)>(
     out: &mut Out<F>,
 ) -> Result<(), IngestError> {
     let text = utf8(body, &Place::Body)?;
+    out.set_content_type(super::JSON);
     match (text.trim_ascii_start().as_bytes().first(), shape) {
         (Some(b'{'), _) => put(text, &Place::Body, key_field, out),
         (Some(b'['), Shape::Many) => {
-            let mut failed = None;
-            let elements = Elements {
-                key_field,
-                out,
-                failed: &mut failed,
-            };
-            let mut deserializer = serde_json::Deserializer::from_str(text);
-            let result = elements
-                .deserialize(&mut deserializer)
-                .and_then(|()| deserializer.end());
-            if let Some(error) = failed {
-                return Err(error);
-            }
-            result.map_err(|error| not_json(&error, &Place::Body))?;
+            each_element(text, |text| {
+                let place = Place::Element(out.next());
+                check_depth(text, &place)?;
+                put_checked(text, &place, key_field, out)
+            })?;
             if out.taken.records == 0 {
                 return Err(nothing("the array is empty"));
             }
@@ -66,12 +58,39 @@ pub(super) fn read<F: FnMut(&Record)>(
     }
 }
 
+/// Reads a CloudEvent in the JSON format, or an array of them.
+pub(super) fn read_events<F: FnMut(&Record)>(
+    body: &[u8],
+    media: Media,
+    key_field: Option<&str>,
+    out: &mut Out<F>,
+) -> Result<(), IngestError> {
+    let text = utf8(body, &Place::Body)?;
+    out.set_content_type(super::EVENT);
+    if media == Media::Event {
+        check(text, &Place::Body)?;
+        cloud_events::check(text, &Place::Body)?;
+        return put_checked(text, &Place::Body, key_field, out);
+    }
+    each_element(text, |text| {
+        let place = Place::Element(out.next());
+        check_depth(text, &place)?;
+        cloud_events::check(text, &place)?;
+        put_checked(text, &place, key_field, out)
+    })?;
+    if out.taken.records == 0 {
+        return Err(nothing("the batch is empty"));
+    }
+    Ok(())
+}
+
 /// Reads NDJSON: a JSON text per line.
 pub(super) fn read_lines<F: FnMut(&Record)>(
     body: &[u8],
     key_field: Option<&str>,
     out: &mut Out<F>,
 ) -> Result<(), IngestError> {
+    out.set_content_type(super::JSON);
     for (index, line) in body.split(|byte| *byte == b'\n').enumerate() {
         let line = line.trim_ascii();
         if line.is_empty() {
@@ -88,10 +107,11 @@ pub(super) fn read_lines<F: FnMut(&Record)>(
 }
 
 /// Where a JSON text stands in the body, for messages.
-enum Place {
+pub(super) enum Place {
     Body,
     Line(usize),
     Element(usize),
+    Record(usize),
 }
 
 impl fmt::Display for Place {
@@ -100,11 +120,12 @@ impl fmt::Display for Place {
             Self::Body => f.write_str("the body"),
             Self::Line(line) => write!(f, "line {line} of the NDJSON body"),
             Self::Element(element) => write!(f, "element {element} of the array"),
+            Self::Record(record) => write!(f, "record {record} of the body"),
         }
     }
 }
 
-fn utf8<'a>(bytes: &'a [u8], place: &Place) -> Result<&'a str, IngestError> {
+pub(super) fn utf8<'a>(bytes: &'a [u8], place: &Place) -> Result<&'a str, IngestError> {
     if bytes.starts_with(b"\xEF\xBB\xBF") {
         return Err(IngestError::Malformed(format!(
             "{place} begins with a byte order mark, which JSON does not have; send it without its first three bytes."
@@ -118,7 +139,7 @@ fn utf8<'a>(bytes: &'a [u8], place: &Place) -> Result<&'a str, IngestError> {
     })
 }
 
-fn not_json(error: &serde_json::Error, place: &Place) -> IngestError {
+pub(super) fn not_json(error: &serde_json::Error, place: &Place) -> IngestError {
     IngestError::Malformed(match place {
         // A line has no lines in it: the parser would say "line 1" of each.
         Place::Line(_) => {
@@ -130,7 +151,7 @@ fn not_json(error: &serde_json::Error, place: &Place) -> IngestError {
     })
 }
 
-fn nothing(what: &str) -> IngestError {
+pub(super) fn nothing(what: &str) -> IngestError {
     IngestError::Malformed(format!("{what}: there is no record in it. Send at least one."))
 }
 
@@ -142,7 +163,7 @@ fn check(text: &str, place: &Place) -> Result<(), IngestError> {
 
 /// `text` is valid JSON: a bracket outside a string is a bracket. (serde_json limits nesting only where
 /// it builds values, and here it only checks.)
-fn check_depth(text: &str, place: &Place) -> Result<(), IngestError> {
+pub(super) fn check_depth(text: &str, place: &Place) -> Result<(), IngestError> {
     let (mut depth, mut in_string, mut escaped) = (0_usize, false, false);
     for (at, byte) in text.bytes().enumerate() {
         match byte {
@@ -248,32 +269,47 @@ impl<'de> Visitor<'de> for FieldOf<'_> {
     }
 }
 
-/// Gives each element of an array out while it is parsed: no list of them is built.
+/// Gives each element of the array `text` to `each` while it is parsed: no list of them is built.
+pub(super) fn each_element(
+    text: &str,
+    mut each: impl FnMut(&str) -> Result<(), IngestError>,
+) -> Result<(), IngestError> {
+    let mut failed = None;
+    let elements = Elements {
+        each: &mut each,
+        failed: &mut failed,
+    };
+    let mut deserializer = serde_json::Deserializer::from_str(text);
+    let result = elements
+        .deserialize(&mut deserializer)
+        .and_then(|()| deserializer.end());
+    if let Some(error) = failed {
+        return Err(error);
+    }
+    result.map_err(|error| not_json(&error, &Place::Body))
+}
+
 struct Elements<'o, F> {
-    key_field: Option<&'o str>,
-    out: &'o mut Out<F>,
+    each: &'o mut F,
     /// Our own error, which serde can only carry as a text.
     failed: &'o mut Option<IngestError>,
 }
 
-impl<'de, F: FnMut(&Record)> DeserializeSeed<'de> for Elements<'_, F> {
+impl<'de, F: FnMut(&str) -> Result<(), IngestError>> DeserializeSeed<'de> for Elements<'_, F> {
     type Value = ();
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
         deserializer.deserialize_seq(self)
     }
 }
 
-impl<'de, F: FnMut(&Record)> Visitor<'de> for Elements<'_, F> {
+impl<'de, F: FnMut(&str) -> Result<(), IngestError>> Visitor<'de> for Elements<'_, F> {
     type Value = ();
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("an array")
     }
     fn visit_seq<A: SeqAccess<'de>>(self, mut elements: A) -> Result<(), A::Error> {
         while let Some(element) = elements.next_element::<&RawValue>()? {
-            let place = Place::Element(self.out.next());
-            let text = element.get();
-            let put = check_depth(text, &place).and_then(|()| put_checked(text, &place, self.key_field, self.out));
-            if let Err(error) = put {
+            if let Err(error) = (self.each)(element.get()) {
                 *self.failed = Some(error);
                 return Err(de::Error::custom("a record was refused"));
             }

@@ -10,8 +10,13 @@
 //!
 //! Deliberately does not know: HTTP, the log, the clock (`received_ms` is given), configuration.
 
+pub mod cloud_events;
+mod encoding;
 mod form;
 mod json;
+pub mod rest_proxy;
+
+pub use encoding::Encoding;
 
 use crate::record::{HEADER_PREFIX_RESERVED, Record, Topic};
 
@@ -59,12 +64,27 @@ pub enum IngestError {
         /// What can be sent.
         taken: &'static str,
     },
-    /// A compressed body.
-    #[error("bodies with Content-Encoding {given} are not taken; send the body as it is (identity).")]
+    /// A body that is compressed in another way.
+    #[error(
+        "bodies with Content-Encoding {given} are not taken; taken is one of gzip, deflate and zstd, or the body as it is \
+         (identity)."
+    )]
     ContentEncoding {
         /// What the request said, shortened.
         given: String,
     },
+    /// A compressed body is larger than a body may be.
+    #[error(
+        "the body has more than {bytes_max} bytes once it is expanded, the most it may have (http.body_bytes_max). Nothing of \
+         it was taken; send it in parts."
+    )]
+    ExpandedTooLarge {
+        /// The limit.
+        bytes_max: usize,
+    },
+    /// It can be read, and asks for what cannot be done.
+    #[error("{0}")]
+    Invalid(String),
 }
 
 /// What a body is.
@@ -76,14 +96,28 @@ pub enum Media {
     Json,
     /// `application/x-ndjson`: one record per line.
     Ndjson,
+    /// `text/*` or `application/octet-stream`: one record, the body as it is.
+    Bytes,
+    /// The data of a CloudEvent whose attributes are headers: one record, the body as it is, null where it is empty.
+    Data,
+    /// `application/cloudevents+json`: one record.
+    Event,
+    /// `application/cloudevents-batch+json`: an array of them.
+    Events,
 }
+
+/// The types of values that are given one here.
+const JSON: &[u8] = b"application/json";
+const BYTES: &[u8] = b"application/octet-stream";
+const TEXT: &[u8] = b"text/plain; charset=utf-8";
+const EVENT: &[u8] = b"application/cloudevents+json; charset=UTF-8";
 
 /// How many records a path takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Shape {
     /// A source: one form or one JSON object.
     One,
-    /// A topic: a JSON object, a JSON array or NDJSON.
+    /// A topic: anything.
     Many,
 }
 
@@ -92,7 +126,10 @@ impl Shape {
     const fn taken(self) -> &'static str {
         match self {
             Self::One => "application/x-www-form-urlencoded, application/json (one object)",
-            Self::Many => "application/json (an object or an array), application/x-ndjson",
+            Self::Many => {
+                "application/json (an object or an array), application/x-ndjson, application/cloudevents+json, \
+                 application/cloudevents-batch+json, application/x-www-form-urlencoded, text/*, application/octet-stream"
+            }
         }
     }
 }
@@ -113,8 +150,15 @@ impl Media {
         let text = std::str::from_utf8(given).map_err(|_| refuse(shorten(given)))?;
         let mut parts = text.split(';');
         let essence = parts.next().unwrap_or_default().trim();
-        let media = if essence.eq_ignore_ascii_case("application/json") {
+        let is_text = essence.get(..5).is_some_and(|kind| kind.eq_ignore_ascii_case("text/"));
+        let media = if is_text && essence.len() > 5 || essence.eq_ignore_ascii_case("application/octet-stream") {
+            Self::Bytes
+        } else if essence.eq_ignore_ascii_case("application/json") {
             Self::Json
+        } else if essence.eq_ignore_ascii_case("application/cloudevents+json") {
+            Self::Event
+        } else if essence.eq_ignore_ascii_case("application/cloudevents-batch+json") {
+            Self::Events
         } else if essence.eq_ignore_ascii_case("application/x-www-form-urlencoded") {
             Self::Form
         } else if ["application/x-ndjson", "application/ndjson", "application/jsonl"]
@@ -133,26 +177,16 @@ impl Media {
             let utf8 = ["utf-8", "utf8", "us-ascii"]
                 .iter()
                 .any(|charset| value.eq_ignore_ascii_case(charset));
-            if name.trim().eq_ignore_ascii_case("charset") && !utf8 {
+            // Bytes go out as they came, and say of themselves what they are.
+            if name.trim().eq_ignore_ascii_case("charset") && !utf8 && media != Self::Bytes {
                 return Err(refuse(shorten(given)));
             }
         }
         match (media, shape) {
-            (Self::Form, Shape::Many) | (Self::Ndjson, Shape::One) => Err(refuse(shorten(given))),
-            _ => Ok(media),
+            (_, Shape::Many) | (Self::Form | Self::Json, Shape::One) => Ok(media),
+            (_, Shape::One) => Err(refuse(shorten(given))),
         }
     }
-}
-
-/// Refuses a body that is encoded (compressed).
-///
-/// # Errors
-/// [`IngestError::ContentEncoding`] for anything but `identity`.
-pub fn check_content_encoding(given: &[u8]) -> Result<(), IngestError> {
-    if given.trim_ascii().eq_ignore_ascii_case(b"identity") {
-        return Ok(());
-    }
-    Err(IngestError::ContentEncoding { given: shorten(given) })
 }
 
 /// Where the Kafka key comes from.
@@ -230,6 +264,9 @@ pub fn client_header(name: &str) -> Result<&str, IngestError> {
     Ok(name)
 }
 
+/// Kafka headers: name and value.
+pub type Headers = Vec<(String, Vec<u8>)>;
+
 /// What all records of a request have in common.
 #[derive(Debug, Clone)]
 pub struct Envelope {
@@ -237,8 +274,10 @@ pub struct Envelope {
     pub topic: Topic,
     /// Where the key of each comes from.
     pub key: Key,
+    /// What the body is, in the client's words: the type of the value where that is the body as it is.
+    pub content_type: Option<Vec<u8>>,
     /// The client's own Kafka headers, in the order sent. `content-type` is put before them.
-    pub headers: Vec<(String, Vec<u8>)>,
+    pub headers: Headers,
     /// When the gateway received the request, milliseconds since the Unix epoch.
     pub received_ms: i64,
 }
@@ -276,54 +315,139 @@ pub fn read(
     limits: Limits,
     each: impl FnMut(&Record),
 ) -> Result<Taken, IngestError> {
-    let Envelope {
-        topic,
-        key,
-        headers: own,
-        received_ms,
-    } = envelope;
-    // The value's type, not the body's: a form's value is the JSON object made of it, and a line of
-    // NDJSON is one JSON text.
-    let mut headers = Vec::with_capacity(1 + own.len());
-    headers.push(("content-type".to_owned(), b"application/json".to_vec()));
-    headers.extend(own);
-    let (key, key_field) = match key {
-        Key::None => (None, None),
-        Key::Given(bytes) => (Some(bytes), None),
-        Key::Field(name) => (None, Some(name)),
-    };
-    let mut out = Out {
-        record: Record {
-            topic: topic.as_str().to_owned(),
-            key,
-            value: None,
-            headers,
-            received_ms,
-            origin: None,
-            idempotency: None,
-        },
-        limits,
-        taken: Taken::default(),
-        each,
-    };
+    let (mut out, key_field) = Out::new(envelope, limits, each);
     let key_field = key_field.as_deref();
     match media {
         Media::Form => form::read(body, key_field, &mut out)?,
         Media::Json => json::read(body, shape, key_field, &mut out)?,
         Media::Ndjson => json::read_lines(body, key_field, &mut out)?,
+        Media::Event | Media::Events => json::read_events(body, media, key_field, &mut out)?,
+        Media::Bytes | Media::Data => read_bytes(body, media, key_field, &mut out)?,
     }
     Ok(out.taken)
+}
+
+/// As [`read`], of a request to the REST Proxy, v2.
+///
+/// # Errors
+/// As [`read`].
+pub fn read_v2(
+    embedded: rest_proxy::Embedded,
+    body: &[u8],
+    envelope: Envelope,
+    limits: Limits,
+    each: impl FnMut(&Record),
+) -> Result<Taken, IngestError> {
+    let (mut out, _) = Out::new(envelope, limits, each);
+    rest_proxy::read_v2(body, embedded, &mut out)?;
+    Ok(out.taken)
+}
+
+/// As [`read`], of a request to the REST Proxy, v3; also gives the key and the value of each record.
+///
+/// # Errors
+/// As [`read`].
+pub fn read_v3(
+    body: &[u8],
+    envelope: Envelope,
+    limits: Limits,
+    each: impl FnMut(&Record),
+) -> Result<(Taken, Vec<rest_proxy::Sizes>), IngestError> {
+    let (mut out, _) = Out::new(envelope, limits, each);
+    let mut sizes = Vec::new();
+    rest_proxy::read_v3(body, &mut out, &mut sizes)?;
+    Ok((out.taken, sizes))
+}
+
+/// One record: the body as it is.
+fn read_bytes<F: FnMut(&Record)>(
+    body: &[u8],
+    media: Media,
+    key_field: Option<&str>,
+    out: &mut Out<F>,
+) -> Result<(), IngestError> {
+    if key_field.is_some() {
+        return Err(IngestError::Malformed(
+            "key_field takes the key from a field of the body, and this body has none. Give the key with ?key= or the header \
+             tidegate-key."
+                .into(),
+        ));
+    }
+    match (body, media) {
+        ([], Media::Data) => out.put_or_null(None, FieldKey::Envelope),
+        ([], _) => Err(json::nothing("the body is empty")),
+        (body, _) => out.put(body, FieldKey::Envelope),
+    }
 }
 
 /// The one record that all of a request go through, and what was taken so far.
 struct Out<F> {
     record: Record,
+    /// The first of its headers that are the same for all.
+    headers_common: usize,
     limits: Limits,
     taken: Taken,
     each: F,
 }
 
 impl<F: FnMut(&Record)> Out<F> {
+    /// Also gives the field that is the key, if one is.
+    fn new(envelope: Envelope, limits: Limits, each: F) -> (Self, Option<String>) {
+        let Envelope {
+            topic,
+            key,
+            content_type,
+            headers: own,
+            received_ms,
+        } = envelope;
+        let mut headers = Vec::with_capacity(1 + own.len());
+        headers.extend(content_type.map(|content_type| (CONTENT_TYPE.to_owned(), content_type)));
+        headers.extend(own);
+        let (key, key_field) = match key {
+            Key::None => (None, None),
+            Key::Given(bytes) => (Some(bytes), None),
+            Key::Field(name) => (None, Some(name)),
+        };
+        let out = Self {
+            headers_common: headers.len(),
+            record: Record {
+                topic: topic.as_str().to_owned(),
+                key,
+                value: None,
+                headers,
+                received_ms,
+                origin: None,
+                idempotency: None,
+            },
+            limits,
+            taken: Taken::default(),
+            each,
+        };
+        (out, key_field)
+    }
+
+    /// What the values are from here on, where that is not the body's type: a form's value is the JSON object made of
+    /// it, and a line of NDJSON is one JSON text. Headers of the record before are gone.
+    fn set_content_type(&mut self, content_type: &[u8]) {
+        self.record.headers.truncate(self.headers_common);
+        match self.record.headers.first_mut() {
+            Some((name, value)) if name == CONTENT_TYPE => {
+                value.clear();
+                value.extend_from_slice(content_type);
+            }
+            _ => {
+                let header = (CONTENT_TYPE.to_owned(), content_type.to_vec());
+                self.record.headers.insert(0, header);
+                self.headers_common += 1;
+            }
+        }
+    }
+
+    /// A header of the next record alone.
+    fn push_header(&mut self, name: &str, value: &[u8]) {
+        self.record.headers.push((name.to_owned(), value.to_vec()));
+    }
+
     /// Which record the next one is, counted from 1.
     fn next(&self) -> usize {
         self.taken.records.saturating_add(1)
@@ -331,6 +455,11 @@ impl<F: FnMut(&Record)> Out<F> {
 
     /// Gives one record out. `key` is the field's value where the key is a field.
     fn put(&mut self, value: &[u8], key: FieldKey) -> Result<(), IngestError> {
+        self.put_or_null(Some(value), key)
+    }
+
+    /// [`put`](Self::put), also of a record without a value.
+    fn put_or_null(&mut self, value: Option<&[u8]>, key: FieldKey) -> Result<(), IngestError> {
         if self.taken.records >= self.limits.records_max {
             return Err(IngestError::TooManyRecords {
                 records_max: self.limits.records_max,
@@ -342,7 +471,7 @@ impl<F: FnMut(&Record)> Out<F> {
         let buffer = self.record.value.get_or_insert_default();
         buffer.clear();
         // Checked before the copy, so that a refused record costs nothing.
-        let bytes = self.record.payload_bytes().saturating_add(value.len());
+        let bytes = (self.record.payload_bytes()).saturating_add(value.map_or(0, <[u8]>::len));
         if bytes > self.limits.record_bytes_max {
             return Err(IngestError::RecordTooLarge {
                 record: self.next(),
@@ -355,7 +484,10 @@ impl<F: FnMut(&Record)> Out<F> {
                 bytes_max: self.limits.request_bytes_max,
             });
         }
-        self.record.value.get_or_insert_default().extend_from_slice(value);
+        match value {
+            Some(value) => self.record.value.get_or_insert_default().extend_from_slice(value),
+            None => self.record.value = None,
+        }
         (self.each)(&self.record);
         self.taken.records += 1;
         self.taken.bytes += bytes as u64;
@@ -370,6 +502,8 @@ enum FieldKey {
     /// It is, and has this value in this record.
     Is(Option<Vec<u8>>),
 }
+
+const CONTENT_TYPE: &str = "content-type";
 
 /// At most 100 characters of what a client sent, fit to be shown.
 fn shorten(bytes: &[u8]) -> String {

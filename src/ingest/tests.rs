@@ -15,6 +15,7 @@ fn envelope(key: Key) -> Envelope {
     Envelope {
         topic: Topic::parse("t").unwrap(),
         key,
+        content_type: None,
         headers: Vec::new(),
         received_ms: 7,
     }
@@ -271,7 +272,10 @@ fn media_types_are_told_apart_and_others_refused_with_what_is_taken() {
         ("text/plain", Shape::One),
         ("application/json; charset=latin1", Shape::One),
         ("application/x-ndjson", Shape::One),
-        ("application/x-www-form-urlencoded", Shape::Many),
+        ("text/", Shape::Many),
+        ("image/png", Shape::Many),
+        ("application/cloudevents+json", Shape::One),
+        ("application/cloudevents+avro", Shape::Many),
         ("", Shape::Many),
     ] {
         let error = parse(text, shape).unwrap_err().to_string();
@@ -279,13 +283,16 @@ fn media_types_are_told_apart_and_others_refused_with_what_is_taken() {
     }
     assert!(Media::parse(None, Shape::One).is_err());
     assert!(Media::parse(Some(b"\xff"), Shape::One).is_err());
-    assert!(check_content_encoding(b"identity").is_ok());
-    assert!(
-        check_content_encoding(b"gzip")
-            .unwrap_err()
-            .to_string()
-            .contains("identity")
-    );
+    for (text, media) in [
+        ("application/x-www-form-urlencoded", Media::Form),
+        ("text/plain; charset=latin1", Media::Bytes),
+        ("TEXT/csv", Media::Bytes),
+        ("application/octet-stream", Media::Bytes),
+        ("application/cloudevents+json; charset=utf-8", Media::Event),
+        ("application/cloudevents-batch+json", Media::Events),
+    ] {
+        assert_eq!(parse(text, Shape::Many), Ok(media), "{text}");
+    }
 }
 
 #[test]
@@ -357,4 +364,208 @@ proptest! {
         prop_assert_eq!(&values(Media::Json, Shape::Many, format!("[{}]", texts.join(" ,")).as_bytes()), &texts);
         prop_assert_eq!(&values(Media::Ndjson, Shape::Many, texts.join("\n").as_bytes()), &texts);
     }
+}
+
+const EVENT_JSON: &str =
+    r#"{"specversion":"1.0","id":"7","source":"/pump","type":"t","partitionkey":"p","data":{"a":1}}"#;
+
+#[test]
+fn bytes_are_taken_as_they_are_with_their_type() {
+    let mut envelope = envelope(Key::None);
+    envelope.content_type = Some(b"text/csv".to_vec());
+    let mut records = Vec::new();
+    read(Media::Bytes, Shape::Many, b"a;\xff\r\n", envelope, LIMITS, |record| {
+        records.push(record.clone());
+    })
+    .unwrap();
+    assert_eq!(records[0].value.as_deref(), Some(&b"a;\xff\r\n"[..]));
+    assert_eq!(records[0].headers, [("content-type".to_owned(), b"text/csv".to_vec())]);
+    assert!(refusal(Media::Bytes, Shape::Many, b"").contains("empty"));
+    assert!(
+        keys(Media::Bytes, Shape::Many, b"a", "k")
+            .unwrap_err()
+            .to_string()
+            .contains("?key=")
+    );
+}
+
+#[test]
+fn an_event_goes_out_whole_and_a_batch_one_by_one() {
+    let batch = format!("[{EVENT_JSON}, {EVENT_JSON}]");
+    for (media, body, count) in [(Media::Event, EVENT_JSON, 1), (Media::Events, &*batch, 2)] {
+        let records = records(media, Shape::Many, body.as_bytes(), Key::Field("partitionkey".into())).unwrap();
+        assert_eq!(records.len(), count);
+        for record in records {
+            assert_eq!(record.value.as_deref(), Some(EVENT_JSON.as_bytes()));
+            assert_eq!(record.key.as_deref(), Some(&b"p"[..]));
+            assert_eq!(record.headers, [("content-type".to_owned(), EVENT.to_vec())]);
+        }
+    }
+    for (from, to) in [
+        ("\"1.0\"", "\"0.3\""),
+        ("\"id\":\"7\"", "\"id\":7"),
+        ("\"id\":\"7\"", "\"id\":\"\""),
+        ("\"source\"", "\"sauce\""),
+        ("\"type\"", "\"tüpe\""),
+        ("{\"spec", "[{\"spec"),
+    ] {
+        let body = format!("[{EVENT_JSON}, {}]", EVENT_JSON.replace(from, to));
+        let refused = records(Media::Events, Shape::Many, body.as_bytes(), Key::None);
+        assert!(matches!(refused, Err(IngestError::Malformed(_))), "{to}");
+    }
+    assert!(refusal(Media::Events, Shape::Many, b"[]").contains("empty"));
+    assert!(refusal(Media::Events, Shape::Many, EVENT_JSON.as_bytes()).contains("array"));
+    assert!(refusal(Media::Event, Shape::Many, b"[]").contains("no event"));
+}
+
+#[test]
+fn attributes_become_headers_and_one_of_them_the_key() {
+    use cloud_events::Attributes;
+    let of = |headers: &[(&str, &str)]| {
+        let mut attributes = Attributes::default();
+        for (name, value) in headers {
+            attributes.push(name, value.as_bytes())?;
+        }
+        attributes.into_headers(Key::Field("subject".into()))
+    };
+    let whole = [
+        ("id", "7"),
+        ("source", "/a"),
+        ("specversion", "1.0"),
+        ("type", "t"),
+        ("subject", "Z%C3%BCrich%20%25"),
+    ];
+    let (headers, key) = of(&whole).unwrap().unwrap();
+    assert_eq!(key, Key::Given("Zürich %".into()));
+    assert_eq!(headers.len(), 5);
+    assert_eq!(headers[4], ("ce_subject".to_owned(), "Zürich %".into()));
+    assert_eq!(of(&[]).unwrap(), None);
+    for without in 0..4 {
+        let mut headers = whole.to_vec();
+        headers.remove(without);
+        assert!(of(&headers).is_err(), "{headers:?}");
+    }
+    for wrong in [("id", "8"), ("Id", "8"), ("a-b", "x"), ("", "x"), ("x", "%ff")] {
+        assert!(of(&[&whole[..], &[wrong]].concat()).is_err(), "{wrong:?}");
+    }
+    let (_, key) = of(&whole[..4]).unwrap().unwrap();
+    assert_eq!(key, Key::None, "the attribute is not there");
+}
+
+fn v2(embedded: rest_proxy::Embedded, body: &str) -> Result<Vec<Record>, IngestError> {
+    let mut records = Vec::new();
+    read_v2(embedded, body.as_bytes(), envelope(Key::None), LIMITS, |record| {
+        records.push(record.clone());
+    })?;
+    Ok(records)
+}
+
+#[test]
+fn rest_proxy_v2_keeps_keys_and_values_byte_for_byte() {
+    use rest_proxy::Embedded;
+    let pairs = |records: Vec<Record>| {
+        let text = |bytes: Option<Vec<u8>>| bytes.map(|bytes| String::from_utf8(bytes).unwrap());
+        let pairs = records.into_iter().map(|record| (text(record.key), text(record.value)));
+        pairs.collect::<Vec<_>>()
+    };
+    let some = |text: &str| Some(text.to_owned());
+    let body = r#"{"records": [{"key": "k", "value": {"a": 1.50}}, {"value": [1, 2]}, {"key": null, "value": null}]}"#;
+    assert_eq!(
+        pairs(v2(Embedded::Json, body).unwrap()),
+        [
+            (some("\"k\""), some("{\"a\": 1.50}")),
+            (None, some("[1, 2]")),
+            (None, None)
+        ]
+    );
+    let body = r#"{"records": [{"key": "aw==", "value": "dg=="}], "value_schema_id": null}"#;
+    let records = v2(Embedded::Binary, body).unwrap();
+    assert_eq!(records[0].headers[0].1, BYTES);
+    assert_eq!(pairs(records), [(some("k"), some("v"))]);
+    for (body, invalid) in [
+        ("{}", true),
+        (r#"{"records": []}"#, true),
+        (r#"{"records": {}}"#, true),
+        (r#"{"records": [{"value": 1, "partition": 0}]}"#, true),
+        (r#"{"records": [{"value": 1}, 2]}"#, false),
+        (r#"{"records": [{"value": 1}]"#, false),
+        ("[]", false),
+        ("", false),
+    ] {
+        let error = v2(Embedded::Json, body).unwrap_err();
+        assert_eq!(matches!(error, IngestError::Invalid(_)), invalid, "{body}: {error}");
+    }
+    for body in [r#"{"records": [{"value": 1}]}"#, r#"{"records": [{"value": "a"}]}"#] {
+        assert!(v2(Embedded::Binary, body).is_err(), "{body}");
+    }
+}
+
+#[test]
+fn rest_proxy_v3_takes_records_one_after_another() {
+    let read = |body: &str| {
+        let mut records = Vec::new();
+        let read = read_v3(body.as_bytes(), envelope(Key::None), LIMITS, |record| {
+            records.push(record.clone())
+        });
+        read.map(|(_, sizes)| (records, sizes))
+    };
+    let body = r#"{"key": {"type": "STRING", "data": "Zoë"}, "value": {"type": "JSON", "data": {"a": "b"}},
+        "headers": [{"name": "h", "value": "aGk="}]}{"value": {"type": "BINARY", "data": "/w=="}}
+        {"key": {"type": "JSON", "data": "k"}, "value": {"type": "STRING", "data": null}} {}"#;
+    let (records, sizes) = read(body).unwrap();
+    assert_eq!(records[0].key.as_deref(), Some("Zoë".as_bytes()));
+    assert_eq!(records[0].value.as_deref(), Some(&br#"{"a": "b"}"#[..]));
+    let own = ("h".to_owned(), b"hi".to_vec());
+    assert_eq!(records[0].headers, [("content-type".to_owned(), JSON.to_vec()), own]);
+    assert_eq!(records[1].headers, [("content-type".to_owned(), BYTES.to_vec())]);
+    assert_eq!(
+        (records[1].key.as_ref(), records[1].value.as_deref()),
+        (None, Some(&b"\xff"[..]))
+    );
+    assert_eq!(
+        (records[2].key.as_deref(), records[2].value.as_ref()),
+        (Some(&b"\"k\""[..]), None)
+    );
+    assert_eq!((records[3].key.as_ref(), records[3].value.as_ref()), (None, None));
+    assert_eq!((sizes.len(), sizes[0].key), (4, Some((rest_proxy::Kind::String, 4))));
+    assert_eq!(sizes[3], rest_proxy::Sizes { key: None, value: None });
+    for body in [
+        "",
+        " ",
+        "[]",
+        r#"{"value": {"type": "AVRO", "data": 1}}"#,
+        r#"{"value": {"data": 1}}"#,
+        r#"{"value": {"type": "STRING", "data": 1}}"#,
+        r#"{"value": {"type": "BINARY", "data": "?"}}"#,
+        r#"{"partition_id": 0, "value": {"type": "JSON", "data": 1}}"#,
+        r#"{"timestamp": "2026-01-01T00:00:00Z"}"#,
+        r#"{"headers": [{"name": "tidegate-seq", "value": "aGk="}]}"#,
+        r#"{"value": {"type": "JSON", "data": 1}}{"#,
+    ] {
+        assert!(read(body).is_err(), "{body}");
+    }
+}
+
+#[test]
+fn the_limits_hold_in_every_protocol() {
+    let many = format!("[{}]", [EVENT_JSON; 11].join(","));
+    assert!(matches!(
+        records(Media::Events, Shape::Many, many.as_bytes(), Key::None),
+        Err(IngestError::TooManyRecords { records_max: 10 })
+    ));
+    let long = "x".repeat(2_000);
+    let v2 = v2(
+        rest_proxy::Embedded::Json,
+        &format!(r#"{{"records": [{{"value": "{long}"}}]}}"#),
+    );
+    assert!(
+        matches!(v2, Err(IngestError::RecordTooLarge { record: 1, .. })),
+        "{v2:?}"
+    );
+    let body = "{}".repeat(11);
+    let v3 = read_v3(body.as_bytes(), envelope(Key::None), LIMITS, |_| {});
+    assert!(matches!(v3, Err(IngestError::TooManyRecords { .. })), "{v3:?}");
+    let body = format!(r#"{{"headers": [{{"name": "{long}"}}]}}"#);
+    let v3 = read_v3(body.as_bytes(), envelope(Key::None), LIMITS, |_| {});
+    assert!(matches!(v3, Err(IngestError::RecordTooLarge { .. })), "{v3:?}");
 }

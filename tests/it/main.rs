@@ -31,6 +31,7 @@ mod land_files;
 mod land_postgres;
 mod operator;
 mod overload;
+mod protocols;
 mod runbook;
 mod sinks;
 mod status_page;
@@ -73,6 +74,7 @@ fn main() -> ExitCode {
         checker::CASES,
         http::CASES,
         bad_input::CASES,
+        protocols::CASES,
         overload::CASES,
         forward::CASES,
         crash::CASES,

@@ -98,7 +98,7 @@ pub fn a_right_that_is_taken_holds_only_its_topic(delivery: &str) {
 /// transactional producer, so that topics which are tried again and again would cost more than all the rest.
 pub fn rights_that_are_missing_from_the_start_hold_only_their_topics(delivery: &str) {
     // Each is looked at by itself before it is sent again: a few seconds.
-    let topics = if soak() { 30 } else { 8 };
+    let topics = if soak() { 30 } else { 5 };
     let (kafka, listener) = Kafka::private_guarded();
     let denied: Vec<String> = (0..topics).map(|number| format!("denied-{number}")).collect();
     for topic in denied.iter().map(String::as_str).chain(["other"]) {
@@ -134,12 +134,12 @@ pub fn rights_that_are_missing_from_the_start_hold_only_their_topics(delivery: &
     let ended = trial.gateway.metric("tidegate_forward_fatal_errors_total");
     // They are tried again all the while.
     let so_far = trial.acked();
-    trial.for_long(seconds(15));
+    trial.for_long(seconds(if soak() { 15 } else { 5 }));
     assert!(trial.acked() > so_far + 200.0, "the others go on");
     assert_eq!(trial.gateway.metric("tidegate_forward_fatal_errors_total"), ended);
     trial.injected += topics as u64;
     allow(&prefixed, "Write");
-    wait_until("nothing is held", seconds(90), || {
+    wait_until("nothing is held", seconds(180), || {
         held(&trial, "tidegate_held_records") == 0
     });
     trial.topics.extend(denied.iter().map(String::as_str));

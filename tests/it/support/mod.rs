@@ -73,6 +73,8 @@ pub enum Part {
     Chromium,
     /// The program `curl`.
     Curl,
+    /// Python with `tests/python/requirements.txt`.
+    Python,
     /// 12,000 open files.
     Files,
     /// A tiny file system of its own: a mount namespace with a tmpfs.
@@ -98,6 +100,10 @@ impl Part {
             Self::Ab => (!answers("ab", &["-V"])).then(|| "no `ab` (Debian: apache2-utils)".to_owned()),
             Self::Chromium => browser::missing(),
             Self::Curl => (!answers("curl", &["--version"])).then(|| "no `curl`".to_owned()),
+            Self::Python => {
+                let python = python();
+                (!python.exists()).then(|| format!("no {} (./tests/run makes it)", python.display()))
+            }
             Self::Files => {
                 let files = open_files_max();
                 (files < 12_000).then(|| format!("only {files} open files are allowed (ulimit -n 12000)"))
@@ -171,6 +177,11 @@ pub fn required() -> bool {
 pub fn target() -> PathBuf {
     let tmp = Path::new(env!("CARGO_TARGET_TMPDIR"));
     tmp.parent().unwrap_or(tmp).to_owned()
+}
+
+/// A Python that has what `tests/python/requirements.txt` names.
+pub fn python() -> PathBuf {
+    target().join("python/bin/python")
 }
 
 /// Waits until `condition` gives something, for `limit` at most; fails the test with `what` otherwise.
