@@ -1,6 +1,6 @@
 //! From the one `Config` to the `Options` of each part.
 
-use crate::config::{Compression, Config, Delivery, Fields, Retain, SinkKind};
+use crate::config::{Compression, Config, Delivery, Enforce, Fields, Retain, SinkKind, Source};
 use crate::land::table::{Kind, Table};
 use crate::{forward, http, land, wal};
 
@@ -49,22 +49,28 @@ pub(super) fn forward(config: &Config) -> forward::Options {
     }
 }
 
+/// What a source demands of its records, and the table that they go to.
+fn rule_of(source: &Source) -> (land::Rule, Table) {
+    let kind = |field: &String| {
+        let typed = source.types.iter().find(|(name, _)| name == field);
+        typed.map_or(Kind::Text, |(_, kind)| *kind)
+    };
+    let (fields, rule) = match &source.fields {
+        Fields::Any => (Vec::new(), land::Rule::Any),
+        Fields::Count(count) => (Vec::new(), land::Rule::Count(*count)),
+        Fields::Names(names) => (
+            names.iter().map(|name| (name.clone(), kind(name))).collect(),
+            land::Rule::Fields,
+        ),
+    };
+    (rule, Table::new(&source.name, &fields))
+}
+
 pub(super) fn land(config: &Config, mode: land::Mode) -> land::Options {
     let sources = config.sources.iter().map(|source| {
-        let kind = |field: &String| {
-            let typed = source.types.iter().find(|(name, _)| name == field);
-            typed.map_or(Kind::Text, |(_, kind)| *kind)
-        };
-        let (fields, rule) = match &source.fields {
-            Fields::Any => (Vec::new(), land::Rule::Any),
-            Fields::Count(count) => (Vec::new(), land::Rule::Count(*count)),
-            Fields::Names(names) => (
-                names.iter().map(|name| (name.clone(), kind(name))).collect(),
-                land::Rule::Fields,
-            ),
-        };
+        let (rule, table) = rule_of(source);
         land::Source {
-            table: Table::new(&source.name, &fields),
+            table,
             topic: source.topic.as_str().to_owned(),
             group: source.group.clone(),
             consumers: source.consumers,
@@ -101,6 +107,10 @@ pub(super) fn http(config: &Config, connections_max: u32) -> http::Options {
         name: source.name.clone(),
         topic: source.topic.clone(),
         key: source.key.clone(),
+        demand: (source.enforce == Enforce::Reject).then(|| {
+            let (rule, table) = rule_of(source);
+            land::Demand::new(rule, table)
+        }),
     });
     http::Options {
         body_bytes_max: in_memory(config.http.body_bytes_max),

@@ -311,6 +311,8 @@ pub enum Fields {
 pub enum Enforce {
     /// Taken, and marked by the lander.
     Mark,
+    /// Not taken: the client is told why.
+    Reject,
 }
 
 /// `[log]`

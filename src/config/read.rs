@@ -295,13 +295,9 @@ impl Reader<'_> {
             .ok()?;
         let enforce = match fields.text("enforce").as_deref() {
             None | Some("mark") => Enforce::Mark,
-            Some("reject") => {
-                let message = "is \"reject\", which this version does not have yet: write \"mark\", or leave it out";
-                fields.wrong("enforce", message);
-                Enforce::Mark
-            }
+            Some("reject") => Enforce::Reject,
             Some(other) => {
-                fields.wrong("enforce", &format!("is {other:?}: write \"mark\", or leave it out"));
+                fields.wrong("enforce", &format!("is {other:?}: write \"mark\" or \"reject\""));
                 Enforce::Mark
             }
         };
@@ -319,6 +315,10 @@ impl Reader<'_> {
             (None, Some(count)) => Fields::Count(usize::try_from(count).unwrap_or_default()),
             (None, None) => Fields::Any,
         };
+        if enforce == Enforce::Reject && declared == Fields::Any {
+            let message = "is \"reject\", and nothing says what a record must be like: add fields or field_count";
+            fields.wrong("enforce", message);
+        }
         let types = fields.types();
         let consumers = fields.integer("consumers", 1..=CONSUMERS_MAX).unwrap_or(1);
         Some(Source {

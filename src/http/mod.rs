@@ -53,6 +53,7 @@ use tokio_util::sync::CancellationToken;
 use self::error::{Problem, Reason};
 pub use self::lander::{Lander, serve_lander};
 use crate::ingest;
+use crate::land::Demand;
 use crate::metrics as names;
 use crate::record::Topic;
 use crate::wal::Wal;
@@ -89,6 +90,8 @@ pub struct Source {
     pub topic: Topic,
     /// The field that is the Kafka key.
     pub key: Option<String>,
+    /// What a record must be like to be taken; `None`: anything.
+    pub demand: Option<Demand>,
 }
 
 /// How the listeners behave. No `Debug`: it holds the admin token.
@@ -152,6 +155,7 @@ pub struct Gateway {
 struct SourceState {
     topic: Topic,
     key: ingest::Key,
+    demand: Option<Arc<Demand>>,
     counters: TopicCounters,
 }
 
@@ -179,6 +183,7 @@ impl Gateway {
                 let state = SourceState {
                     topic: source.topic.clone(),
                     key: source.key.clone().map_or(ingest::Key::None, ingest::Key::Field),
+                    demand: source.demand.clone().map(Arc::new),
                     counters: counters.topic(source.topic.as_str()),
                 };
                 (source.name.clone(), state)

@@ -17,6 +17,7 @@ use super::{Gateway, SourceState, pages};
 use crate::ingest::cloud_events::{self, Attributes};
 use crate::ingest::rest_proxy::{Embedded, Sizes};
 use crate::ingest::{self, Encoding, Envelope, Headers, IngestError, Key, Media, Shape, Taken};
+use crate::land::Demand;
 use crate::record::{Record, Topic};
 use crate::wal::{Batch, Receipt};
 
@@ -57,6 +58,7 @@ pub(super) async fn source(State(gateway): State<Arc<Gateway>>, request: Request
         topic: source.topic.clone(),
         key: Key::None,
         key_default: source.key.clone(),
+        demand: source.demand.clone(),
         way: Way::Source,
     };
     match take(&gateway, request, ask).await {
@@ -101,6 +103,7 @@ async fn produce_to_topic(gateway: &Arc<Gateway>, request: Request) -> Result<Re
         topic,
         key,
         key_default: Key::None,
+        demand: None,
         way: Way::Topic,
     };
     let kept = take(gateway, request, ask).await?;
@@ -129,6 +132,8 @@ pub(super) struct Ask {
     pub(super) key: Key,
     /// Where the client gives none.
     pub(super) key_default: Key,
+    /// What a record must be like.
+    pub(super) demand: Option<Arc<Demand>>,
     pub(super) way: Way,
 }
 
@@ -150,9 +155,10 @@ impl Kept {
 }
 
 /// How a body is read.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 enum Reader {
-    Plain(Media, Shape),
+    One(Media, Option<Arc<Demand>>),
+    Many(Media),
     V2(Embedded),
     V3,
 }
@@ -166,7 +172,7 @@ pub(super) async fn take(gateway: &Arc<Gateway>, request: Request, ask: Ask) -> 
     let (key, mut headers) = client_headers(&parts.headers, ask.key)?;
     let mut key = if key == Key::None { ask.key_default } else { key };
     let reader = match ask.way {
-        Way::Source => Reader::Plain(Media::parse(content_type, Shape::One)?, Shape::One),
+        Way::Source => Reader::One(Media::parse(content_type, Shape::One)?, ask.demand),
         Way::V2 => Reader::V2(Embedded::parse(content_type)?),
         Way::V3 => match Media::parse(content_type, Shape::One)? {
             Media::Json => Reader::V3,
@@ -186,7 +192,7 @@ pub(super) async fn take(gateway: &Arc<Gateway>, request: Request, ask: Ask) -> 
                     Media::Data
                 }
             };
-            Reader::Plain(media, Shape::Many)
+            Reader::Many(media)
         }
     };
     let body = gateway.bodies.collect(body).await?;
@@ -199,7 +205,7 @@ pub(super) async fn take(gateway: &Arc<Gateway>, request: Request, ask: Ask) -> 
         received_ms,
     };
     let records_max = match reader {
-        Reader::Plain(..) | Reader::V2(_) => gateway.options.records_max,
+        Reader::One(..) | Reader::Many(_) | Reader::V2(_) => gateway.options.records_max,
         // The answer tells of each.
         Reader::V3 => gateway.options.records_max.min(V3_RECORDS_MAX),
     };
@@ -250,12 +256,35 @@ fn encode(
     limits: ingest::Limits,
 ) -> Result<(Batch, Taken, Vec<Sizes>), IngestError> {
     let mut batch = Batch::new();
+    let mut broken = None;
     let each = |record: &Record| batch.push(record);
     let (taken, sizes) = match reader {
-        Reader::Plain(media, shape) => (ingest::read(media, shape, body, envelope, limits, each)?, Vec::new()),
+        Reader::One(media, None) => (
+            ingest::read(media, Shape::One, body, envelope, limits, each)?,
+            Vec::new(),
+        ),
+        Reader::One(media, Some(demand)) => {
+            let each = |record: &Record| {
+                broken = demand.broken_by(record.value.as_deref());
+                batch.push(record);
+            };
+            (
+                ingest::read(media, Shape::One, body, envelope, limits, each)?,
+                Vec::new(),
+            )
+        }
+        Reader::Many(media) => (
+            ingest::read(media, Shape::Many, body, envelope, limits, each)?,
+            Vec::new(),
+        ),
         Reader::V2(embedded) => (ingest::read_v2(embedded, body, envelope, limits, each)?, Vec::new()),
         Reader::V3 => ingest::read_v3(body, envelope, limits, each)?,
     };
+    if let Some(reason) = broken {
+        return Err(IngestError::Invalid(format!(
+            "the record breaks the rule of this source: {reason}. It was not taken; correct it and send it again."
+        )));
+    }
     Ok((batch, taken, sizes))
 }
 

@@ -165,6 +165,7 @@ async fn produce(gateway: &Arc<Gateway>, request: Request, topic: &str, way: Way
         topic: produce::check_topic(gateway, topic)?,
         key: Key::None,
         key_default: Key::None,
+        demand: None,
         way,
     };
     let kept = produce::take(gateway, request, ask).await?;

@@ -36,6 +36,7 @@ fn options() -> Options {
         name: name.into(),
         topic: Topic::parse(name).unwrap(),
         key: key.map(Into::into),
+        demand: None,
     };
     Options {
         gateway_id: "here".into(),

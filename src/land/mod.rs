@@ -58,6 +58,27 @@ pub enum Rule {
     Fields,
 }
 
+/// What a source demands of a record before it is taken: what the lander would mark.
+#[derive(Debug, Clone)]
+pub struct Demand {
+    rule: Rule,
+    table: Table,
+}
+
+impl Demand {
+    /// The rule, and the table with the declared fields.
+    #[must_use]
+    pub fn new(rule: Rule, table: Table) -> Self {
+        Self { rule, table }
+    }
+
+    /// Why a value breaks it, in the words of the column `reason`; `None`: it does not.
+    #[must_use]
+    pub fn broken_by(&self, value: Option<&[u8]>) -> Option<String> {
+        rules::check(&self.rule, &self.table, value).1
+    }
+}
+
 /// One source to land.
 #[derive(Debug, Clone)]
 pub struct Source {

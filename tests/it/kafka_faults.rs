@@ -154,6 +154,14 @@ impl<'a> Trial<'a> {
         });
     }
 
+    /// What was held is sent.
+    #[track_caller]
+    fn releases(&self) {
+        wait_until("nothing is held", seconds(60), || {
+            self.gateway.metric("tidegate_held_records") == 0.0
+        });
+    }
+
     fn acked(&self) -> f64 {
         self.gateway.metric("tidegate_wal_acked_sequence")
     }
@@ -186,9 +194,7 @@ impl<'a> Trial<'a> {
     fn check(&mut self) -> Tally {
         self.stop_clients();
         self.gateway.wait_drained(seconds(180));
-        wait_until("nothing is held", seconds(60), || {
-            self.gateway.metric("tidegate_held_records") == 0.0
-        });
+        self.releases();
         let log = self.gateway.log();
         assert!(!log.contains("panicked"), "{log}");
         let mut late = Vec::new();

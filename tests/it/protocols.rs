@@ -21,6 +21,7 @@ cases!["protocols":
     texts_bytes_and_forms_go_to_topics [Kafka],
     a_compressed_body_is_what_was_compressed [Kafka],
     a_bomb_is_refused_and_costs_no_memory [Alone],
+    a_source_that_rejects_says_why_and_stores_nothing [],
 ];
 
 const EVENTS: &str = "application/cloudevents-batch+json";
@@ -313,4 +314,45 @@ fn a_bomb_is_refused_and_costs_no_memory() {
     let grown = gateway.rss_bytes().saturating_sub(before);
     assert!(grown < 160 << 20, "{grown} bytes");
     assert_eq!(gateway.admin("/livez").unwrap().status, 200);
+}
+
+fn a_source_that_rejects_says_why_and_stores_nothing() {
+    let mut config = Config::new(NOWHERE);
+    let rejects = "fields = ['id', 'amount']\ntypes = ['amount: real']\nenforce = 'reject'";
+    config
+        .source_with("strict", "t", None, rejects)
+        .source_with("counted", "t", None, "field_count = 2\nenforce = 'reject'")
+        .source_with("marked", "t", None, "field_count = 2");
+    let gateway = Gateway::start(&config);
+    let client = gateway.client();
+    for (path, media, body, why) in [
+        ("/strict", FORM, "id=1", "missing field amount"),
+        ("/strict", FORM, "id=1&amount=7&more=x", "unexpected field more"),
+        ("/strict", JSON, r#"{"id": "1", "amount": "much"}"#, "amount"),
+        ("/counted", FORM, "a=1", "expected 2 fields, got 1"),
+    ] {
+        let answer = client.post(path, media, body.as_bytes()).unwrap();
+        assert_eq!(
+            (answer.status, answer.json()["type"].as_str()),
+            (422, Some("urn:tidegate:problem:invalid"))
+        );
+        assert!(answer.json()["detail"].as_str().unwrap().contains(why), "{answer:?}");
+    }
+    assert_eq!(gateway.metric("tidegate_wal_committed_sequence"), 0.0);
+    assert_eq!(
+        gateway.metrics()[r#"tidegate_ingest_rejected_total{reason="invalid"}"#],
+        4.0
+    );
+    for (path, media, body) in [
+        ("/strict", FORM, "amount=17.5&id=1"),
+        ("/strict", JSON, r#"{"id": "1", "amount": 17.5}"#),
+        ("/counted", FORM, "a=1&b=2"),
+        ("/marked", FORM, "a=1"),
+    ] {
+        assert_eq!(
+            client.post(path, media, body.as_bytes()).unwrap().status,
+            200,
+            "{path} {body}"
+        );
+    }
 }

@@ -165,7 +165,8 @@ fn a_source_that_cannot_be_served_is_refused() {
         ("name = \"a\"\nfields = [\"x\"]\nfield_count = 1", "beside fields"),
         ("name = \"a\"\nfields = [\"x\", \"x\"]", "twice"),
         ("name = \"a\"\nfields = [\"x\"]\nkey = \"y\"", "none of its fields"),
-        ("name = \"a\"\nenforce = \"reject\"", "does not have yet"),
+        ("name = \"a\"\nenforce = \"reject\"", "add fields or field_count"),
+        ("name = \"a\"\nenforce = \"drop\"", "\"mark\" or \"reject\""),
         ("name = \"a\"\nconsumers = 0", "from 1 to 64"),
         ("name = \"a\"\n[[source]]\nname = \"a\"", "another source"),
     ] {

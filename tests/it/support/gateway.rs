@@ -84,7 +84,12 @@ impl Config {
 
     /// Declares a source; the six of the shipped file are then not there.
     pub fn source(&mut self, name: &str, topic: &str, key: Option<&str>) -> &mut Self {
-        let mut source = toml::Table::new();
+        self.source_with(name, topic, key, "")
+    }
+
+    /// [`source`](Self::source) with further keys, as TOML.
+    pub fn source_with(&mut self, name: &str, topic: &str, key: Option<&str>, more: &str) -> &mut Self {
+        let mut source: toml::Table = more.parse().expect("TOML");
         source.insert("name".to_owned(), name.into());
         source.insert("topic".to_owned(), topic.into());
         if let Some(key) = key {
