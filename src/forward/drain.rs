@@ -101,7 +101,7 @@ pub(super) struct Drain {
     pub(super) topics: Topics,
     pub(super) pace: Pace,
     /// Whether the log is walked before the lane.
-    main_is_next: bool,
+    pub(super) main_is_next: bool,
     pub(super) failures: Vec<Failure>,
     /// A send that failed at once, for its topic.
     pub(super) refused: Option<(u32, RDKafkaErrorCode)>,
@@ -200,19 +200,9 @@ impl Drain {
             let busy = self.transact()?;
             self.sift()?;
             self.letters_step()?;
-            let (lane, main) = match self.main_is_next {
-                true => {
-                    let main = self.main_step()?;
-                    (self.lane_step()?, main)
-                }
-                false => (self.lane_step()?, self.main_step()?),
-            };
-            // Who had all that the pace allows is second then, or a long pass would leave nothing to all other topics.
-            if lane != main {
-                self.main_is_next = lane;
-            }
+            let walked = self.walk()?;
             self.publish(false);
-            if !lane && !main && !busy {
+            if !walked && !busy {
                 self.rest();
             }
         }

@@ -157,6 +157,22 @@ impl Drain {
         }
     }
 
+    /// A step of each, lane and log; whether there may be more at once. Who had all that the pace allows is second then, or
+    /// a long pass would leave nothing to all other topics.
+    pub(super) fn walk(&mut self) -> Step<bool> {
+        let (lane, main) = match self.main_is_next {
+            true => {
+                let main = self.main_step()?;
+                (self.lane_step()?, main)
+            }
+            false => (self.lane_step()?, self.main_step()?),
+        };
+        if lane != main {
+            self.main_is_next = lane;
+        }
+        Ok(lane || main)
+    }
+
     /// One step of a pass, or a look at a held topic; whether there may be more at once.
     pub(super) fn lane_step(&mut self) -> Step<bool> {
         self.probe_step();
