@@ -5,12 +5,14 @@
 
 use std::fmt::Write as _;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
+use tokio::time::timeout;
 
 use super::error::{Problem, Reason};
 use super::{Gateway, SourceState, pages};
@@ -28,10 +30,12 @@ const ALLOW: &str = "POST";
 const INLINE_BYTES_MAX: usize = 256 << 10;
 /// How many such bodies are parsed at once: each may become a batch of the largest size.
 pub(super) const ENCODERS_MAX: usize = 4;
+/// How long a request waits for its turn.
+const ENCODER_WAIT_MAX: Duration = Duration::from_secs(5);
 /// How many sources a 404 names.
 const SOURCES_NAMED_MAX: usize = 20;
-/// The most records of a request to the REST Proxy, v3: the answer says of each what it was.
-const V3_RECORDS_MAX: usize = 10_000;
+/// The most records of a request to the REST Proxy's paths: the answer says of each what it was.
+const REST_RECORDS_MAX: usize = 10_000;
 /// The topics that Kafka keeps for itself.
 const TOPIC_PREFIX_RESERVED: &str = "__";
 
@@ -170,6 +174,12 @@ pub(super) async fn take(gateway: &Arc<Gateway>, request: Request, ask: Ask) -> 
     let encodings = parts.headers.get_all(header::CONTENT_ENCODING);
     let encoding = Encoding::parse(encodings.iter().map(HeaderValue::as_bytes))?;
     let (key, mut headers) = client_headers(&parts.headers, ask.key)?;
+    if matches!(ask.way, Way::V2 | Way::V3) && key != Key::None {
+        return Err(Problem::new(
+            Reason::Malformed,
+            "on this path each record says its key itself, and the header tidegate-key is there. Nothing was taken; leave it out.",
+        ));
+    }
     let mut key = if key == Key::None { ask.key_default } else { key };
     let reader = match ask.way {
         Way::Source => Reader::One(Media::parse(content_type, Shape::One)?, ask.demand),
@@ -205,9 +215,8 @@ pub(super) async fn take(gateway: &Arc<Gateway>, request: Request, ask: Ask) -> 
         received_ms,
     };
     let records_max = match reader {
-        Reader::One(..) | Reader::Many(_) | Reader::V2(_) => gateway.options.records_max,
-        // The answer tells of each.
-        Reader::V3 => gateway.options.records_max.min(V3_RECORDS_MAX),
+        Reader::One(..) | Reader::Many(_) => gateway.options.records_max,
+        Reader::V2(_) | Reader::V3 => gateway.options.records_max.min(REST_RECORDS_MAX),
     };
     let limits = ingest::Limits {
         record_bytes_max: gateway.options.record_bytes_max,
@@ -222,7 +231,14 @@ pub(super) async fn take(gateway: &Arc<Gateway>, request: Request, ask: Ask) -> 
                 "the gateway could not finish reading this request. Nothing of it was taken; send it again.",
             )
         };
-        let turn = Arc::clone(&gateway.encoders).acquire_owned().await;
+        let turn = timeout(ENCODER_WAIT_MAX, Arc::clone(&gateway.encoders).acquire_owned()).await;
+        let turn = turn.map_err(|_| {
+            Problem::new(
+                Reason::Busy,
+                "other large or compressed requests take all of the gateway's time. This one was not taken; send it again in \
+                 a moment.",
+            )
+        })?;
         let turn = turn.map_err(|_| unfinished())?;
         let bytes = body.bytes.clone();
         let encoding = tokio::task::spawn_blocking(move || {

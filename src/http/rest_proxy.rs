@@ -128,12 +128,10 @@ pub(super) async fn cluster(State(gateway): State<Arc<Gateway>>, request: Reques
 
 fn cluster_of(gateway: &Gateway, headers: &HeaderMap) -> serde_json::Value {
     let id = gateway.wal_id.clone();
-    let of = |what: &str| json!({"related": place(headers, &format!("/v3/clusters/{id}/{what}"))});
     json!({
         "kind": "KafkaCluster",
         "metadata": {"self": place(headers, &format!("/v3/clusters/{id}")), "resource_name": format!("crn:///kafka={id}")},
         "cluster_id": id,
-        "topics": of("topics"),
     })
 }
 
@@ -161,6 +159,12 @@ fn check_cluster(gateway: &Gateway, id: &str) -> Result<(), Problem> {
 }
 
 async fn produce(gateway: &Arc<Gateway>, request: Request, topic: &str, way: Way) -> Result<Kept, Problem> {
+    if request.uri().query().is_some() {
+        return Err(Problem::new(
+            Reason::Malformed,
+            "this path takes no parameters: each record says its key itself. Nothing was taken; leave out what follows the ?.",
+        ));
+    }
     let ask = Ask {
         topic: produce::check_topic(gateway, topic)?,
         key: Key::None,

@@ -20,7 +20,7 @@ use std::borrow::Cow;
 use percent_encoding::percent_decode;
 use serde::Deserialize;
 
-use super::{Headers, IngestError, Key, shorten};
+use super::{Headers, IngestError, Key, json, shorten};
 
 /// What begins the HTTP header of an attribute.
 pub const HEADER_PREFIX: &str = "ce-";
@@ -51,7 +51,7 @@ impl Attributes {
                 shorten(name.as_bytes())
             )));
         }
-        let value: Vec<u8> = percent_decode(value).collect();
+        let value: Vec<u8> = percent_decode(&unquoted(value)).collect();
         if std::str::from_utf8(&value).is_err() {
             return Err(malformed(format!(
                 "the value of {HEADER_PREFIX}{name} is not UTF-8; percent-encode it"
@@ -100,6 +100,24 @@ impl Attributes {
     }
 }
 
+/// A value without the quotes that it may have, and their escapes (HTTP binding 3.1.3.2).
+fn unquoted(value: &[u8]) -> Cow<'_, [u8]> {
+    let [b'"', inner @ .., b'"'] = value else {
+        return Cow::Borrowed(value);
+    };
+    let mut bytes = inner.iter();
+    let mut plain = Vec::with_capacity(inner.len());
+    while let Some(byte) = bytes.next() {
+        let byte = if *byte == b'\\' {
+            bytes.next().unwrap_or(byte)
+        } else {
+            byte
+        };
+        plain.push(*byte);
+    }
+    Cow::Owned(plain)
+}
+
 /// Checks that `text`, a JSON text, is an event in the JSON format.
 pub(super) fn check(text: &str, place: &impl std::fmt::Display) -> Result<(), IngestError> {
     #[derive(Deserialize)]
@@ -114,7 +132,7 @@ pub(super) fn check(text: &str, place: &impl std::fmt::Display) -> Result<(), In
         kind: Option<Cow<'a, str>>,
     }
     let event: Event<'_> =
-        serde_json::from_str(text).map_err(|error| malformed(format!("{place} is no event in JSON: {error}")))?;
+        json::object(text).map_err(|error| malformed(format!("{place} is no event in JSON: {error}")))?;
     let given = [&event.id, &event.source, &event.specversion, &event.kind];
     for (name, value) in REQUIRED.iter().zip(given) {
         if value.as_ref().is_none_or(|value| value.is_empty()) {

@@ -21,6 +21,8 @@ pub enum Encoding {
 
 /// The window that a decoder must take and need not exceed, RFC 9659: 2^23 bytes.
 const WINDOW_LOG_MAX: u32 = 23;
+/// The most members of a gzip body: who appends to a file makes a few.
+const MEMBERS_MAX: usize = 100;
 
 impl Encoding {
     /// What all `Content-Encoding` headers of a request say together.
@@ -57,7 +59,7 @@ impl Encoding {
             matches!(*body, [cmf, flg, ..] if cmf & 0x0F == 8 && (u16::from(cmf) * 256 + u16::from(flg)) % 31 == 0);
         let expanded = match self {
             Self::Identity => return Ok(body.to_vec()),
-            Self::Gzip => all_of(flate2::read::MultiGzDecoder::new(body), bytes_max),
+            Self::Gzip => members(body, bytes_max),
             Self::Deflate if is_zlib => {
                 let mut decoder = flate2::bufread::ZlibDecoder::new(body);
                 all_of(&mut decoder, bytes_max).and_then(|expanded| ended(decoder.get_ref(), expanded, bytes_max))
@@ -82,6 +84,22 @@ impl Encoding {
         }
         Ok(expanded)
     }
+}
+
+/// All members of a gzip body. Each costs the decoder a state of its own, however little is in it.
+fn members(mut body: &[u8], bytes_max: usize) -> io::Result<Vec<u8>> {
+    let mut expanded = Vec::new();
+    for _ in 0..MEMBERS_MAX {
+        let mut decoder = flate2::bufread::GzDecoder::new(body);
+        let left = bytes_max.saturating_sub(expanded.len()) as u64 + 1;
+        Read::by_ref(&mut decoder).take(left).read_to_end(&mut expanded)?;
+        body = decoder.into_inner();
+        if body.is_empty() || expanded.len() > bytes_max {
+            return Ok(expanded);
+        }
+    }
+    let what = format!("it has more than {MEMBERS_MAX} members");
+    Err(io::Error::new(io::ErrorKind::InvalidData, what))
 }
 
 /// One byte more than `bytes_max` at most.
@@ -160,6 +178,14 @@ mod tests {
             let body = [compressed(encoding, b"one "), compressed(encoding, b"two")].concat();
             assert_eq!(encoding.expand(&body, 100).unwrap(), b"one two");
         }
+    }
+
+    #[test]
+    fn a_body_of_nothing_but_members_is_refused() {
+        let members = |count| compressed(Encoding::Gzip, b"").repeat(count);
+        assert_eq!(Encoding::Gzip.expand(&members(MEMBERS_MAX), 10).unwrap(), b"");
+        let refused = Encoding::Gzip.expand(&members(MEMBERS_MAX + 1), 10);
+        assert!(matches!(refused, Err(IngestError::Malformed(_))), "{refused:?}");
     }
 
     #[test]

@@ -161,6 +161,14 @@ fn check(text: &str, place: &Place) -> Result<(), IngestError> {
     check_depth(text, place)
 }
 
+/// Reads the object `text`. (serde would also take an array for a struct, its elements by their place.)
+pub(super) fn object<'a, T: Deserialize<'a>>(text: &'a str) -> Result<T, serde_json::Error> {
+    match text.trim_ascii_start().starts_with('{') {
+        true => serde_json::from_str(text),
+        false => Err(de::Error::custom("it is not an object")),
+    }
+}
+
 /// `text` is valid JSON: a bracket outside a string is a bracket. (serde_json limits nesting only where
 /// it builds values, and here it only checks.)
 pub(super) fn check_depth(text: &str, place: &Place) -> Result<(), IngestError> {

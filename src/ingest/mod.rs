@@ -444,8 +444,16 @@ impl<F: FnMut(&Record)> Out<F> {
     }
 
     /// A header of the next record alone.
-    fn push_header(&mut self, name: &str, value: &[u8]) {
+    fn push_header(&mut self, name: &str, value: &[u8]) -> Result<(), IngestError> {
+        if self.record.headers.len() - self.headers_common >= HEADERS_MAX {
+            return Err(IngestError::Malformed(format!(
+                "record {} of this request has more than {HEADERS_MAX} headers of its own, the most a record may have. None of \
+                 the request was taken.",
+                self.next()
+            )));
+        }
         self.record.headers.push((name.to_owned(), value.to_vec()));
+        Ok(())
     }
 
     /// Which record the next one is, counted from 1.
@@ -502,6 +510,10 @@ enum FieldKey {
     /// It is, and has this value in this record.
     Is(Option<Vec<u8>>),
 }
+
+/// The most headers of a record that are not the request's own: a header costs memory beyond its bytes, here and in
+/// Kafka's client.
+const HEADERS_MAX: usize = 100;
 
 const CONTENT_TYPE: &str = "content-type";
 

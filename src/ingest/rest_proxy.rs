@@ -112,11 +112,21 @@ pub struct Sizes {
 /// Reads the records of a v2 request.
 pub(super) fn read_v2<F: FnMut(&Record)>(body: &[u8], embedded: Embedded, out: &mut Out<F>) -> Result<(), IngestError> {
     #[derive(Deserialize)]
+    #[serde(deny_unknown_fields)]
     struct Request<'a> {
         #[serde(borrow)]
         records: Option<&'a RawValue>,
+        #[serde(borrow)]
+        key_schema: Option<&'a RawValue>,
+        #[serde(borrow)]
+        key_schema_id: Option<&'a RawValue>,
+        #[serde(borrow)]
+        value_schema: Option<&'a RawValue>,
+        #[serde(borrow)]
+        value_schema_id: Option<&'a RawValue>,
     }
     #[derive(Deserialize)]
+    #[serde(deny_unknown_fields)]
     struct Entry<'a> {
         #[serde(borrow, default)]
         key: Option<&'a RawValue>,
@@ -125,14 +135,22 @@ pub(super) fn read_v2<F: FnMut(&Record)>(body: &[u8], embedded: Embedded, out: &
         partition: Option<i64>,
     }
     let text = json::utf8(body, &json::Place::Body)?;
-    let request: Request<'_> = parse(text, "the body")?;
+    let request: Request<'_> = parse(text, &json::Place::Body)?;
+    let schemas = [
+        request.key_schema,
+        request.key_schema_id,
+        request.value_schema,
+        request.value_schema_id,
+    ];
+    refuse(&json::Place::Body, "schema", schemas.iter().any(Option::is_some))?;
     out.set_content_type(embedded.content_type());
     let records = request.records.map_or("", RawValue::get);
     if records.starts_with('[') {
         json::each_element(records, |text| {
             let place = json::Place::Element(out.next());
-            let entry: Entry<'_> = parse(text, &place.to_string())?;
+            let entry: Entry<'_> = parse(text, &place)?;
             refuse(&place, "partition", entry.partition.is_some())?;
+            check_something(&place, entry.key.is_some() || entry.value.is_some())?;
             let key = entry.key.map(|raw| embedded.decode(raw, "key", &place)).transpose()?;
             let value = entry
                 .value
@@ -156,17 +174,19 @@ pub(super) fn read_v3<F: FnMut(&Record)>(
     sizes: &mut Vec<Sizes>,
 ) -> Result<(), IngestError> {
     #[derive(Deserialize)]
+    #[serde(deny_unknown_fields)]
     struct Entry<'a> {
         partition_id: Option<i64>,
         timestamp: Option<&'a RawValue>,
         #[serde(borrow, default)]
         headers: Option<&'a RawValue>,
         #[serde(borrow, default)]
-        key: Option<Data<'a>>,
+        key: Option<&'a RawValue>,
         #[serde(borrow, default)]
-        value: Option<Data<'a>>,
+        value: Option<&'a RawValue>,
     }
     #[derive(Deserialize)]
+    #[serde(deny_unknown_fields)]
     struct Header<'a> {
         #[serde(borrow)]
         name: Cow<'a, str>,
@@ -177,21 +197,24 @@ pub(super) fn read_v3<F: FnMut(&Record)>(
     for entry in serde_json::Deserializer::from_str(text).into_iter::<&RawValue>() {
         let place = json::Place::Record(out.next());
         let raw = entry.map_err(|error| json::not_json(&error, &place))?;
-        let entry: Entry<'_> = parse(raw.get(), &place.to_string())?;
+        let entry: Entry<'_> = parse(raw.get(), &place)?;
         refuse(&place, "partition_id", entry.partition_id.is_some())?;
         refuse(&place, "timestamp", entry.timestamp.is_some())?;
-        let key = entry.key.map(|key| key.decode("key", &place)).transpose()?;
-        let value = entry.value.map(|value| value.decode("value", &place)).transpose()?;
+        check_something(&place, entry.key.is_some() || entry.value.is_some())?;
+        let key = entry.key.map(|key| Data::decode(key, "key", &place)).transpose()?;
+        let value = entry
+            .value
+            .map(|value| Data::decode(value, "value", &place))
+            .transpose()?;
         out.set_content_type(value.as_ref().map_or(super::BYTES, |value| value.kind.facts().1));
         if let Some(headers) = entry.headers {
             json::each_element(headers.get(), |text| {
-                let header: Header<'_> = parse(text, &format!("a header of {place}"))?;
+                let header: Header<'_> = parse(text, &format_args!("a header of {place}"))?;
                 let value = header
                     .value
                     .map(|raw| base64(raw, "value of a header", &place))
                     .transpose()?;
-                out.push_header(client_header(&header.name)?, &value.unwrap_or_default());
-                Ok(())
+                out.push_header(client_header(&header.name)?, &value.unwrap_or_default())
             })?;
         }
         let size = |data: &Option<Decoded<'_>>| -> Size {
@@ -217,6 +240,7 @@ pub(super) fn read_v3<F: FnMut(&Record)>(
 
 /// A key or a value of v3.
 #[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 struct Data<'a> {
     #[serde(borrow, rename = "type", default)]
     kind: Option<Cow<'a, str>>,
@@ -231,8 +255,9 @@ struct Decoded<'a> {
 }
 
 impl<'a> Data<'a> {
-    fn decode(self, name: &str, place: &json::Place) -> Result<Decoded<'a>, IngestError> {
-        let given = self.kind.as_deref().unwrap_or_default();
+    fn decode(raw: &'a RawValue, name: &str, place: &json::Place) -> Result<Decoded<'a>, IngestError> {
+        let data: Self = parse(raw.get(), &format_args!("the {name} of {place}"))?;
+        let given = data.kind.as_deref().unwrap_or_default();
         let Some(kind) = Kind::ALL.into_iter().find(|kind| kind.facts().0 == given) else {
             return Err(IngestError::Malformed(format!(
                 "the {name} of {place} has the type {:?}; taken are BINARY, JSON and STRING (no schemas). None of the \
@@ -240,7 +265,7 @@ impl<'a> Data<'a> {
                 shorten(given.as_bytes())
             )));
         };
-        let bytes = match (self.data, kind) {
+        let bytes = match (data.data, kind) {
             (None, _) => None,
             (Some(raw), Kind::Json) => Some(json_text(raw, place)?),
             (Some(raw), Kind::String) => Some(Cow::Owned(string(raw, name, place)?.into_owned().into_bytes())),
@@ -250,8 +275,8 @@ impl<'a> Data<'a> {
     }
 }
 
-fn parse<'a, T: Deserialize<'a>>(text: &'a str, place: &str) -> Result<T, IngestError> {
-    serde_json::from_str(text).map_err(|error| {
+fn parse<'a, T: Deserialize<'a>>(text: &'a str, place: &dyn std::fmt::Display) -> Result<T, IngestError> {
+    json::object(text).map_err(|error| {
         IngestError::Malformed(format!(
             "{place} is not what this path takes: {error}. None of the request was taken."
         ))
@@ -263,8 +288,18 @@ fn refuse(place: &json::Place, what: &str, is_there: bool) -> Result<(), IngestE
         return Ok(());
     }
     Err(IngestError::Invalid(format!(
-        "{place} has a {what}, which this gateway cannot keep: partitions follow from keys, and timestamps say when a record \
-         was received. None of the request was taken; leave it out."
+        "{place} has a {what}, which this gateway cannot keep: partitions follow from keys, timestamps say when a record was \
+         received, and values are not looked at. None of the request was taken; leave it out."
+    )))
+}
+
+/// A record with a key alone is a tombstone; one with neither is a mistake.
+fn check_something(place: &json::Place, has_something: bool) -> Result<(), IngestError> {
+    if has_something {
+        return Ok(());
+    }
+    Err(IngestError::Invalid(format!(
+        "{place} has neither a key nor a value. None of the request was taken."
     )))
 }
 

@@ -407,7 +407,7 @@ fn an_event_goes_out_whole_and_a_batch_one_by_one() {
         ("\"id\":\"7\"", "\"id\":\"\""),
         ("\"source\"", "\"sauce\""),
         ("\"type\"", "\"tüpe\""),
-        ("{\"spec", "[{\"spec"),
+        (EVENT_JSON, r#"["7", "/a", "1.0", "t"]"#),
     ] {
         let body = format!("[{EVENT_JSON}, {}]", EVENT_JSON.replace(from, to));
         let refused = records(Media::Events, Shape::Many, body.as_bytes(), Key::None);
@@ -433,12 +433,12 @@ fn attributes_become_headers_and_one_of_them_the_key() {
         ("source", "/a"),
         ("specversion", "1.0"),
         ("type", "t"),
-        ("subject", "Z%C3%BCrich%20%25"),
+        ("subject", "\"Z%C3%BCrich\\\" %25\""),
     ];
     let (headers, key) = of(&whole).unwrap().unwrap();
-    assert_eq!(key, Key::Given("Zürich %".into()));
+    assert_eq!(key, Key::Given("Zürich\" %".into()));
     assert_eq!(headers.len(), 5);
-    assert_eq!(headers[4], ("ce_subject".to_owned(), "Zürich %".into()));
+    assert_eq!(headers[4], ("ce_subject".to_owned(), "Zürich\" %".into()));
     assert_eq!(of(&[]).unwrap(), None);
     for without in 0..4 {
         let mut headers = whole.to_vec();
@@ -469,13 +469,13 @@ fn rest_proxy_v2_keeps_keys_and_values_byte_for_byte() {
         pairs.collect::<Vec<_>>()
     };
     let some = |text: &str| Some(text.to_owned());
-    let body = r#"{"records": [{"key": "k", "value": {"a": 1.50}}, {"value": [1, 2]}, {"key": null, "value": null}]}"#;
+    let body = r#"{"records": [{"key": "k", "value": {"a": 1.50}}, {"value": [1, 2]}, {"key": 7, "value": null}]}"#;
     assert_eq!(
         pairs(v2(Embedded::Json, body).unwrap()),
         [
             (some("\"k\""), some("{\"a\": 1.50}")),
             (None, some("[1, 2]")),
-            (None, None)
+            (some("7"), None)
         ]
     );
     let body = r#"{"records": [{"key": "aw==", "value": "dg=="}], "value_schema_id": null}"#;
@@ -486,9 +486,15 @@ fn rest_proxy_v2_keeps_keys_and_values_byte_for_byte() {
         ("{}", true),
         (r#"{"records": []}"#, true),
         (r#"{"records": {}}"#, true),
+        (r#"{"records": [{}]}"#, true),
+        (r#"{"records": [{"value": 1}], "value_schema_id": 1}"#, true),
+        (r#"{"records": [{"vlaue": 1}]}"#, false),
+        (r#"{"records": [{"value": 1, "timestamp": 1}]}"#, false),
         (r#"{"records": [{"value": 1, "partition": 0}]}"#, true),
         (r#"{"records": [{"value": 1}, 2]}"#, false),
         (r#"{"records": [{"value": 1}]"#, false),
+        (r#"{"records": [["k", 1, null]]}"#, false),
+        (r#"[[{"value": 1}]]"#, false),
         ("[]", false),
         ("", false),
     ] {
@@ -511,7 +517,7 @@ fn rest_proxy_v3_takes_records_one_after_another() {
     };
     let body = r#"{"key": {"type": "STRING", "data": "Zoë"}, "value": {"type": "JSON", "data": {"a": "b"}},
         "headers": [{"name": "h", "value": "aGk="}]}{"value": {"type": "BINARY", "data": "/w=="}}
-        {"key": {"type": "JSON", "data": "k"}, "value": {"type": "STRING", "data": null}} {}"#;
+        {"key": {"type": "JSON", "data": "k"}, "value": {"type": "STRING", "data": null}} {"key": {"type": "STRING", "data": ""}}"#;
     let (records, sizes) = read(body).unwrap();
     assert_eq!(records[0].key.as_deref(), Some("Zoë".as_bytes()));
     assert_eq!(records[0].value.as_deref(), Some(&br#"{"a": "b"}"#[..]));
@@ -526,13 +532,19 @@ fn rest_proxy_v3_takes_records_one_after_another() {
         (records[2].key.as_deref(), records[2].value.as_ref()),
         (Some(&b"\"k\""[..]), None)
     );
-    assert_eq!((records[3].key.as_ref(), records[3].value.as_ref()), (None, None));
+    assert_eq!(records[3].key.as_deref(), Some(&b""[..]));
     assert_eq!((sizes.len(), sizes[0].key), (4, Some((rest_proxy::Kind::String, 4))));
-    assert_eq!(sizes[3], rest_proxy::Sizes { key: None, value: None });
+    assert_eq!(sizes[3].value, None);
     for body in [
         "",
         " ",
         "[]",
+        r#"[null, null, null, null, {"type": "JSON", "data": 1}]"#,
+        r#"{"value": ["JSON", 1]}"#,
+        "{}",
+        r#"{"vlaue": {"type": "JSON", "data": 1}}"#,
+        r#"{"value": {"type": "JSON", "daat": 1}}"#,
+        r#"{"headers": [["h", "aGk="]]}"#,
         r#"{"value": {"type": "AVRO", "data": 1}}"#,
         r#"{"value": {"data": 1}}"#,
         r#"{"value": {"type": "STRING", "data": 1}}"#,
@@ -562,10 +574,14 @@ fn the_limits_hold_in_every_protocol() {
         matches!(v2, Err(IngestError::RecordTooLarge { record: 1, .. })),
         "{v2:?}"
     );
-    let body = "{}".repeat(11);
+    let body = r#"{"key": {"type": "STRING", "data": ""}}"#.repeat(11);
     let v3 = read_v3(body.as_bytes(), envelope(Key::None), LIMITS, |_| {});
     assert!(matches!(v3, Err(IngestError::TooManyRecords { .. })), "{v3:?}");
-    let body = format!(r#"{{"headers": [{{"name": "{long}"}}]}}"#);
+    let many = vec![r#"{"name": "h"}"#; 101].join(",");
+    let body = format!(r#"{{"key": {{"type": "STRING", "data": ""}}, "headers": [{many}]}}"#);
+    let v3 = read_v3(body.as_bytes(), envelope(Key::None), LIMITS, |_| {});
+    assert!(matches!(v3, Err(IngestError::Malformed(_))), "{v3:?}");
+    let body = format!(r#"{{"key": {{"type": "STRING", "data": ""}}, "headers": [{{"name": "{long}"}}]}}"#);
     let v3 = read_v3(body.as_bytes(), envelope(Key::None), LIMITS, |_| {});
     assert!(matches!(v3, Err(IngestError::RecordTooLarge { .. })), "{v3:?}");
 }

@@ -71,7 +71,13 @@ pub(super) fn remember(wal: &Path, name: &str) -> io::Result<()> {
         return Ok(());
     }
     fs::rename(made, gone_mark(wal, name))?;
-    durable::sync_folder(wal)
+    durable::sync_folder(wal)?;
+    tracing::error!(
+        log = name,
+        "the folder '{name}' of the log is gone, and is made anew now that it is needed: what had been in it is lost. Remove the \
+         file '{name}.gone' beside it to accept the loss"
+    );
+    Ok(())
 }
 
 /// The folder was made, and nothing is in it yet.

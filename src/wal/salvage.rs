@@ -134,16 +134,22 @@ fn fill(source: &Archive, id: WalId, work: &Path, progress: &dyn Fn(u64)) -> Res
     for log in source.logs() {
         salvaged.push(copy(log, &log.part().folder(work), progress)?);
     }
-    salvaged.extend(source.gone().iter().map(|gone| Salvaged {
-        part: gone.part,
-        records: 0,
-        lost: Vec::new(),
-        unknown: None,
-        acked: 0,
-        next: 1,
-        gone: true,
-        faults: Vec::new(),
-    }));
+    for gone in source.gone() {
+        match salvaged.iter_mut().find(|log| log.part == gone.part) {
+            // It was made anew.
+            Some(log) => log.gone = true,
+            None => salvaged.push(Salvaged {
+                part: gone.part,
+                records: 0,
+                lost: Vec::new(),
+                unknown: None,
+                acked: 0,
+                next: 1,
+                gone: true,
+                faults: Vec::new(),
+            }),
+        }
+    }
     source.check_unused()?;
     // Without them a gateway with `exactly_once` does not take Kafka's watermark for its own.
     match stamps::read(source.folder()) {

@@ -201,16 +201,23 @@ fn tell(log: &Archived, unreadable_bytes: u64, verified: &mut Verified) {
 pub fn verify_all(archive: &Archive, progress: &(dyn Fn(u64) + Sync)) -> Result<Vec<Verified>, ArchiveError> {
     let there = archive.logs().map(|log| verify(log, progress));
     let mut verified: Vec<Verified> = there.collect::<Result<_, _>>()?;
-    verified.extend(archive.gone().iter().map(|gone| Verified {
-        part: gone.part,
-        watermarks: Watermarks::default(),
-        generations: 0,
-        disk_bytes: 0,
-        records: 0,
-        lost: Vec::new(),
-        faults: vec![format!("{gone}: {}", gone.advice())],
-        notes: Vec::new(),
-    }));
+    for gone in archive.gone() {
+        let fault = format!("{gone}: {}", gone.advice());
+        match verified.iter_mut().find(|log| log.part == gone.part) {
+            // It was made anew.
+            Some(log) => log.faults.push(fault),
+            None => verified.push(Verified {
+                part: gone.part,
+                watermarks: Watermarks::default(),
+                generations: 0,
+                disk_bytes: 0,
+                records: 0,
+                lost: Vec::new(),
+                faults: vec![fault],
+                notes: Vec::new(),
+            }),
+        }
+    }
     archive.check_unused()?;
     Ok(verified)
 }

@@ -25,7 +25,7 @@ cases!["damage_folder":
     two_verifies_at_once_are_fine [],
     what_is_no_wal_is_exit_2 [],
     a_newer_version_is_exit_2_and_untouched [],
-    a_folder_of_another_user_is_named [],
+    a_folder_of_another_user_is_named [Alone],
     a_gateway_starts_while_it_is_verified [],
     what_no_reader_comes_across_is_told [Kafka],
     a_tail_goes_back_over_what_holds_nothing [],
