@@ -172,6 +172,11 @@ impl Running {
         } else {
             config.http.shutdown
         };
+        if let Ended::Poisoned(_) = ended {
+            // sled panics where it is dropped while its disk takes nothing, and the panic of this thread would be the exit
+            // code. The process ends now, and everything is given back by the system.
+            std::mem::forget(self.wal.clone());
+        }
         self.end(ingest, admin, Instant::now() + grace, &ended).await?;
         match ended {
             Ended::Signal => Ok(()),
