@@ -17,6 +17,7 @@ use crate::config;
 use crate::forward::Mark;
 use crate::ingest::rest_proxy::Embedded;
 use crate::ingest::{self, Encoding, Envelope, IngestError, Key, Limits, Media, Shape, Taken};
+use crate::keys;
 use crate::land::{Rule, decoding as landed, row::Field, table};
 use crate::ops::Item;
 use crate::record::{DECODING, ENCODING, Record, RecordRef, SEQUENCE_MAX, Topic, WalId};
@@ -48,6 +49,7 @@ pub const ALL: &[Decoder] = &[
     ("landed", land),
     ("value", value),
     ("config", config),
+    ("keys", api_keys),
 ];
 
 /// Decodes the bytes with the decoder of this name; panics where something does not hold.
@@ -569,6 +571,13 @@ fn value(bytes: &[u8]) {
 }
 
 /// An operator's file.
+fn api_keys(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    if let Some(again) = keys::rewritten(text) {
+        assert_eq!(keys::rewritten(&again).as_deref(), Some(again.as_str()));
+    }
+}
+
 fn config(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
     match config::Config::of_text(text) {

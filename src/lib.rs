@@ -11,6 +11,8 @@
 //! |---|---|---|
 //! | [`record`] | a record, its topic, its sequence, the identity of a WAL | anybody |
 //! | [`metrics`] | every metric name, once | anybody |
+//! | `watched` | files that may be replaced while the process runs | what is in them |
+//! | [`keys`] | API keys: their file, who they belong to, what those may do | requests, headers |
 //! | `words` | how values are written for people | anybody |
 //! | `kafka` | what every client of Kafka shares: settings, the connection's state, raw calls | the log, tables, HTTP, configuration |
 //! | [`wal`] | the log on disk: append, commit, read, ack | tokio's runtime, HTTP, Kafka, configuration |
@@ -32,10 +34,12 @@ pub mod forward;
 pub mod http;
 pub mod ingest;
 mod kafka;
+pub mod keys;
 pub mod land;
 pub mod metrics;
 pub mod ops;
 pub mod record;
 pub mod telemetry;
 pub mod wal;
+mod watched;
 mod words;

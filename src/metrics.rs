@@ -178,7 +178,7 @@ pub fn install() -> Result<PrometheusHandle, InstallError> {
             INGEST_REQUESTS_TOTAL => &[(
                 "code",
                 &[
-                    "200", "202", "400", "403", "404", "405", "408", "413", "415", "431", "503",
+                    "200", "202", "400", "401", "403", "404", "405", "408", "413", "415", "422", "429", "431", "503",
                 ],
             )],
             DEAD_LETTERS_TOTAL => &[("reason", DEAD_LETTER_REASONS)],

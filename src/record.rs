@@ -265,6 +265,28 @@ impl RecordRef<'_> {
     }
 }
 
+/// Whether a name of a topic or a source fits `pattern`, in which `*` is any run of characters.
+#[must_use]
+pub fn fits(pattern: &str, name: &str) -> bool {
+    let Some((head, tail)) = pattern.split_once('*') else {
+        return pattern == name;
+    };
+    let Some(mut rest) = name.strip_prefix(head) else {
+        return false;
+    };
+    let Some((middles, end)) = tail.rsplit_once('*') else {
+        return rest.ends_with(tail);
+    };
+    for middle in middles.split('*') {
+        // The first place is as good as any: a later one only leaves less for what follows.
+        let Some(at) = rest.find(middle) else {
+            return false;
+        };
+        rest = rest.get(at + middle.len()..).unwrap_or_default();
+    }
+    rest.ends_with(end)
+}
+
 /// Milliseconds since the Unix epoch by the system's clock; 0 for a clock before 1970.
 #[must_use]
 pub fn now_ms() -> i64 {
@@ -276,6 +298,8 @@ pub fn now_ms() -> i64 {
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::indexing_slicing)]
 pub(crate) mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     pub(crate) fn sample() -> Record {
@@ -323,5 +347,41 @@ pub(crate) mod tests {
         assert_eq!(Topic::parse(".."), Err(TopicError::Dots));
         assert_eq!(Topic::parse("a/b"), Err(TopicError::Character('/')));
         assert_eq!(Topic::parse(&"a".repeat(250)), Err(TopicError::TooLong(250)));
+    }
+
+    #[test]
+    fn patterns_match_as_people_read_them() {
+        for (pattern, name, expected) in [
+            ("*", "anything", true),
+            ("orders", "orders", true),
+            ("orders", "orders2", false),
+            ("orders.*", "orders.eu", true),
+            ("orders.*", "orders", false),
+            ("*.eu", "orders.eu", true),
+            ("a*a", "a", false),
+            ("a*b*c", "a-b-b-c", true),
+            ("a*b*c", "a-c-b", false),
+            ("**", "x", true),
+            ("*b*", "abc", true),
+            ("", "x", false),
+        ] {
+            assert_eq!(fits(pattern, name), expected, "{pattern} {name}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn pattern_of_a_name_with_holes_matches_it(name in "[a-c]{1,10}", from in 0usize..10, to in 0usize..10) {
+            let (from, to) = (from.min(name.len()), to.min(name.len()));
+            if from <= to {
+                let pattern = format!("{}*{}", &name[..from], &name[to..]);
+                prop_assert!(fits(&pattern, &name));
+            }
+        }
+
+        #[test]
+        fn no_pattern_panics(pattern in "[a*é]{0,8}", name in "[aé]{0,8}") {
+            prop_assert!(fits("*", &name) >= fits(&pattern, &name));
+        }
     }
 }

@@ -50,6 +50,7 @@ const NOISY: &[&str] = &[
     "sled",
     "hyper",
     "hyper_util",
+    "rustls",
     "mio",
     "pagecache",
 ];
@@ -182,6 +183,8 @@ pub fn init(log: Log, colour: bool) -> Result<Recent, TryInitError> {
     let targets = NOISY
         .iter()
         .map(|target| (*target, level.min(Level::WARN)))
+        // It warns of what any client can do to it, as often as it likes.
+        .chain([("h2", level.min(Level::ERROR))])
         .collect::<Targets>()
         .with_default(level);
     let lines = lines_layer()

@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 
 use super::ask::AskError;
 use crate::config::{ConfigError, Origin};
+use crate::keys::KeysError;
 use crate::wal;
 use crate::{forward, land, telemetry};
 
@@ -65,6 +66,17 @@ fn advice(error: &io::Error, key: &str) -> String {
         }
         _ => format!("Set {key} ({flag}) to an address that can be used"),
     }
+}
+
+/// A file of the ingest listener that cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[error("{key} cannot be used: {source}. {advice} [{key}: {origin}]")]
+pub(super) struct FileError {
+    pub(super) key: &'static str,
+    pub(super) advice: &'static str,
+    pub(super) origin: Origin,
+    #[source]
+    pub(super) source: anyhow::Error,
 }
 
 /// A log that did not open.
@@ -176,7 +188,7 @@ pub(super) fn code(error: &anyhow::Error) -> u8 {
 }
 
 fn code_of(cause: &(dyn std::error::Error + 'static)) -> Option<u8> {
-    if cause.is::<ConfigError>() || cause.is::<ListenError>() {
+    if cause.is::<ConfigError>() || cause.is::<ListenError>() || cause.is::<FileError>() {
         return Some(CONFIGURATION);
     }
     if let Some(error) = cause.downcast_ref::<forward::StartError>() {
@@ -221,6 +233,12 @@ fn code_of(cause: &(dyn std::error::Error + 'static)) -> Option<u8> {
             AskError::Refused { .. } => FAILED,
             error if error.is_misdirected() => CONFIGURATION,
             _ => TRY_AGAIN_LATER,
+        });
+    }
+    if let Some(error) = cause.downcast_ref::<KeysError>() {
+        return Some(match error {
+            KeysError::Io { source, .. } => code_of_io(source),
+            KeysError::Invalid { .. } | KeysError::Refused(_) => CONFIGURATION,
         });
     }
     if let Some(error) = cause.downcast_ref::<wal::ArchiveError>() {

@@ -16,6 +16,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::exit::{LogError, NoSpaceError, StoppedError};
+use super::guard::Guard;
 use super::land::{Landing, stopped};
 use super::{listen, options, signals};
 use crate::config::Config;
@@ -67,6 +68,8 @@ async fn start(plan: Plan<'_>, recent: telemetry::Recent) -> Result<()> {
     let ingest = listen::listen(config, "http.listen", config.http.listen)?;
     let admin = listen::listen(config, "admin.listen", config.admin.listen)?;
 
+    let guard = Guard::open(config)?;
+
     // Before the log: what it finds on opening is counted too.
     let scrape = metrics::install()?;
     for source in &config.sources {
@@ -82,7 +85,7 @@ async fn start(plan: Plan<'_>, recent: telemetry::Recent) -> Result<()> {
         None => None,
     };
     let http = http::Gateway::new(
-        options::http(config, connections_max),
+        options::http(config, connections_max, guard),
         wal.clone(),
         Arc::new(move || handle.status()),
         scrape,

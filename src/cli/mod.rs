@@ -10,7 +10,9 @@ mod dev;
 mod doctor;
 mod exit;
 mod gateway;
+mod guard;
 mod held;
+mod key;
 mod land;
 mod letters;
 mod listen;
@@ -100,6 +102,9 @@ enum Command {
     /// Show or check the configuration
     #[command(subcommand)]
     Config(config::Command),
+    /// API keys of those who may send: make, show, revoke
+    #[command(subcommand)]
+    Key(key::Command),
     /// Print a completion script for a shell
     Completions {
         /// Which shell
@@ -146,6 +151,7 @@ fn run(arguments: Arguments) -> Result<()> {
         Command::Held(command) => held::run(command, &settings.load()?),
         Command::Doctor(flags) => doctor::run(flags, &settings.inputs()),
         Command::Config(command) => config::run(command, &settings.load()?),
+        Command::Key(command) => key::run(command, &settings.load()?),
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Arguments::command(), "tidegate", &mut script);

@@ -1,5 +1,6 @@
 //! From the one `Config` to the `Options` of each part.
 
+use super::guard::Guard;
 use crate::config::{Compression, Config, Delivery, Enforce, Fields, Retain, SinkKind, Source};
 use crate::land::table::{Kind, Table};
 use crate::{forward, http, land, wal};
@@ -102,7 +103,7 @@ pub(super) fn land(config: &Config, mode: land::Mode) -> land::Options {
 }
 
 /// `connections_max` may be lower than the configured one: the system has limits too.
-pub(super) fn http(config: &Config, connections_max: u32) -> http::Options {
+pub(super) fn http(config: &Config, connections_max: u32, guard: Guard) -> http::Options {
     let sources = config.sources.iter().map(|source| http::Source {
         name: source.name.clone(),
         topic: source.topic.clone(),
@@ -126,6 +127,11 @@ pub(super) fn http(config: &Config, connections_max: u32) -> http::Options {
         shutdown_timeout: config.http.shutdown,
         topics: config.http.topics.clone(),
         sources: sources.collect(),
+        requests_per_second_max_per_address: config.http.requests_per_second_max_per_address,
+        requests_per_second_max_per_key: config.http.requests_per_second_max_per_key,
+        trusted_proxies: config.http.trusted_proxies.clone(),
+        tls: guard.tls,
+        keys: guard.keys,
         admin_token: config.admin.token.reveal().map(str::to_owned),
         gateway_id: gateway_id(config),
     }

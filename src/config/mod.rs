@@ -25,6 +25,8 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use ipnet::IpNet;
+
 #[cfg(any(test, fuzzing))]
 pub(crate) use read::{parse_size, parse_time};
 pub use secret::{Properties, Secret};
@@ -131,6 +133,20 @@ pub struct Http {
     pub listen: SocketAddr,
     /// Whether a listener without authentication may be reachable from other machines.
     pub allow_anonymous: bool,
+    /// The file of API keys; empty: nobody is asked for one.
+    pub api_keys_file: PathBuf,
+    /// The certificate chain of TLS, PEM; empty: no TLS.
+    pub tls_certificate_file: PathBuf,
+    /// Its private key, PEM.
+    pub tls_key_file: PathBuf,
+    /// The CAs that clients' certificates must be of, PEM; empty: none is asked for.
+    pub tls_client_ca_file: PathBuf,
+    /// The most requests a second of one address; 0: no limit.
+    pub requests_per_second_max_per_address: u32,
+    /// The most requests a second of one key or client's certificate; 0: no limit.
+    pub requests_per_second_max_per_key: u32,
+    /// Whose `X-Forwarded-For` is believed.
+    pub trusted_proxies: Vec<IpNet>,
     /// The largest body, in bytes.
     pub body_bytes_max: u64,
     /// The largest record, in bytes.

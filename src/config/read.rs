@@ -5,12 +5,13 @@
 //! end the process. What two keys mean together is `validate.rs`'s business.
 
 use std::fmt::Display;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::str::FromStr;
 use std::time::Duration;
 
 use bytesize::ByteSize;
+use ipnet::IpNet;
 
 use super::layers::{Entry, Layers, SourceTable};
 use super::value::{Origin, Problem, Value};
@@ -33,6 +34,8 @@ const OFF: &str = "off";
 /// The most fields and consumers that a source may declare.
 const FIELDS_MAX: i64 = 1000;
 const CONSUMERS_MAX: i64 = 64;
+/// The highest rate that can be asked for: no machine serves more.
+const RATE_MAX: u32 = 1_000_000;
 
 /// Reads every key once.
 pub(super) fn read(layers: &Layers) -> Result<Config, Vec<Problem>> {
@@ -132,6 +135,13 @@ impl Reader<'_> {
         Http {
             listen: self.address("http.listen"),
             allow_anonymous: self.boolean("http.allow_anonymous"),
+            api_keys_file: self.text("http.api_keys_file").into(),
+            tls_certificate_file: self.text("http.tls_certificate_file").into(),
+            tls_key_file: self.text("http.tls_key_file").into(),
+            tls_client_ca_file: self.text("http.tls_client_ca_file").into(),
+            requests_per_second_max_per_address: self.count("http.requests_per_second_max_per_address", 0..=RATE_MAX),
+            requests_per_second_max_per_key: self.count("http.requests_per_second_max_per_key", 0..=RATE_MAX),
+            trusted_proxies: self.networks("http.trusted_proxies"),
             body_bytes_max: self.size("http.body_bytes_max", KIB..=32 * MIB),
             record_bytes_max: self.size("http.record_bytes_max", 1..=32 * MIB),
             records_max: self.count("http.records_max", 1..=1_000_000),
@@ -181,6 +191,21 @@ impl Reader<'_> {
             Some(Value::List(items)) => items,
             _ => Vec::new(),
         }
+    }
+
+    fn networks(&mut self, key: &str) -> Vec<IpNet> {
+        let mut networks = Vec::new();
+        for text in self.list(key) {
+            let address = || text.trim().parse::<IpAddr>().map(IpNet::from);
+            match text.trim().parse::<IpNet>().or_else(|_| address()) {
+                Ok(network) => networks.push(network),
+                Err(_) => self.wrong(
+                    key,
+                    &format!("has {text:?}: write addresses and networks, such as \"10.0.0.7\" or \"10.0.0.0/8\""),
+                ),
+            }
+        }
+        networks
     }
 
     fn count<N: TryFrom<i64> + Copy + PartialOrd + Display>(&mut self, key: &str, range: RangeInclusive<N>) -> N {

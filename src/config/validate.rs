@@ -179,14 +179,47 @@ impl Config {
 
     fn check_listeners(&self, problems: &mut Vec<Problem>) {
         let (ingest, admin) = (self.http.listen, self.admin.listen);
-        if !is_loopback(ingest) && !self.http.allow_anonymous {
+        let http = &self.http;
+        let is_set = |file: &Path| !file.as_os_str().is_empty();
+        let (with_keys, with_certificates) = (is_set(&http.api_keys_file), is_set(&http.tls_client_ca_file));
+        if !is_loopback(ingest) && !http.allow_anonymous && !with_keys && !with_certificates {
             problems.push(self.problem(
                 "http.listen",
                 format!(
-                    "http.listen is {ingest}: other machines can reach it, and there is no authentication. Listen on \
-                     127.0.0.1, or write http.allow_anonymous = true to say that anybody there may send records"
+                    "http.listen is {ingest}: other machines can reach it, and there is no authentication. Have clients send \
+                     an API key (http.api_keys_file) or a certificate (http.tls_client_ca_file), listen on 127.0.0.1, or write \
+                     http.allow_anonymous = true to say that anybody there may send records"
                 ),
             ));
+        }
+        if http.allow_anonymous && (with_keys || with_certificates) {
+            let key = if with_keys {
+                "http.api_keys_file"
+            } else {
+                "http.tls_client_ca_file"
+            };
+            problems.push(self.problem(
+                "http.allow_anonymous",
+                format!(
+                    "http.allow_anonymous = true lets everybody send, and {key} asks everybody who they are: they contradict \
+                     each other. Remove one of them"
+                ),
+            ));
+        }
+        let (certificate, key) = (is_set(&http.tls_certificate_file), is_set(&http.tls_key_file));
+        for (there, missing, missing_key) in [
+            ("http.tls_certificate_file", certificate && !key, "http.tls_key_file"),
+            ("http.tls_key_file", key && !certificate, "http.tls_certificate_file"),
+            (
+                "http.tls_client_ca_file",
+                with_certificates && !certificate && !key,
+                "http.tls_certificate_file",
+            ),
+        ] {
+            if missing {
+                let message = format!("{there} is set and {missing_key} is empty: TLS needs a certificate and its key");
+                problems.push(self.problem(there, message));
+            }
         }
         if !is_loopback(admin) && self.admin.token.reveal().is_none() {
             problems.push(self.problem(

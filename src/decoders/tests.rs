@@ -127,6 +127,7 @@ fn seeds(name: &str) -> Vec<Vec<u8>> {
             b"[http]\nlisten = \"127.0.0.1:4000\"\n[wal]\nretain = \"2 h\"\n[[source]]\nname = \"s\"\nfields = [\"a\"]\n"
                 .to_vec(),
         ],
+        "keys" => corpus(name).into_iter().map(|(_, bytes)| bytes).collect(),
         other => panic!("{other} has no seeds"),
     }
 }

@@ -7,15 +7,14 @@
 //! A page may also look at what it may not change: it gives its own name our address (DNS rebinding), and its browser
 //! takes us for the page's server. That browser says the name as `Host`, so without a token only an address is taken.
 
-use std::hint::black_box;
 use std::net::{IpAddr, Ipv6Addr};
 
 use axum::http::uri::Authority;
 use axum::http::{HeaderMap, HeaderValue, Method, Request, header};
 use axum::response::{IntoResponse, Response};
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
+use subtle::ConstantTimeEq as _;
 
+use super::auth::authorization;
 use super::error::{Problem, Reason};
 use crate::ops::ITEM_BYTES_MAX;
 
@@ -132,41 +131,15 @@ fn is_from(origin: &HeaderValue, host: &HeaderValue) -> bool {
 }
 
 fn has_token(headers: &HeaderMap, token: &str) -> bool {
-    let Some(given) = headers.get(header::AUTHORIZATION) else {
-        return false;
-    };
-    let Some((scheme, given)) = given.to_str().ok().and_then(|given| given.split_once(' ')) else {
-        return false;
-    };
-    let given = given.trim();
-    if scheme.eq_ignore_ascii_case("bearer") {
-        return equal_in_constant_time(given.as_bytes(), token.as_bytes());
-    }
-    if scheme.eq_ignore_ascii_case("basic")
-        && let Ok(pair) = STANDARD.decode(given)
-        && let Some(colon) = pair.iter().position(|byte| *byte == b':')
-    {
-        // Whatever the name: there is one token.
-        let password = pair.get(colon + 1..).unwrap_or_default();
-        return equal_in_constant_time(password, token.as_bytes());
-    }
-    false
-}
-
-/// Takes as long for a wrong first byte as for a wrong last one. (The length may be learned.)
-fn equal_in_constant_time(given: &[u8], expected: &[u8]) -> bool {
-    if given.len() != expected.len() {
-        return false;
-    }
-    let difference = given.iter().zip(expected).fold(0_u8, |difference, (given, expected)| {
-        black_box(difference | (given ^ expected))
-    });
-    difference == 0
+    authorization(headers).is_some_and(|given| given.ct_eq(token.as_bytes()).into())
 }
 
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
+    use base64::Engine as _;
+    use base64::engine::general_purpose::STANDARD;
+
     use super::*;
 
     const TOKEN: &str = "0123456789abcdef";

@@ -144,6 +144,7 @@ pub(super) async fn serve_routes(
     shutdown: CancellationToken,
 ) -> std::io::Result<()> {
     let options = server::Options {
+        tls: None,
         name,
         connections_max: CONNECTIONS_MAX,
         header_timeout: HEADER_TIMEOUT,
@@ -209,7 +210,7 @@ struct AdminApp {
 }
 
 impl server::App for AdminApp {
-    async fn answer(&self, request: Request<Incoming>) -> Response {
+    async fn answer(&self, request: Request<Incoming>, _: &server::Peer) -> Response {
         if let Err(problem) = limits::check_head(&request, HEADER_BYTES_MAX, HEADERS_MAX) {
             return problem.into_response();
         }

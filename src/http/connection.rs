@@ -7,7 +7,7 @@
 //! Shared by the connection's task, its socket and the accept loop. All of it is a hint that may be a
 //! moment old; nothing hangs on its order, so every access is relaxed.
 
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -26,10 +26,10 @@ pub(super) enum Phase {
     Fresh,
     /// A request's head is on its way.
     Head,
-    /// A request is in work.
-    Busy,
     /// A request was answered and the next has not begun.
     Idle,
+    /// A request is in work, or more than one (HTTP/2). Never entered: their number says so.
+    Busy,
 }
 
 impl Phase {
@@ -37,7 +37,6 @@ impl Phase {
         match value {
             0 => Self::Fresh,
             1 => Self::Head,
-            2 => Self::Busy,
             _ => Self::Idle,
         }
     }
@@ -70,6 +69,8 @@ pub(super) enum Due {
 pub(super) struct Connection {
     epoch: Instant,
     phase: AtomicU8,
+    /// Requests in work.
+    in_work: AtomicU32,
     /// When the phase began, milliseconds since `epoch`.
     since_ms: AtomicU64,
     order: AtomicU8,
@@ -102,12 +103,31 @@ impl Pulse {
     }
 }
 
+/// A request in work. It ends with this, also where its client has given it up (HTTP/2).
+#[derive(Debug)]
+pub(super) struct InWork(Arc<Connection>);
+
+impl InWork {
+    /// It is refused: its body may be unread.
+    pub(super) fn refused(&self) {
+        self.0.refused.store(true, Ordering::Relaxed);
+    }
+}
+
+impl Drop for InWork {
+    fn drop(&mut self) {
+        self.0.enter(Phase::Idle);
+        self.0.in_work.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 impl Connection {
     /// A new one; `epoch` is the listener's start.
     pub(super) fn new(epoch: Instant) -> Self {
         Self {
             epoch,
             phase: AtomicU8::new(Phase::Fresh as u8),
+            in_work: AtomicU32::new(0),
             since_ms: AtomicU64::new(ms(epoch.elapsed())),
             order: AtomicU8::new(Order::Serve as u8),
             ordered: Notify::new(),
@@ -123,7 +143,10 @@ impl Connection {
     }
 
     pub(super) fn phase(&self) -> Phase {
-        Phase::from_u8(self.phase.load(Ordering::Relaxed))
+        match self.in_work.load(Ordering::Relaxed) {
+            0 => Phase::from_u8(self.phase.load(Ordering::Relaxed)),
+            _ => Phase::Busy,
+        }
     }
 
     pub(super) fn enter(&self, phase: Phase) {
@@ -137,16 +160,9 @@ impl Connection {
     }
 
     /// A request begins.
-    pub(super) fn begin(&self) {
-        self.phase.store(Phase::Busy as u8, Ordering::Relaxed);
-    }
-
-    /// It was answered; `refused` when its body may be unread.
-    pub(super) fn end(&self, refused: bool) {
-        if refused {
-            self.refused.store(true, Ordering::Relaxed);
-        }
-        self.enter(Phase::Idle);
+    pub(super) fn begin(self: &Arc<Self>) -> InWork {
+        self.in_work.fetch_add(1, Ordering::Relaxed);
+        InWork(Arc::clone(self))
     }
 
     /// What came is refused before it was a request.
@@ -230,14 +246,16 @@ mod tests {
 
     #[test]
     fn time_limits_belong_to_their_phase() {
-        let connection = Connection::new(Instant::now());
+        let connection = Arc::new(Connection::new(Instant::now()));
         assert_eq!(connection.due(SHORT, LONG), Due::IdleOut);
         connection.enter(Phase::Head);
         assert_eq!(connection.due(LONG, SHORT), Due::Nothing);
         assert_eq!(connection.due(SHORT, LONG), Due::HeadLate);
-        connection.begin();
+        let (first, second) = (connection.begin(), connection.begin());
         assert_eq!(connection.due(SHORT, SHORT), Due::Nothing);
-        connection.end(false);
+        drop(first);
+        assert_eq!(connection.due(SHORT, SHORT), Due::Nothing, "the second is in work");
+        drop(second);
         assert_eq!(connection.due(SHORT, LONG), Due::Nothing);
         assert_eq!(connection.due(SHORT, SHORT), Due::IdleOut);
     }
@@ -248,7 +266,7 @@ mod tests {
         let pulse = Pulse::default();
         pulse.beat();
         pulse.of(&connection);
-        connection.end(false);
+        drop(connection.begin());
         connection.since_ms.store(1, Ordering::Relaxed);
         let limit = Duration::from_secs(5);
         assert_eq!(connection.due(limit, limit), Due::IdleOut);
@@ -262,14 +280,14 @@ mod tests {
     #[test]
     fn only_connections_without_a_request_make_room_and_unused_ones_first() {
         let epoch = Instant::now() - Duration::from_secs(10);
-        let connection = Connection::new(epoch);
+        let connection = Arc::new(Connection::new(epoch));
         let fresh = connection.spare_rank();
         assert!(fresh.is_some());
         connection.enter(Phase::Head);
         assert_eq!(connection.spare_rank(), None);
-        connection.begin();
+        let work = connection.begin();
         assert_eq!(connection.spare_rank(), None);
-        connection.end(false);
+        drop(work);
         assert_eq!(connection.spare_rank(), None, "just used");
         connection.since_ms.store(1, Ordering::Relaxed);
         assert!(connection.spare_rank() > fresh, "used, though idle for longer");

@@ -23,6 +23,7 @@ pub(super) enum Reason {
     TooLarge,
     MediaType,
     Invalid,
+    Rate,
     Headers,
     WalFull,
     DiskLow,
@@ -50,6 +51,7 @@ impl Reason {
                 None,
             ),
             Self::Invalid => ("invalid", StatusCode::UNPROCESSABLE_ENTITY, "Cannot be done", None),
+            Self::Rate => ("rate", StatusCode::TOO_MANY_REQUESTS, "Too many requests", Some(1)),
             Self::Headers => (
                 "headers",
                 StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
@@ -90,6 +92,8 @@ impl Reason {
 pub(super) struct Problem {
     reason: Reason,
     detail: String,
+    /// After how many seconds a client may try again, where that is known better than by the reason.
+    retry_after: Option<u32>,
     /// A header that belongs to the status: `Allow`, `WWW-Authenticate`, `Accept-Encoding`.
     header: Option<(header::HeaderName, HeaderValue)>,
 }
@@ -110,6 +114,7 @@ impl Problem {
         Self {
             reason,
             detail: detail.into(),
+            retry_after: None,
             header: None,
         }
     }
@@ -118,6 +123,22 @@ impl Problem {
     pub(super) fn saying(mut self, detail: String) -> Self {
         self.detail = detail;
         self
+    }
+
+    /// Ends the connection: what follows on it may not be what its client meant. (HTTP/2 has no such header, and no need.)
+    pub(super) fn closing(self) -> Self {
+        self.with(header::CONNECTION, "close")
+    }
+
+    /// Says when to come again.
+    pub(super) fn after(mut self, seconds: u32) -> Self {
+        self.retry_after = Some(seconds);
+        self
+    }
+
+    fn retry_after(&self) -> Option<u32> {
+        let (.., usual) = self.reason.facts();
+        self.retry_after.or(usual)
     }
 
     pub(super) fn with(mut self, name: header::HeaderName, value: &'static str) -> Self {
@@ -139,13 +160,13 @@ impl Problem {
     }
 
     fn document(&self) -> Vec<u8> {
-        let (label, status, title, retry_after) = self.reason.facts();
+        let (label, status, title, _) = self.reason.facts();
         let document = Document {
             r#type: format!("urn:tidegate:problem:{label}"),
             title,
             status: status.as_u16(),
             detail: &self.detail,
-            retry_after,
+            retry_after: self.retry_after(),
         };
         // Writing strings and numbers to memory cannot fail; the status alone would still be true.
         serde_json::to_vec(&document).unwrap_or_default()
@@ -153,9 +174,11 @@ impl Problem {
 
     /// The whole answer as bytes, for a connection that hyper has no request of; asks to close it.
     pub(super) fn to_http1(&self) -> Vec<u8> {
-        let (_, status, _, retry_after) = self.reason.facts();
+        let status = self.reason.status();
         let document = self.document();
-        let retry_after = retry_after.map_or(String::new(), |seconds| format!("retry-after: {seconds}\r\n"));
+        let retry_after = self
+            .retry_after()
+            .map_or(String::new(), |seconds| format!("retry-after: {seconds}\r\n"));
         let mut answer = format!(
             "HTTP/1.1 {} {}\r\ncontent-type: {PROBLEM_JSON}\r\n{retry_after}connection: close\r\ncontent-length: \
              {}\r\n\r\n",
@@ -193,7 +216,7 @@ impl Problem {
     }
 
     fn with_body(self, media: &'static str, body: Vec<u8>) -> Response {
-        let (_, status, _, retry_after) = self.reason.facts();
+        let (status, retry_after) = (self.reason.status(), self.retry_after());
         let mut response = Response::new(Body::from(body));
         *response.status_mut() = status;
         response.extensions_mut().insert(self.reason);
@@ -283,6 +306,7 @@ mod tests {
         Reason::TooLarge,
         Reason::MediaType,
         Reason::Invalid,
+        Reason::Rate,
         Reason::Headers,
         Reason::WalFull,
         Reason::DiskLow,
@@ -300,11 +324,11 @@ mod tests {
     }
 
     #[test]
-    fn every_503_says_when_to_come_back() {
+    fn every_503_and_429_says_when_to_come_back() {
         for reason in ALL {
             let (_, status, _, retry_after) = reason.facts();
             assert_eq!(
-                status == StatusCode::SERVICE_UNAVAILABLE,
+                [StatusCode::SERVICE_UNAVAILABLE, StatusCode::TOO_MANY_REQUESTS].contains(&status),
                 retry_after.is_some(),
                 "{reason:?}"
             );

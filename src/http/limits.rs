@@ -8,7 +8,8 @@
 use std::time::Duration;
 
 use axum::body::{Body, Bytes, HttpBody};
-use axum::http::Request;
+use axum::http::uri::Authority;
+use axum::http::{HeaderValue, Request, Version, header};
 use bytes::BytesMut;
 use http_body_util::BodyExt;
 use tokio::sync::{Semaphore, SemaphorePermit};
@@ -35,6 +36,7 @@ pub(super) fn check_head<B>(request: &Request<B>, header_bytes_max: usize, heade
             ),
         ));
     }
+    check_host(request)?;
     let uri = request.uri();
     let mut bytes = request.method().as_str().len() + uri.path().len() + uri.query().map_or(0, str::len);
     for (name, value) in headers {
@@ -51,6 +53,29 @@ pub(super) fn check_head<B>(request: &Request<B>, header_bytes_max: usize, heade
         ));
     }
     Ok(())
+}
+
+/// A request of HTTP/1.1 says once for whom it is (RFC 9112, section 3.2): where it does not, a proxy in front may have meant
+/// another one. HTTP/1.0 need not, and HTTP/2 has it in the path.
+fn check_host<B>(request: &Request<B>) -> Result<(), Problem> {
+    let mut hosts = request.headers().get_all(header::HOST).iter();
+    let (host, second) = (hosts.next(), hosts.next());
+    let is_valid = |host: &HeaderValue| {
+        // One may be empty: of an authority that is none.
+        host.is_empty() || Authority::try_from(host.as_bytes()).is_ok_and(|authority| !authority.as_str().contains('@'))
+    };
+    let is_right = match (host, request.version()) {
+        (Some(host), _) => second.is_none() && is_valid(host),
+        (None, version) => version != Version::HTTP_11,
+    };
+    match is_right {
+        true => Ok(()),
+        false => Err(Problem::new(
+            Reason::Malformed,
+            "a request of HTTP/1.1 has one Host header with a host, and this one has not. Nothing was taken; send it with one.",
+        )
+        .closing()),
+    }
 }
 
 /// Reads bodies within their limits.
@@ -198,7 +223,7 @@ mod tests {
     use super::*;
 
     fn request(headers: &[(&str, &str)]) -> Request<()> {
-        let mut builder = Request::builder().uri("/financial_pro");
+        let mut builder = Request::builder().uri("/financial_pro").version(Version::HTTP_10);
         for (name, value) in headers {
             builder = builder.header(*name, *value);
         }
@@ -250,6 +275,24 @@ mod tests {
                 .status(),
             431
         );
+    }
+
+    #[test]
+    fn a_request_says_once_for_whom_it_is() {
+        let check = |version, hosts: &[&str]| {
+            let hosts: Vec<(&str, &str)> = hosts.iter().map(|host| ("host", *host)).collect();
+            let mut request = request(&hosts);
+            *request.version_mut() = version;
+            check_head(&request, 1000, 10).is_ok()
+        };
+        for host in ["x", "127.0.0.1:4000", "[::1]:4000", "a.example", ""] {
+            assert!(check(Version::HTTP_11, &[host]), "{host}");
+        }
+        for host in ["a b", "a/b", "a@b", "http://a", "a:b:c", "[", "a\u{e9}"] {
+            assert!(!check(Version::HTTP_11, &[host]), "{host}");
+        }
+        assert!(!check(Version::HTTP_11, &[]) && !check(Version::HTTP_11, &["x", "x"]));
+        assert!(check(Version::HTTP_10, &[]) && check(Version::HTTP_2, &[]) && !check(Version::HTTP_10, &["x", "y"]));
     }
 
     #[tokio::test]

@@ -12,7 +12,9 @@
 
 mod access;
 mod admin;
+mod auth;
 mod connection;
+mod counters;
 mod error;
 mod events;
 mod health;
@@ -24,6 +26,7 @@ mod page;
 mod pages;
 mod picture;
 mod produce;
+mod rate;
 mod readers;
 mod records;
 mod rest_proxy;
@@ -33,26 +36,34 @@ mod socket;
 mod status;
 #[cfg(test)]
 mod tests;
+mod tls;
 
 use std::collections::HashMap;
 use std::io;
 use std::net::TcpListener;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock, PoisonError, RwLock};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use axum::Router;
-use axum::http::{HeaderValue, Request, StatusCode};
-use axum::response::{IntoResponse, Response};
+use axum::http::{HeaderValue, Request};
+use axum::response::Response;
 use axum::routing::{any, get};
 use hyper::body::Incoming;
+use ipnet::IpNet;
 use metrics_exporter_prometheus::PrometheusHandle;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
+use self::auth::Caller;
+use self::counters::{Counters, TopicCounters, requests_total};
 use self::error::{Problem, Reason};
 pub use self::lander::{Lander, serve_lander};
+use self::rate::{Rates, Told};
+pub use self::tls::{Expiry, Tls, TlsError, TlsFiles};
 use crate::ingest;
+use crate::keys::Book;
 use crate::land::Demand;
 use crate::metrics as names;
 use crate::record::Topic;
@@ -77,6 +88,9 @@ pub struct LogLine {
 
 /// The time, milliseconds since the Unix epoch.
 pub type Clock = Arc<dyn Fn() -> i64 + Send + Sync>;
+
+/// How often is looked whether files were replaced.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// Names that no source can have, because they are paths of their own.
 pub const SOURCE_NAMES_RESERVED: &[&str] = &["hello", "user", "v1", "v3", "topics", "openapi.json"];
@@ -126,6 +140,16 @@ pub struct Options {
     pub idle_timeout: Duration,
     /// How long requests under way may take to end after the shutdown signal.
     pub shutdown_timeout: Duration,
+    /// The most requests a second of an address, and of a holder of a key or certificate; 0: no limit.
+    pub requests_per_second_max_per_address: u32,
+    /// See there.
+    pub requests_per_second_max_per_key: u32,
+    /// Whose `X-Forwarded-For` is believed.
+    pub trusted_proxies: Vec<IpNet>,
+    /// TLS of the ingest listener; `None`: plain HTTP/1.1.
+    pub tls: Option<Arc<Tls>>,
+    /// The keys of those who may send; `None`: everybody who reaches the ingest listener.
+    pub keys: Option<Arc<Book>>,
     /// The admin listener's bearer token; `None`: everybody who reaches it may ask.
     pub admin_token: Option<String>,
 }
@@ -142,6 +166,7 @@ pub struct Gateway {
     scrape: PrometheusHandle,
     sources: HashMap<String, SourceState>,
     in_flight: Semaphore,
+    rates: Rates,
     bodies: limits::Bodies,
     /// Turns at parsing large bodies.
     encoders: Arc<Semaphore>,
@@ -153,6 +178,7 @@ pub struct Gateway {
 }
 
 struct SourceState {
+    name: String,
     topic: Topic,
     key: ingest::Key,
     demand: Option<Arc<Demand>>,
@@ -181,6 +207,7 @@ impl Gateway {
             .map(|source| {
                 names::zero_topic(source.topic.as_str());
                 let state = SourceState {
+                    name: source.name.clone(),
                     topic: source.topic.clone(),
                     key: source.key.clone().map_or(ingest::Key::None, ingest::Key::Field),
                     demand: source.demand.clone().map(Arc::new),
@@ -191,6 +218,11 @@ impl Gateway {
             .collect();
         Ok(Arc::new(Self {
             in_flight: Semaphore::new(options.in_flight_max),
+            rates: Rates::new(
+                options.requests_per_second_max_per_address,
+                options.requests_per_second_max_per_key,
+                options.trusted_proxies.clone(),
+            ),
             bodies: limits::Bodies::new(options.body_bytes_max, options.body_timeout),
             encoders: Arc::new(Semaphore::new(produce::ENCODERS_MAX)),
             sources,
@@ -235,6 +267,7 @@ impl Gateway {
 pub async fn serve_ingest(gateway: Arc<Gateway>, listener: TcpListener, shutdown: CancellationToken) -> io::Result<()> {
     let options = server::Options {
         name: "ingest",
+        tls: gateway.options.tls.clone(),
         connections_max: gateway.options.connections_max,
         header_timeout: gateway.options.header_timeout,
         idle_timeout: gateway.options.idle_timeout,
@@ -246,10 +279,52 @@ pub async fn serve_ingest(gateway: Arc<Gateway>, listener: TcpListener, shutdown
         routes: server::Routes::new(ingest_router(Arc::clone(&gateway))),
         gateway: Arc::clone(&gateway),
     });
-    server::run(listener, ingest, options, shutdown, || {
+    let keeping = upkeep(Arc::clone(&gateway), shutdown.clone());
+    let served = server::run(listener, ingest, options, shutdown, || {
         gateway.shutting_down.store(true, Ordering::Relaxed);
-    })
-    .await
+    });
+    let (served, ()) = tokio::join!(served, keeping);
+    served
+}
+
+/// Has what was replaced on disk take effect, and drops what is remembered of clients that are gone.
+async fn upkeep(gateway: Arc<Gateway>, shutdown: CancellationToken) {
+    let (keys, tls) = (&gateway.options.keys, &gateway.options.tls);
+    let mut ticks = interval(LOOK);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            () = shutdown.cancelled() => return,
+            _ = ticks.tick() => {}
+        }
+        gateway.rates.sweep();
+        if keys.is_none() && tls.is_none() {
+            continue;
+        }
+        let (keys, tls) = (keys.clone(), tls.clone());
+        let looked = tokio::task::spawn_blocking(move || {
+            if let Some(keys) = keys {
+                tell_refreshed("http.api_keys_file", keys.refresh().map_err(|error| error.to_string()));
+            }
+            if let Some(tls) = tls {
+                tell_refreshed("a file of http.tls_*", tls.refresh().map_err(|error| error.to_string()));
+            }
+        });
+        if looked.await.is_err() {
+            tracing::error!("the files of keys and certificates could not be looked at; what was in force stays");
+        }
+    }
+}
+
+fn tell_refreshed(what: &str, refreshed: Result<bool, String>) {
+    match refreshed {
+        Ok(false) => {}
+        Ok(true) => tracing::info!("{what} has changed, and what is in it now is in force"),
+        Err(error) => tracing::error!(
+            "{what} has changed and cannot be used, and what was in force stays: {error}. Correct it; it is read again when \
+             it changes"
+        ),
+    }
 }
 
 /// Serves operators until `shutdown`. To be ended after ingest and forwarder, so that a shutdown can be watched.
@@ -283,9 +358,14 @@ struct Ingest {
 }
 
 impl server::App for Ingest {
-    async fn answer(&self, request: Request<Incoming>) -> Response {
+    async fn answer(&self, mut request: Request<Incoming>, peer: &server::Peer) -> Response {
         let started = Instant::now();
-        let response = self.answer_within_limits(request).await;
+        let mut told = Told::default();
+        let mut response = match self.admit(&mut request, peer, &mut told) {
+            Ok(_permit) => self.routes.answer(request).await,
+            Err(problem) => rest_proxy::refused(problem, request.uri().path()),
+        };
+        told.add_to(response.headers_mut());
         self.gateway.counters.answered(&response, started.elapsed());
         response
     }
@@ -297,101 +377,38 @@ impl server::App for Ingest {
 }
 
 impl Ingest {
-    async fn answer_within_limits(&self, request: Request<Incoming>) -> Response {
+    /// Takes a request in, or says why not; none of its body is read.
+    fn admit(
+        &self,
+        request: &mut Request<Incoming>,
+        peer: &server::Peer,
+        told: &mut Told,
+    ) -> Result<SemaphorePermit<'_>, Problem> {
         let gateway = &self.gateway;
-        if let Err(problem) =
-            limits::check_head(&request, gateway.options.header_bytes_max, gateway.options.headers_max)
-        {
-            return problem.into_response();
+        let options = &gateway.options;
+        limits::check_head(request, options.header_bytes_max, options.headers_max)?;
+        gateway.rates.check_address(peer.address, request.headers(), told)?;
+        let caller = match (&options.keys, &peer.certificate) {
+            (Some(keys), _) => Some(auth::caller(request.headers(), keys)?),
+            (None, Some(subject)) => Some(Caller::Certificate(Arc::clone(subject))),
+            (None, None) => None,
+        };
+        if let Some(caller) = caller {
+            gateway.rates.check_caller(caller.id(), told)?;
+            request.extensions_mut().insert(caller);
         }
         if gateway.is_shutting_down() {
-            return Problem::shutting_down().into_response();
+            return Err(Problem::shutting_down());
         }
-        let Ok(_permit) = gateway.in_flight.try_acquire() else {
-            return Problem::new(
+        gateway.in_flight.try_acquire().map_err(|_| {
+            Problem::new(
                 Reason::InFlight,
                 format!(
                     "{} requests are being worked on, the most this gateway takes at once (http.in_flight_max). This \
                      one was not taken; send it again in a moment.",
-                    gateway.options.in_flight_max
+                    options.in_flight_max
                 ),
             )
-            .into_response();
-        };
-        self.routes.answer(request).await
+        })
     }
-}
-
-/// The handles of what is counted for every request, looked up once.
-struct Counters {
-    codes: Vec<(StatusCode, metrics::Counter)>,
-    seconds: metrics::Histogram,
-    topics: RwLock<HashMap<String, TopicCounters>>,
-    cap: names::Label,
-}
-
-#[derive(Clone)]
-struct TopicCounters {
-    records: metrics::Counter,
-    bytes: metrics::Counter,
-}
-
-impl TopicCounters {
-    /// Counts what was committed.
-    fn committed(&self, taken: ingest::Taken) {
-        self.records.increment(taken.records as u64);
-        self.bytes.increment(taken.bytes);
-    }
-}
-
-impl Counters {
-    fn new() -> Self {
-        let codes = [
-            StatusCode::OK,
-            StatusCode::ACCEPTED,
-            StatusCode::SERVICE_UNAVAILABLE,
-            StatusCode::BAD_REQUEST,
-        ];
-        Self {
-            codes: codes.map(|code| (code, requests_total(code))).into(),
-            seconds: metrics::histogram!(names::INGEST_REQUEST_SECONDS),
-            topics: RwLock::default(),
-            cap: names::Label::default(),
-        }
-    }
-
-    fn answered(&self, response: &Response, time: Duration) {
-        self.seconds.record(time.as_secs_f64());
-        let status = response.status();
-        match self.codes.iter().find(|(code, _)| *code == status) {
-            Some((_, counter)) => counter.increment(1),
-            None => requests_total(status).increment(1),
-        }
-        if let Some(reason) = response.extensions().get::<Reason>() {
-            reason.count();
-        }
-    }
-
-    /// The counters of one topic; those of topics beyond the cap are one pair, `_other`.
-    fn topic(&self, topic: &str) -> TopicCounters {
-        if let Some(counters) = self.topics.read().unwrap_or_else(PoisonError::into_inner).get(topic) {
-            return counters.clone();
-        }
-        let label = self.cap.cap(topic);
-        let counters = TopicCounters {
-            records: metrics::counter!(names::INGEST_RECORDS_TOTAL, "topic" => label.to_owned()),
-            bytes: metrics::counter!(names::INGEST_BYTES_TOTAL, "topic" => label.to_owned()),
-        };
-        if label == topic {
-            self.topics
-                .write()
-                .unwrap_or_else(PoisonError::into_inner)
-                .insert(topic.to_owned(), counters.clone());
-        }
-        counters
-    }
-}
-
-fn requests_total(code: StatusCode) -> metrics::Counter {
-    metrics::counter!(names::INGEST_REQUESTS_TOTAL, "code" => code.as_str().to_owned())
 }

@@ -158,6 +158,17 @@ fn check_cluster(gateway: &Gateway, id: &str) -> Result<(), Problem> {
     ))
 }
 
+/// A refusal as the client of a path reads it.
+pub(super) fn refused(problem: Problem, path: &str) -> Response {
+    if path.starts_with("/topics/") {
+        problem.of_rest_proxy(V2)
+    } else if path.starts_with("/v3/") {
+        problem.of_rest_proxy(V3)
+    } else {
+        problem.into_response()
+    }
+}
+
 async fn produce(gateway: &Arc<Gateway>, request: Request, topic: &str, way: Way) -> Result<Kept, Problem> {
     if request.uri().query().is_some() {
         return Err(Problem::new(
@@ -166,7 +177,7 @@ async fn produce(gateway: &Arc<Gateway>, request: Request, topic: &str, way: Way
         ));
     }
     let ask = Ask {
-        topic: produce::check_topic(gateway, topic)?,
+        topic: produce::check_topic(gateway, &request, topic)?,
         key: Key::None,
         key_default: Key::None,
         demand: None,

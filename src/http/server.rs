@@ -10,8 +10,8 @@
 
 use std::convert::Infallible;
 use std::io;
-use std::net::TcpListener;
-use std::pin::pin;
+use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -19,11 +19,12 @@ use axum::Router;
 use axum::http::Request;
 use axum::response::Response;
 use hyper::body::Incoming;
-use hyper::server::conn::http1;
+use hyper::server::conn::{http1, http2};
 use hyper::service::{Service, service_fn};
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::graceful::GracefulConnection;
 use hyper_util::service::TowerToHyperService;
-use tokio::io::AsyncWrite;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{sleep, timeout};
@@ -32,6 +33,7 @@ use tokio_util::sync::CancellationToken;
 use super::connection::{Connection, Due, Order, Phase, Pulse};
 use super::error::Reason;
 use super::socket::Socket;
+use super::tls::{self, NoTls, Tls};
 
 /// Newcomers that may wait for room at once.
 const DOOR_MAX: usize = 128;
@@ -48,19 +50,36 @@ const HYPER_HEADERS_DEFAULT: usize = 100;
 /// The smallest buffer of a connection: also how much of a body is read at once.
 const BUFFER_BYTES_MIN: usize = 64 << 10;
 
+/// The requests that a connection of HTTP/2 may have in work.
+const STREAMS_MAX: u32 = 100;
+/// How much of a body may come before it is read, on HTTP/2: of one request, and of all of a connection. The product with
+/// the number of connections is what clients can make a listener keep.
+const STREAM_BYTES_MAX: u32 = 64 << 10;
+const STREAMS_BYTES_MAX: u32 = 256 << 10;
+
+/// Who is at the other end of a connection.
+#[derive(Debug, Clone)]
+pub(super) struct Peer {
+    pub(super) address: IpAddr,
+    /// The subject of its certificate, where one is asked for.
+    pub(super) certificate: Option<Arc<str>>,
+}
+
 /// What a listener serves.
 pub(super) trait App: Send + Sync + 'static {
     /// Answers one request; never fails.
-    fn answer(&self, request: Request<Incoming>) -> impl Future<Output = Response> + Send;
+    fn answer(&self, request: Request<Incoming>, peer: &Peer) -> impl Future<Output = Response> + Send;
 
     /// Told of what was refused before it was a request.
     fn refused(&self, _: Reason) {}
 }
 
 /// A listener's limits. See [`super::Options`].
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub(super) struct Options {
     pub(super) name: &'static str,
+    /// `None`: as it is, HTTP/1.1.
+    pub(super) tls: Option<Arc<Tls>>,
     pub(super) connections_max: usize,
     pub(super) header_timeout: Duration,
     pub(super) idle_timeout: Duration,
@@ -105,7 +124,7 @@ pub(super) async fn run<A: App>(
             accepted = listener.accept() => accepted,
         };
         match accepted {
-            Ok((tcp, _)) => accept.welcome(tcp).await,
+            Ok((tcp, address)) => accept.welcome(tcp, address).await,
             Err(error) if is_clients_fault(&error) => {}
             Err(error) => {
                 accept.failed(&error);
@@ -150,12 +169,21 @@ impl<A: App> Accept<A> {
             .half_close(true)
             // It would keep an answer back for as long as half a next request waits in the buffer.
             .pipeline_flush(false);
+        // What it does about streams that are opened and reset at once, and about floods of small frames, is its default.
+        let mut http2 = http2::Builder::new(TokioExecutor::new());
+        http2
+            .timer(TokioTimer::new())
+            .max_concurrent_streams(STREAMS_MAX)
+            .initial_stream_window_size(STREAM_BYTES_MAX)
+            .initial_connection_window_size(STREAMS_BYTES_MAX)
+            .max_header_list_size(u32::try_from(options.header_bytes_max.saturating_mul(2)).unwrap_or(u32::MAX));
         Self {
             door: Arc::new(Semaphore::new(DOOR_MAX)),
             failed_at: None,
             serve: Arc::new(Serve {
                 app,
-                http,
+                http1: http,
+                http2,
                 epoch: Instant::now(),
                 room: Arc::new(Semaphore::new(options.connections_max)),
                 open: Mutex::default(),
@@ -166,16 +194,21 @@ impl<A: App> Accept<A> {
 
     /// Takes a new connection in, or to the door. Waits while the door is crowded: the next ones are
     /// then kept by the kernel.
-    async fn welcome(&mut self, tcp: TcpStream) {
+    async fn welcome(&mut self, tcp: TcpStream, address: SocketAddr) {
         if let Err(error) = tcp.set_nodelay(true) {
             // It is gone already; reading from it will say so.
             tracing::debug!(%error, "TCP_NODELAY");
         }
         let serve = Arc::clone(&self.serve);
+        let peer = Peer {
+            // An IPv4 client of a listener for both is one and the same client.
+            address: address.ip().to_canonical(),
+            certificate: None,
+        };
         if let Ok(permit) = Arc::clone(&serve.room).try_acquire_owned() {
-            tokio::spawn(serve.connection(tcp, permit));
+            tokio::spawn(serve.connection(tcp, peer, permit));
         } else if let Ok(at_door) = Arc::clone(&self.door).acquire_owned().await {
-            tokio::spawn(serve.at_door(tcp, at_door));
+            tokio::spawn(serve.at_door(tcp, peer, at_door));
         }
     }
 
@@ -219,7 +252,8 @@ impl<A: App> Accept<A> {
 /// What every connection of a listener has in common.
 struct Serve<A> {
     app: Arc<A>,
-    http: http1::Builder,
+    http1: http1::Builder,
+    http2: http2::Builder<TokioExecutor>,
     epoch: Instant,
     options: Options,
     /// One permit per connection.
@@ -281,7 +315,7 @@ impl<A: App> Serve<A> {
 
     /// Waits for room. Asks for it at once and again: the room that one asked for may go to another who
     /// came before.
-    async fn at_door(self: Arc<Self>, tcp: TcpStream, at_door: OwnedSemaphorePermit) {
+    async fn at_door(self: Arc<Self>, tcp: TcpStream, peer: Peer, at_door: OwnedSemaphorePermit) {
         let wait = async {
             let mut room = pin!(Arc::clone(&self.room).acquire_owned());
             loop {
@@ -294,31 +328,99 @@ impl<A: App> Serve<A> {
         match timeout(DOOR_WAIT, wait).await {
             Ok(Some(permit)) => {
                 drop(at_door);
-                self.connection(tcp, permit).await;
+                self.connection(tcp, peer, permit).await;
             }
             _ => self.refuse(tcp, at_door).await,
         }
     }
 
     /// Serves one connection to its end; the permit is its room.
-    async fn connection(self: Arc<Self>, tcp: TcpStream, permit: OwnedSemaphorePermit) {
+    async fn connection(self: Arc<Self>, tcp: TcpStream, peer: Peer, permit: OwnedSemaphorePermit) {
         let connection = Arc::new(Connection::new(self.epoch));
         self.remember(&connection);
-        let socket = TokioIo::new(Socket::new(tcp, Arc::clone(&connection)));
-        let service = service_fn(|request| {
-            let (serve, connection) = (Arc::clone(&self), Arc::clone(&connection));
-            async move {
-                connection.begin();
-                let response = serve.app.answer(request).await;
-                let status = response.status();
-                if let Some(pulse) = response.extensions().get::<Pulse>() {
-                    pulse.of(&connection);
+        match &self.options.tls {
+            None => self.serve_http1(tcp, peer, &connection).await,
+            Some(tls) => self.serve_tls(tls, tcp, peer, &connection).await,
+        }
+        if let Some(reason) = connection.refusal() {
+            self.app.refused(reason);
+        }
+        drop(permit);
+    }
+
+    async fn serve_tls(self: &Arc<Self>, tls: &Tls, tcp: TcpStream, mut peer: Peer, connection: &Arc<Connection>) {
+        let handshake = timeout(self.options.header_timeout, tls.accept(tcp));
+        let accepted = tokio::select! {
+            biased;
+            accepted = handshake => accepted,
+            () = connection.told() => return,
+        };
+        match accepted {
+            Ok(Ok(stream)) => {
+                peer.certificate = tls::subject(&stream);
+                if tls::is_h2(&stream) {
+                    let service = service_fn(|request| self.answer(request, &peer, connection));
+                    let http = pin!(self.http2.serve_connection(TokioIo::new(stream), service));
+                    self.drive(http, connection).await;
+                } else {
+                    self.serve_http1(stream, peer, connection).await;
                 }
-                connection.end(status.is_client_error() || status.is_server_error());
-                Ok::<_, Infallible>(response)
             }
-        });
-        let mut http = pin!(self.http.serve_connection(socket, service));
+            Ok(Err(NoTls::Plain(tcp))) => {
+                let mut socket = pin!(Socket::new(tcp, Arc::clone(connection)));
+                socket.refuse(
+                    Reason::Malformed,
+                    "this port speaks https:// only, and what came is something else. Nothing was taken; use https://.",
+                );
+                self.close(socket).await;
+            }
+            Ok(Err(NoTls::Failed(error))) => {
+                // Certificates that do not fit are found out here, and their owners ask the operator.
+                tracing::debug!(%error, peer = %peer.address, listener = self.options.name, "no TLS connection");
+            }
+            Err(_) => tracing::debug!(peer = %peer.address, "a TLS handshake took too long"),
+        }
+    }
+
+    async fn serve_http1<S>(self: &Arc<Self>, stream: S, peer: Peer, connection: &Arc<Connection>)
+    where
+        S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    {
+        let socket = TokioIo::new(Socket::new(stream, Arc::clone(connection)));
+        let service = service_fn(|request| self.answer(request, &peer, connection));
+        let http = pin!(self.http1.serve_connection(socket, service));
+        self.drive(http, connection).await;
+    }
+
+    /// Answers one request of a connection.
+    fn answer(
+        self: &Arc<Self>,
+        request: Request<Incoming>,
+        peer: &Peer,
+        connection: &Arc<Connection>,
+    ) -> impl Future<Output = Result<Response, Infallible>> + Send + use<A> {
+        let (serve, peer, connection) = (Arc::clone(self), peer.clone(), Arc::clone(connection));
+        async move {
+            let work = connection.begin();
+            let response = serve.app.answer(request, &peer).await;
+            let status = response.status();
+            if let Some(pulse) = response.extensions().get::<Pulse>() {
+                pulse.of(&connection);
+            }
+            if status.is_client_error() || status.is_server_error() {
+                work.refused();
+            }
+            drop(work);
+            Ok(response)
+        }
+    }
+
+    /// Lets a connection go on until it ends, is told to, or has been without a request for too long.
+    async fn drive<C>(&self, mut http: Pin<&mut C>, connection: &Connection)
+    where
+        C: GracefulConnection,
+        C::Error: std::fmt::Display,
+    {
         let header_timeout = self.options.header_timeout;
         // A late head is found this much after its time at most.
         let tick = (header_timeout / 4).max(Duration::from_millis(10));
@@ -331,11 +433,11 @@ impl<A: App> Serve<A> {
                     if let Err(error) = result {
                         tracing::debug!(%error, listener = self.options.name, "connection");
                     }
-                    break;
+                    return;
                 }
                 () = connection.told() => {
                     if connection.order() == Order::Abort {
-                        break;
+                        return;
                     }
                     close_by.get_or_insert_with(|| Instant::now() + CLOSE_GRACE);
                     http.as_mut().graceful_shutdown();
@@ -345,7 +447,7 @@ impl<A: App> Serve<A> {
                     match close_by {
                         Some(by) => {
                             if connection.phase() != Phase::Busy && Instant::now() >= by {
-                                break;
+                                return;
                             }
                         }
                         None => match connection.due(header_timeout, self.options.idle_timeout) {
@@ -363,10 +465,6 @@ impl<A: App> Serve<A> {
                 }
             }
         }
-        if let Some(reason) = connection.refusal() {
-            self.app.refused(reason);
-        }
-        drop(permit);
     }
 
     /// Tells a newcomer that there is no room.
@@ -381,11 +479,16 @@ impl<A: App> Serve<A> {
                 self.options.connections_max
             ),
         );
+        self.close(socket).await;
+        drop(at_door);
+    }
+
+    /// Closes what was refused, once its client has read why or a moment has passed.
+    async fn close<S: AsyncRead + AsyncWrite + Unpin>(&self, mut socket: Pin<&mut Socket<S>>) {
         let closed = timeout(DOOR_WAIT, std::future::poll_fn(|cx| socket.as_mut().poll_shutdown(cx))).await;
         if let Ok(Err(error)) = closed {
-            tracing::debug!(%error, "a refused client was gone");
+            tracing::debug!(%error, listener = self.options.name, "a refused client was gone");
         }
-        drop(at_door);
     }
 }
 

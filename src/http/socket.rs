@@ -4,6 +4,10 @@
 //! answers with a bare status; such an answer is recognised on its way out and replaced by one that
 //! explains it. (If a later hyper writes it another way, the bare status goes out as before.)
 //!
+//! A line of a head ends with CR and LF. hyper takes a bare LF too, as it may; a proxy in front that takes it for a part of
+//! a header would then see another request than we do. So the head that a connection begins to send after a pause is looked
+//! at: one with a bare LF is refused. (What follows another request at once was cut out by hyper already, and by the proxy.)
+//!
 //! A refusal often leaves bytes of the client unread; closing then makes the kernel send a reset, and
 //! the client never reads the refusal. So after one the socket lingers: closed for writing, it reads on
 //! and drops what comes, for a moment.
@@ -11,11 +15,10 @@
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 use tokio::time::Sleep;
 
 use super::connection::{Connection, Order, Phase};
@@ -54,11 +57,52 @@ fn explain(answer: &[u8]) -> Option<(Reason, &'static str)> {
     Some(explained)
 }
 
-/// The socket of one connection.
-pub(super) struct Socket {
-    tcp: TcpStream,
+/// The socket of one connection, or TLS on one.
+pub(super) struct Socket<S> {
+    stream: S,
     connection: Arc<Connection>,
+    lines: Lines,
     end: End,
+}
+
+/// The lines of a head while it comes.
+#[derive(Debug, Default)]
+struct Lines {
+    /// The last bytes of what came before, at most three.
+    tail: [u8; 3],
+    /// It is the first on its connection.
+    is_first: bool,
+    /// It is complete, or was found wrong.
+    is_over: bool,
+}
+
+impl Lines {
+    /// Looks at what came next; whether a line ends with a bare line feed.
+    fn has_bare_end(&mut self, bytes: &[u8]) -> bool {
+        if self.is_over {
+            return false;
+        }
+        for at in memchr::memchr_iter(b'\n', bytes) {
+            // How far before the line feed: 1 is next to it.
+            let before = |distance: usize| match at.checked_sub(distance) {
+                Some(at) => bytes.get(at).copied(),
+                None => self.tail.iter().rev().nth(distance - at - 1).copied(),
+            };
+            if before(1) != Some(b'\r') {
+                self.is_over = true;
+                return true;
+            }
+            if before(2) == Some(b'\n') && before(3) == Some(b'\r') {
+                self.is_over = true;
+                return false;
+            }
+        }
+        for byte in bytes.iter().rev().take(3).rev() {
+            let [_, second, third] = self.tail;
+            self.tail = [second, third, *byte];
+        }
+        false
+    }
 }
 
 /// How far a socket is in closing.
@@ -68,26 +112,36 @@ enum End {
     Closed,
 }
 
-impl Socket {
-    pub(super) fn new(tcp: TcpStream, connection: Arc<Connection>) -> Self {
+impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
+    pub(super) fn new(stream: S, connection: Arc<Connection>) -> Self {
         Self {
-            tcp,
+            stream,
             connection,
+            lines: Lines::default(),
             end: End::Open,
         }
     }
 
     /// Refuses what came before it was a request.
-    pub(super) fn refuse(&self, reason: Reason, detail: impl Into<String>) {
+    pub(super) fn refuse(&mut self, reason: Reason, detail: impl Into<String>) {
         self.connection.refuse(reason);
-        // On a connection without an answer under way the send buffer takes a short one at once.
-        if let Err(error) = self.tcp.try_write(&Problem::new(reason, detail).to_http1()) {
-            tracing::debug!(%error, "a refused client could not be told");
+        let answer = Problem::new(reason, detail).to_http1();
+        // On a connection without an answer under way the send buffer takes a short one at once: nobody is to be woken.
+        let mut at_once = Context::from_waker(Waker::noop());
+        let mut stream = Pin::new(&mut self.stream);
+        let written = stream.as_mut().poll_write(&mut at_once, &answer);
+        let sent = match written {
+            Poll::Ready(Ok(_)) => stream.poll_flush(&mut at_once),
+            Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
+            Poll::Pending => Poll::Pending,
+        };
+        if !matches!(sent, Poll::Ready(Ok(()))) {
+            tracing::debug!("a refused client could not be told");
         }
     }
 
     /// Replaces `answer` if it is hyper's own; true if so.
-    fn replaces(&self, answer: &[u8]) -> bool {
+    fn replaces(&mut self, answer: &[u8]) -> bool {
         if self.connection.phase() != Phase::Head {
             return false;
         }
@@ -99,12 +153,11 @@ impl Socket {
     }
 }
 
-impl AsyncRead for Socket {
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Socket<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let connection = &self.connection;
-        if connection.is_late() && connection.phase() != Phase::Busy {
-            if connection.phase() == Phase::Head {
-                connection.enter(Phase::Idle);
+        if self.connection.is_late() && self.connection.phase() != Phase::Busy {
+            if self.connection.phase() == Phase::Head {
+                self.connection.enter(Phase::Idle);
                 self.refuse(
                     Reason::Timeout,
                     "the request's head was not complete in time (http.header_timeout). Nothing was taken; send it again.",
@@ -112,21 +165,47 @@ impl AsyncRead for Socket {
             }
             return Poll::Ready(Ok(()));
         }
+        if self.connection.refusal().is_some() {
+            // It was answered: hyper reads an end, and nothing more is taken.
+            return Poll::Ready(Ok(()));
+        }
         let before = buf.filled().len();
-        ready!(Pin::new(&mut self.tcp).poll_read(cx, buf))?;
-        if buf.filled().len() > before && matches!(self.connection.phase(), Phase::Fresh | Phase::Idle) {
+        ready!(Pin::new(&mut self.stream).poll_read(cx, buf))?;
+        let phase = self.connection.phase();
+        if buf.filled().len() > before && matches!(phase, Phase::Fresh | Phase::Idle) {
             self.connection.enter(Phase::Head);
+            self.lines = Lines {
+                is_first: phase == Phase::Fresh,
+                ..Lines::default()
+            };
+        }
+        if self.connection.phase() == Phase::Head {
+            let bytes = buf.filled().get(before..).unwrap_or_default();
+            if self.lines.has_bare_end(bytes) {
+                buf.set_filled(before);
+                self.connection.enter(Phase::Idle);
+                if self.lines.is_first {
+                    self.refuse(
+                        Reason::Malformed,
+                        "a line of the request's head ends with a line feed alone; each ends with a carriage return and a line \
+                         feed. Nothing was taken; correct it and send it again.",
+                    );
+                } else {
+                    // It may be what is left of a body that nobody wanted: an answer to it would be taken for the next one's.
+                    self.connection.refuse(Reason::Malformed);
+                }
+            }
         }
         Poll::Ready(Ok(()))
     }
 }
 
-impl AsyncWrite for Socket {
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Socket<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         if self.replaces(buf) {
             return Poll::Ready(Ok(buf.len()));
         }
-        Pin::new(&mut self.tcp).poll_write(cx, buf)
+        Pin::new(&mut self.stream).poll_write(cx, buf)
     }
 
     fn poll_write_vectored(
@@ -139,15 +218,15 @@ impl AsyncWrite for Socket {
         {
             return Poll::Ready(Ok(first.len()));
         }
-        Pin::new(&mut self.tcp).poll_write_vectored(cx, bufs)
+        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.tcp.is_write_vectored()
+        self.stream.is_write_vectored()
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.tcp).poll_flush(cx)
+        Pin::new(&mut self.stream).poll_flush(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -155,7 +234,7 @@ impl AsyncWrite for Socket {
         loop {
             match &mut this.end {
                 End::Open => {
-                    ready!(Pin::new(&mut this.tcp).poll_shutdown(cx))?;
+                    ready!(Pin::new(&mut this.stream).poll_shutdown(cx))?;
                     let connection = &this.connection;
                     this.end = if connection.has_unread() && connection.order() != Order::Abort {
                         End::Lingering {
@@ -173,7 +252,7 @@ impl AsyncWrite for Socket {
                     }
                     let mut scratch = [0_u8; 8192];
                     let mut buf = ReadBuf::new(&mut scratch);
-                    match ready!(Pin::new(&mut this.tcp).poll_read(cx, &mut buf)) {
+                    match ready!(Pin::new(&mut this.stream).poll_read(cx, &mut buf)) {
                         Ok(()) if !buf.filled().is_empty() => *dropped += buf.filled().len(),
                         // It read the answer and closed, or it is gone.
                         Ok(()) | Err(_) => this.end = End::Closed,
@@ -181,6 +260,40 @@ impl AsyncWrite for Socket {
                 }
                 End::Closed => return Poll::Ready(Ok(())),
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn a_bare_line_feed_is_found_in_a_head_and_not_behind_it() {
+        let bare = |text: &str| Lines::default().has_bare_end(text.as_bytes());
+        assert!(!bare("POST / HTTP/1.1\r\nHost: x\r\n\r\na\nb"));
+        assert!(bare("POST / HTTP/1.1\nHost: x\r\n\r\n"));
+        assert!(bare("POST / HTTP/1.1\r\nHost: x\n\r\n"));
+        assert!(bare("\n"));
+        assert!(!bare("\r\nPOST / HTTP/1.1\r\nX: a\r\n"));
+    }
+
+    proptest! {
+        #[test]
+        fn it_does_not_matter_in_which_pieces_a_head_comes(text in "[a\r\n]{0,20}", cuts in proptest::collection::vec(0usize..20, 0..4)) {
+            let whole = Lines::default().has_bare_end(text.as_bytes());
+            let mut cuts: Vec<usize> = cuts.into_iter().map(|cut| cut.min(text.len())).collect();
+            cuts.push(text.len());
+            cuts.sort_unstable();
+            let (mut lines, mut from, mut found) = (Lines::default(), 0, false);
+            for to in cuts {
+                found |= lines.has_bare_end(&text.as_bytes()[from..to]);
+                from = to;
+            }
+            prop_assert_eq!(found, whole);
         }
     }
 }

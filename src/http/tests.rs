@@ -53,6 +53,11 @@ fn options() -> Options {
         body_timeout: Duration::from_secs(10),
         idle_timeout: Duration::from_secs(60),
         shutdown_timeout: Duration::from_secs(10),
+        requests_per_second_max_per_address: 0,
+        requests_per_second_max_per_key: 0,
+        trusted_proxies: Vec::new(),
+        tls: None,
+        keys: None,
         admin_token: None,
     }
 }

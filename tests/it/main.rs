@@ -2,7 +2,7 @@
 //!
 //! A harness of its own (libtest-mimic) instead of `#[test]`: a test whose parts are not on this machine is
 //! reported as ignored and says what it misses, and one broker serves the whole run and is stopped at its end.
-//! `tests/run` leaves nothing out. Two tests run side by side, for most of them wait most of the time; what
+//! `tests/run` leaves nothing out. Three tests run side by side, for most of them wait most of the time; what
 //! measures runs [alone](support::Part::Alone).
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
@@ -10,12 +10,14 @@
 #[macro_use]
 mod support;
 
+mod access;
 mod bad_input;
 mod checker;
 mod cli;
 mod cli_doctor;
 mod cli_status;
 mod clock;
+mod conformance;
 mod crash;
 mod damage;
 mod exactly_once;
@@ -68,13 +70,15 @@ static TOOK: Mutex<Vec<(Duration, &str)>> = Mutex::new(Vec::new());
 
 fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
-    arguments.test_threads.get_or_insert(2);
+    arguments.test_threads.get_or_insert(3);
     let modules = [
         harness::CASES,
         checker::CASES,
         http::CASES,
         bad_input::CASES,
         protocols::CASES,
+        access::CASES,
+        conformance::CASES,
         overload::CASES,
         forward::CASES,
         crash::CASES,

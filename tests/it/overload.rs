@@ -170,7 +170,7 @@ fn assert_memory(gateway: &Gateway, bytes_max: u64) {
 
 /// The book against the log of a gateway that does not run.
 #[track_caller]
-fn check_log(gateway: &Gateway, ledger: &Ledger, topic: &str) -> Tally {
+pub fn check_log(gateway: &Gateway, ledger: &Ledger, topic: &str) -> Tally {
     let wal = gateway.wal();
     let (code, lines, errors) = gateway.run(&["wal", "export", "--json", "--wal", wal.to_str().unwrap()]);
     assert_eq!(code, 0, "{errors}");

@@ -10,8 +10,11 @@ use tokio::net::TcpSocket;
 
 use super::line::{Findings, Line};
 use crate::cli::ask::{AskError, Listener, Part};
+use crate::cli::exit::FileError;
+use crate::cli::guard::Guard;
 use crate::cli::words::{counted, size};
 use crate::config::Config;
+use crate::http::Expiry;
 
 /// Whether a process of ours could listen there.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,6 +42,16 @@ struct Facts {
     gateway: Who,
     lander: Who,
     allow_anonymous: bool,
+    guard: Result<Guarded, FileError>,
+}
+
+/// What guards the ingest listener.
+#[derive(Debug, Default)]
+struct Guarded {
+    /// How many API keys there are, where they are asked for.
+    keys: Option<usize>,
+    tls: bool,
+    expiry: Option<Expiry>,
 }
 
 pub(super) fn look(config: &Config, _: &AtomicBool) -> Vec<Line> {
@@ -59,6 +72,11 @@ pub(super) fn look(config: &Config, _: &AtomicBool) -> Vec<Line> {
         gateway: gateway.join().unwrap_or(Who::Nobody),
         lander: lander.join().unwrap_or(Who::Nobody),
         allow_anonymous: config.http.allow_anonymous,
+        guard: Guard::open(config).map(|guard| Guarded {
+            keys: guard.keys.map(|keys| keys.count()),
+            tls: guard.tls.is_some(),
+            expiry: guard.tls.and_then(|tls| tls.expiry()),
+        }),
     })
 }
 
@@ -96,9 +114,57 @@ fn lines(facts: &Facts) -> Vec<Line> {
             "keep strangers out with a firewall or a proxy, or listen on 127.0.0.1",
         );
     }
+    match &facts.guard {
+        Ok(guarded) => guard(guarded, facts.http.0, &mut findings),
+        Err(error) => findings.failure(
+            error.key,
+            error.source.to_string(),
+            "the gateway cannot start",
+            error.advice,
+        ),
+    }
     gateway(&facts.gateway, &mut findings);
     lander(&facts.lander, &mut findings);
     findings.lines
+}
+
+fn guard(guarded: &Guarded, address: SocketAddr, findings: &mut Findings) {
+    match guarded.keys {
+        None => {}
+        Some(0) => findings.warning(
+            "api keys",
+            "http.api_keys_file has no key",
+            "nobody can send",
+            "`tidegate key create --name NAME` makes one",
+        ),
+        Some(_) if !guarded.tls && !address.ip().is_loopback() => findings.warning(
+            "api keys",
+            format!("keys are asked for on {address}, and there is no TLS"),
+            "keys cross the network in clear text",
+            "set http.tls_certificate_file and http.tls_key_file, or put a proxy that speaks TLS in front",
+        ),
+        Some(count) => findings.ok("api keys", counted(count as u64, "key")),
+    }
+    match &guarded.expiry {
+        None => {}
+        Some(expiry) if expiry.is_over() => findings.failure(
+            "TLS certificate",
+            format!("it expired: {}", expiry.until),
+            "clients refuse it",
+            "replace the file that http.tls_certificate_file names; a gateway that runs reads it again",
+        ),
+        Some(expiry) if expiry.is_near() => findings.warning(
+            "TLS certificate",
+            format!(
+                "it expires in {}: {}",
+                counted(u64::try_from(expiry.days).unwrap_or(0), "day"),
+                expiry.until
+            ),
+            "clients refuse it from then on",
+            "replace the file that http.tls_certificate_file names; a gateway that runs reads it again",
+        ),
+        Some(expiry) => findings.ok("TLS certificate", format!("until {}", expiry.until)),
+    }
 }
 
 fn listener(key: &str, address: SocketAddr, port: &Port, part: Part, who: &Who, findings: &mut Findings) {
@@ -261,6 +327,7 @@ mod tests {
             gateway: Who::Nobody,
             lander: Who::Nobody,
             allow_anonymous: false,
+            guard: Ok(Guarded::default()),
         };
         change(&mut facts);
         told(&lines(&facts), check, verdict, &[words]);
@@ -299,6 +366,39 @@ mod tests {
             facts.allow_anonymous = true;
         };
         says(open, "who may send", Warning, "firewall");
+    }
+
+    #[test]
+    fn keys_and_certificates_are_looked_at() {
+        let guarded = |keys, days: Option<i32>| {
+            move |facts: &mut Facts| {
+                facts.http.0 = SocketAddr::from(([0, 0, 0, 0], 4000));
+                let expiry = days.map(|days| Expiry {
+                    until: "May 1".into(),
+                    days,
+                });
+                facts.guard = Ok(Guarded {
+                    keys,
+                    tls: days.is_some(),
+                    expiry,
+                });
+            }
+        };
+        says(guarded(Some(0), None), "api keys", Warning, "key create");
+        says(guarded(Some(2), None), "api keys", Warning, "clear text");
+        says(guarded(Some(2), Some(90)), "api keys", Fine, "2 keys");
+        says(guarded(None, Some(90)), "TLS certificate", Fine, "until May 1");
+        says(guarded(None, Some(3)), "TLS certificate", Warning, "in 3 days: May 1");
+        says(guarded(None, Some(-1)), "TLS certificate", Failure, "clients refuse it");
+        let broken = |facts: &mut Facts| {
+            facts.guard = Err(FileError {
+                key: "http.api_keys_file",
+                advice: "Correct the file",
+                origin: crate::config::Origin::BuiltIn,
+                source: anyhow::anyhow!("no such file"),
+            });
+        };
+        says(broken, "http.api_keys_file", Failure, "no such file");
     }
 
     #[test]

@@ -100,9 +100,25 @@ fn strangers_are_let_in_only_when_that_is_written_down() {
     assert!(refused("[http]\nlisten = \"[::]:4000\"\n").contains("http.allow_anonymous = true"));
     accepted("[http]\nlisten = \"0.0.0.0:4000\"\nallow_anonymous = true\n");
     accepted("[http]\nlisten = \"[::1]:4000\"\n");
+    accepted("[http]\nlisten = \"0.0.0.0:4000\"\napi_keys_file = \"keys.toml\"\n");
+    let tls = "tls_certificate_file = \"c\"\ntls_key_file = \"k\"\n";
+    assert!(refused(&format!("[http]\nlisten = \"0.0.0.0:4000\"\n{tls}")).contains("http.api_keys_file"));
+    accepted(&format!(
+        "[http]\nlisten = \"0.0.0.0:4000\"\n{tls}tls_client_ca_file = \"ca\"\n"
+    ));
+    let both = refused("[http]\nallow_anonymous = true\napi_keys_file = \"keys.toml\"\n");
+    assert!(both.contains("contradict"), "{both}");
     assert!(refused("[admin]\nlisten = \"0.0.0.0:4001\"\n").contains("admin.token"));
     assert!(refused("[admin]\ntoken = \"short\"\n").contains("16 characters"));
     accepted("[admin]\nlisten = \"0.0.0.0:4001\"\ntoken = \"0123456789abcdef\"\n");
+}
+
+#[test]
+fn tls_needs_a_certificate_and_its_key() {
+    assert!(refused("[http]\ntls_key_file = \"k\"\n").contains("tls_certificate_file is empty"));
+    assert!(refused("[http]\ntls_certificate_file = \"c\"\n").contains("tls_key_file is empty"));
+    assert!(refused("[http]\ntls_client_ca_file = \"ca\"\n").contains("tls_certificate_file is empty"));
+    accepted("[http]\ntls_certificate_file = \"c\"\ntls_key_file = \"k\"\n");
 }
 
 #[test]

@@ -57,6 +57,13 @@ const OTHER_VALUES: &[(&str, &str)] = &[
     ("gateway.id", "\"north\""),
     ("http.listen", "\"127.0.0.1:5000\""),
     ("http.allow_anonymous", "true"),
+    ("http.api_keys_file", "\"keys.toml\""),
+    ("http.tls_certificate_file", "\"cert.pem\""),
+    ("http.tls_key_file", "\"key.pem\""),
+    ("http.tls_client_ca_file", "\"ca.pem\""),
+    ("http.requests_per_second_max_per_address", "100"),
+    ("http.requests_per_second_max_per_key", "200"),
+    ("http.trusted_proxies", "[\"10.0.0.0/8\", \"::1\"]"),
     ("http.body_bytes_max", "\"8 MiB\""),
     ("http.record_bytes_max", "\"100 KiB\""),
     ("http.records_max", "7"),
@@ -154,7 +161,18 @@ fn every_shipped_key_is_read_and_can_be_changed() {
     let default = format!("{:?}", accepted(""));
     for (key, value) in OTHER_VALUES {
         let (section, name) = key.split_once('.').unwrap();
-        let changed = accepted(&format!("[{section}]\n{name} = {value}\n"));
+        // What does not go without it.
+        let more = match name {
+            "tls_certificate_file" => "tls_key_file = \"k\"",
+            "tls_key_file" => "tls_certificate_file = \"c\"",
+            "tls_client_ca_file" => "tls_certificate_file = \"c\"\ntls_key_file = \"k\"",
+            _ => "",
+        };
+        let default = match more {
+            "" => default.clone(),
+            more => format!("{:?}", load(&format!("[{section}]\n{more}\n"), &[]).unwrap()),
+        };
+        let changed = accepted(&format!("[{section}]\n{name} = {value}\n{more}\n"));
         assert_ne!(format!("{changed:?}"), default, "{key} does nothing");
         let Origin::File { line, .. } = changed.origin(key) else {
             panic!("{key} is not from the file")

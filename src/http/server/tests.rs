@@ -27,7 +27,7 @@ struct Small {
 }
 
 impl App for Small {
-    async fn answer(&self, request: Request<Incoming>) -> Response {
+    async fn answer(&self, request: Request<Incoming>, _: &Peer) -> Response {
         if let Err(problem) = check_head(&request, 1000, 20) {
             return problem.into_response();
         }
@@ -58,6 +58,7 @@ struct Server {
 fn options() -> Options {
     Options {
         name: "test",
+        tls: None,
         connections_max: 100,
         header_timeout: PATIENCE,
         idle_timeout: PATIENCE,

@@ -112,8 +112,8 @@ impl Kafka {
         Self::make(CLUSTER, place, |_| Vec::new())
     }
 
-    /// [`Kafka::private`] with a second listener, for TLS with a certificate of `authority` and the user `gw` with the
-    /// password `secret`; also gives that listener's address.
+    /// [`Kafka::private`] with a second listener, for TLS with a certificate of `authority` and the user `gw`, with the
+    /// password `secret` by SCRAM-SHA-512 and `secret-of-gw` by PLAIN; also gives that listener's address.
     pub fn private_secure(authority: &Authority) -> (Kafka, String) {
         let port = free_port();
         let kafka = Self::make(CLUSTER, "127.0.0.1", |folder| {
@@ -121,15 +121,41 @@ impl Kafka {
             let store = folder.join("broker.pem");
             fs::write(&store, [key, certificate].concat()).expect("the certificate is written");
             let own = "listener.name.secure";
+            let plain = r#"org.apache.kafka.common.security.plain.PlainLoginModule required user_gw="secret-of-gw";"#;
             let login = "org.apache.kafka.common.security.scram.ScramLoginModule required;";
             vec![
                 ("listeners", format!("SECURE://127.0.0.1:{port}")),
                 ("advertised.listeners", format!("SECURE://localhost:{port}")),
                 ("listener.security.protocol.map", "SECURE:SASL_SSL".to_owned()),
-                ("", format!("{own}.sasl.enabled.mechanisms=SCRAM-SHA-512")),
+                ("", format!("{own}.sasl.enabled.mechanisms=SCRAM-SHA-512,PLAIN")),
                 ("", format!("{own}.scram-sha-512.sasl.jaas.config={login}")),
+                ("", format!("{own}.plain.sasl.jaas.config={plain}")),
                 ("", format!("{own}.ssl.keystore.type=PEM")),
                 ("", format!("{own}.ssl.keystore.location={}", store.display())),
+            ]
+        });
+        (kafka, format!("localhost:{port}"))
+    }
+
+    /// [`Kafka::private`] with a second listener, for TLS with a certificate of `authority` that asks its clients for one
+    /// too; also gives that listener's address.
+    pub fn private_mutual(authority: &Authority) -> (Kafka, String) {
+        let port = free_port();
+        let kafka = Self::make(CLUSTER, "127.0.0.1", |folder| {
+            let (certificate, key) = authority.issue("localhost");
+            let (store, trusted) = (folder.join("broker.pem"), folder.join("trusted.pem"));
+            fs::write(&store, [key, certificate].concat()).expect("the certificate is written");
+            fs::write(&trusted, authority.pem()).expect("the CA is written");
+            let own = "listener.name.mutual";
+            vec![
+                ("listeners", format!("MUTUAL://127.0.0.1:{port}")),
+                ("advertised.listeners", format!("MUTUAL://localhost:{port}")),
+                ("listener.security.protocol.map", "MUTUAL:SSL".to_owned()),
+                ("", format!("{own}.ssl.client.auth=required")),
+                ("", format!("{own}.ssl.keystore.type=PEM")),
+                ("", format!("{own}.ssl.keystore.location={}", store.display())),
+                ("", format!("{own}.ssl.truststore.type=PEM")),
+                ("", format!("{own}.ssl.truststore.location={}", trusted.display())),
             ]
         });
         (kafka, format!("localhost:{port}"))

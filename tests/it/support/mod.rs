@@ -12,6 +12,7 @@ pub mod cluster;
 pub mod daemon;
 pub mod evidence;
 pub mod gateway;
+pub mod h2;
 pub mod kafka;
 pub mod lander;
 pub mod ledger;

@@ -1,0 +1,83 @@
+//! Who may send, as the configuration says it: the files of keys and certificates, opened before anything else is.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use super::exit::FileError;
+use crate::config::Config;
+use crate::http::{Tls, TlsFiles};
+use crate::keys::Book;
+
+/// What guards the ingest listener.
+pub(super) struct Guard {
+    pub(super) keys: Option<Arc<Book>>,
+    pub(super) tls: Option<Arc<Tls>>,
+}
+
+impl Guard {
+    /// Reads the files, and warns of what is open to strangers.
+    ///
+    /// # Errors
+    /// Where one of them cannot be used.
+    pub(super) fn open(config: &Config) -> Result<Self, FileError> {
+        let guard = Self {
+            keys: keys(config)?.map(Arc::new),
+            tls: tls(config)?.map(Arc::new),
+        };
+        if let Some(keys) = &guard.keys {
+            if keys.count() == 0 {
+                tracing::warn!(
+                    "http.api_keys_file has no key: nobody can send. `tidegate key create --name NAME` makes one"
+                );
+            }
+            if guard.tls.is_none() && !config.http.listen.ip().is_loopback() {
+                tracing::warn!(
+                    "API keys cross the network in clear text: set http.tls_certificate_file and http.tls_key_file, or put a \
+                     proxy that speaks TLS in front"
+                );
+            }
+        }
+        Ok(guard)
+    }
+}
+
+fn is_set(file: &Path) -> bool {
+    !file.as_os_str().is_empty()
+}
+
+fn keys(config: &Config) -> Result<Option<Book>, FileError> {
+    let path = &config.http.api_keys_file;
+    if !is_set(path) {
+        return Ok(None);
+    }
+    let book = Book::open(path).map_err(|error| FileError {
+        key: "http.api_keys_file",
+        advice: match error.is_missing() {
+            true => "Make it and the first key with `tidegate key create --name NAME`",
+            false => "Correct the file, or make another with `tidegate key create`",
+        },
+        origin: config.origin("http.api_keys_file"),
+        source: error.into(),
+    })?;
+    Ok(Some(book))
+}
+
+fn tls(config: &Config) -> Result<Option<Tls>, FileError> {
+    let http = &config.http;
+    if !is_set(&http.tls_certificate_file) {
+        return Ok(None);
+    }
+    let tls = Tls::open(TlsFiles {
+        certificate: http.tls_certificate_file.clone(),
+        key: http.tls_key_file.clone(),
+        client_ca: is_set(&http.tls_client_ca_file).then(|| http.tls_client_ca_file.clone()),
+    });
+    let tls = tls.map_err(|error| FileError {
+        key: "http.tls_certificate_file",
+        advice: "Name a PEM file with the certificate (those between it and its CA behind it), and one with its key, that this \
+                 user can read",
+        origin: config.origin("http.tls_certificate_file"),
+        source: error.into(),
+    })?;
+    Ok(Some(tls))
+}

@@ -1,0 +1,248 @@
+//! TLS of the ingest listener, by rustls: its certificate, and clients' certificates where they are asked for. The only
+//! place that names rustls.
+//!
+//! TLS 1.2 and 1.3 with the cipher suites that rustls has (none of them is weak), HTTP/2 or HTTP/1.1 by ALPN, no early
+//! data (it could be repeated by others). The files are read again when they change: a new connection gets what is in force
+//! then, an open one stays as it is.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::{fs, io};
+
+use openssl::asn1::Asn1Time;
+use openssl::x509::X509;
+use rustls::crypto::ring;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::WebPkiClientVerifier;
+use rustls::{RootCertStore, ServerConfig, version};
+use sha2::{Digest as _, Sha256};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+
+use crate::watched::Watched;
+
+/// The ALPN name of HTTP/2.
+const H2: &[u8] = b"h2";
+/// How a TLS connection begins: the type of a handshake record.
+const HANDSHAKE: u8 = 0x16;
+/// The largest of the files, bytes.
+const FILE_BYTES_MAX: u64 = 4 << 20;
+/// A certificate that ends sooner than this is warned of.
+const DAYS_LEFT_MIN: i32 = 14;
+
+/// Where certificate and key are, PEM.
+#[derive(Debug, Clone)]
+pub struct TlsFiles {
+    /// The certificate, and those between it and its CA.
+    pub certificate: PathBuf,
+    /// The private key of the first.
+    pub key: PathBuf,
+    /// The CAs of clients; `None`: clients need no certificate.
+    pub client_ca: Option<PathBuf>,
+}
+
+/// Why they cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[error("{path}: {what}")]
+pub struct TlsError {
+    path: String,
+    what: String,
+}
+
+/// What is in force, from files that may change.
+pub struct Tls {
+    files: TlsFiles,
+    in_force: RwLock<(Arc<ServerConfig>, Option<Expiry>)>,
+    watched: Mutex<Watched>,
+}
+
+/// A connection that could not become one of TLS.
+pub(super) enum NoTls {
+    /// Its client does not speak TLS.
+    Plain(TcpStream),
+    /// The client, its certificate or the connection broke off.
+    Failed(io::Error),
+}
+
+impl Tls {
+    /// Reads the files.
+    ///
+    /// # Errors
+    /// Where one cannot be read, is no PEM, or they do not belong together.
+    pub fn open(files: TlsFiles) -> Result<Self, TlsError> {
+        let paths = [Some(&files.certificate), Some(&files.key), files.client_ca.as_ref()];
+        // Looked at first: what changes while it is read is read again.
+        let watched = Watched::new(paths.into_iter().flatten().cloned());
+        let in_force = load(&files)?;
+        Ok(Self {
+            files,
+            in_force: RwLock::new(in_force),
+            watched: Mutex::new(watched),
+        })
+    }
+
+    /// Until when the certificate in force holds, if it says so.
+    #[must_use]
+    pub fn expiry(&self) -> Option<Expiry> {
+        self.in_force.read().unwrap_or_else(PoisonError::into_inner).1.clone()
+    }
+
+    /// Reads the files again if one has changed: `Ok(true)`. Until they can be used again, those of before are in force.
+    ///
+    /// # Errors
+    /// See [`Tls::open`]; once for each change.
+    pub fn refresh(&self) -> Result<bool, TlsError> {
+        let mut watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
+        if !watched.has_changed() {
+            return Ok(false);
+        }
+        let loaded = load(&self.files)?;
+        *self.in_force.write().unwrap_or_else(PoisonError::into_inner) = loaded;
+        Ok(true)
+    }
+
+    /// The handshake of a new connection. It has no limit of time.
+    pub(super) async fn accept(&self, tcp: TcpStream) -> Result<TlsStream<TcpStream>, NoTls> {
+        let mut first = [0];
+        match tcp.peek(&mut first).await {
+            Ok(1) if first != [HANDSHAKE] => return Err(NoTls::Plain(tcp)),
+            Ok(_) => {}
+            Err(error) => return Err(NoTls::Failed(error)),
+        }
+        let config = Arc::clone(&self.in_force.read().unwrap_or_else(PoisonError::into_inner).0);
+        TlsAcceptor::from(config).accept(tcp).await.map_err(NoTls::Failed)
+    }
+}
+
+/// Whether client and server agreed on HTTP/2.
+pub(super) fn is_h2(stream: &TlsStream<TcpStream>) -> bool {
+    stream.get_ref().1.alpn_protocol() == Some(H2)
+}
+
+/// What stays the same of a client's certificate when it is renewed: a hash of its subject.
+pub(super) fn subject(stream: &TlsStream<TcpStream>) -> Option<Arc<str>> {
+    let certificate = stream.get_ref().1.peer_certificates()?.first()?;
+    let subject = X509::from_der(certificate).ok()?.subject_name().to_der().ok()?;
+    let hash = Sha256::digest(subject);
+    let text: String = hash.iter().take(16).map(|byte| format!("{byte:02x}")).collect();
+    Some(text.into())
+}
+
+fn load(files: &TlsFiles) -> Result<(Arc<ServerConfig>, Option<Expiry>), TlsError> {
+    let chain = certificates(&files.certificate)?;
+    let expiry = chain.first().and_then(Expiry::of);
+    let key_pem = read(&files.key)?;
+    let key = PrivateKeyDer::from_pem_slice(&key_pem).map_err(|error| {
+        let what = match memchr::memmem::find(&key_pem, b"ENCRYPTED") {
+            Some(_) => "the key is encrypted: store it without a passphrase, readable for this user alone".to_owned(),
+            None => format!("there is no private key in it (PEM, -----BEGIN PRIVATE KEY-----): {error}"),
+        };
+        wrong(&files.key, what)
+    })?;
+    let provider = Arc::new(ring::default_provider());
+    let versions = [&version::TLS13, &version::TLS12];
+    let builder = ServerConfig::builder_with_provider(Arc::clone(&provider)).with_protocol_versions(&versions);
+    let builder = builder.map_err(|error| wrong(&files.certificate, error.to_string()))?;
+    let builder = match &files.client_ca {
+        None => builder.with_no_client_auth(),
+        Some(path) => {
+            let mut roots = RootCertStore::empty();
+            for certificate in certificates(path)? {
+                roots.add(certificate).map_err(|error| wrong(path, error.to_string()))?;
+            }
+            let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
+            builder.with_client_cert_verifier(verifier.build().map_err(|error| wrong(path, error.to_string()))?)
+        }
+    };
+    let mut config = builder.with_single_cert(chain, key).map_err(|error| {
+        wrong(
+            &files.certificate,
+            format!("it cannot be used with the key {}: {error}", files.key.display()),
+        )
+    })?;
+    config.alpn_protocols = vec![H2.to_vec(), b"http/1.1".to_vec()];
+    config.ticketer = ring::Ticketer::new().map_err(|error| wrong(&files.certificate, error.to_string()))?;
+    if let Some(expiry) = &expiry {
+        expiry.tell(&files.certificate);
+    }
+    Ok((Arc::new(config), expiry))
+}
+
+fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    let pem = read(path)?;
+    let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();
+    let chain = chain.map_err(|error| wrong(path, error.to_string()))?;
+    match chain.is_empty() {
+        true => Err(wrong(
+            path,
+            "there is no certificate in it (PEM, -----BEGIN CERTIFICATE-----)".to_owned(),
+        )),
+        false => Ok(chain),
+    }
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
+    let read = || {
+        if fs::metadata(path)?.len() > FILE_BYTES_MAX {
+            return Err(io::Error::other(format!("it has more than {FILE_BYTES_MAX} bytes")));
+        }
+        fs::read(path)
+    };
+    read().map_err(|error| wrong(path, error.to_string()))
+}
+
+fn wrong(path: &Path, what: String) -> TlsError {
+    let path = path.display().to_string();
+    TlsError { path, what }
+}
+
+/// Until when a certificate holds: its clients find out too late.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Expiry {
+    /// The certificate's own words.
+    pub until: String,
+    /// Whole days; below 0 when it is over.
+    pub days: i32,
+}
+
+impl Expiry {
+    /// Whether somebody should see to it.
+    #[must_use]
+    pub fn is_near(&self) -> bool {
+        self.days < DAYS_LEFT_MIN
+    }
+
+    /// Whether clients refuse it.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        self.days < 0
+    }
+
+    fn of(certificate: &CertificateDer<'_>) -> Option<Self> {
+        let certificate = X509::from_der(certificate).ok()?;
+        let left = Asn1Time::days_from_now(0).ok()?.diff(certificate.not_after()).ok()?;
+        // Hours beyond the last whole day count against it once they are negative.
+        let days = if left.days <= 0 && left.secs < 0 {
+            left.days - 1
+        } else {
+            left.days
+        };
+        Some(Self {
+            until: certificate.not_after().to_string(),
+            days,
+        })
+    }
+
+    fn tell(&self, path: &Path) {
+        let (path, until) = (path.display(), &self.until);
+        if self.is_over() {
+            tracing::error!(%path, until, "the certificate of TLS has expired: clients refuse it. Replace the file");
+        } else if self.is_near() {
+            tracing::warn!(%path, until, "the certificate of TLS expires soon: replace the file, it is read again when it changes");
+        } else {
+            tracing::info!(%path, until, "certificate of TLS");
+        }
+    }
+}
