@@ -18,12 +18,13 @@
 //! It is replaced as a whole (written beside, synced, renamed), by one process at a time, and a gateway that runs sees it
 //! within seconds. Deliberately does not know: headers, requests, who asks.
 
-use std::collections::HashMap;
-use std::fs::{self, File};
+use std::collections::{HashMap, HashSet};
+use std::fs::{self, File, Permissions, TryLockError};
 use std::io::{self, Write as _};
-use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, fchown};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _, fchown};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::{Duration, Instant};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -32,7 +33,8 @@ use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
 
 use crate::record::fits;
-use crate::watched::Watched;
+use crate::watched::{Watched, read_text};
+use crate::words::counted;
 
 /// The largest file, bytes.
 const FILE_BYTES_MAX: u64 = 16 << 20;
@@ -44,6 +46,9 @@ const NAME_BYTES_MAX: usize = 100;
 const PATTERNS_MAX: usize = 100;
 /// The longest pattern, bytes: a topic's name has 249.
 const PATTERN_BYTES_MAX: usize = 249;
+/// How long a verb waits for another one, and how often it looks.
+const TURN_MAX: Duration = Duration::from_secs(10);
+const TURN_LOOK: Duration = Duration::from_millis(20);
 /// How every key begins, so that secret scanners know one.
 const PREFIX: &str = "tg_";
 /// The length of an id, characters.
@@ -144,7 +149,7 @@ struct Keys(HashMap<String, ([u8; 32], Arc<Holder>)>);
 
 impl Keys {
     fn of(document: Document) -> Result<Self, String> {
-        let mut keys = HashMap::new();
+        let (mut keys, mut names) = (HashMap::new(), HashSet::new());
         if document.keys.len() > KEYS_MAX {
             return Err(format!(
                 "it has {} keys, and {KEYS_MAX} may be there",
@@ -152,6 +157,9 @@ impl Keys {
             ));
         }
         for entry in document.keys {
+            if !names.insert(entry.name.clone()) {
+                return Err(format!("two keys have the name {:?}: give one another", entry.name));
+            }
             let digest = checked(&entry).map_err(|what| format!("key {:?} (id {:?}): {what}", entry.name, entry.id))?;
             let holder = Holder {
                 id: entry.id.clone(),
@@ -180,12 +188,7 @@ fn digest(key: &str) -> [u8; 32] {
 
 /// The digest of an entry in which everything is as it must be.
 fn checked(entry: &Entry) -> Result<[u8; 32], String> {
-    if entry.id.len() != ID_LEN
-        || !entry
-            .id
-            .bytes()
-            .all(|byte| byte.is_ascii_hexdigit() && !byte.is_ascii_uppercase())
-    {
+    if !is_id(&entry.id) {
         return Err(format!("its id must be {ID_LEN} hexadecimal digits in lower case"));
     }
     check_name(&entry.name)?;
@@ -202,10 +205,22 @@ fn checked(entry: &Entry) -> Result<[u8; 32], String> {
     Ok(digest)
 }
 
+fn is_id(text: &str) -> bool {
+    text.len() == ID_LEN
+        && text
+            .bytes()
+            .all(|byte| byte.is_ascii_hexdigit() && !byte.is_ascii_uppercase())
+}
+
 fn check_name(name: &str) -> Result<(), String> {
     if name.is_empty() || name.len() > NAME_BYTES_MAX || name.chars().any(char::is_control) {
         return Err(format!(
             "a name has 1 to {NAME_BYTES_MAX} bytes and no control characters"
+        ));
+    }
+    if is_id(name) {
+        return Err(format!(
+            "a name of {ID_LEN} hexadecimal digits looks like an id: choose another"
         ));
     }
     Ok(())
@@ -268,18 +283,22 @@ impl Book {
         self.keys.read().unwrap_or_else(PoisonError::into_inner).0.len()
     }
 
-    /// Reads the file again if it has changed: `Ok(true)`. Until it can be used again, the keys of before are in force.
+    /// Reads the file again if it has changed: what is in force now, in words. Until it can be used again, the keys of before
+    /// are in force.
     ///
     /// # Errors
-    /// See [`Book::open`]; once for each change.
-    pub fn refresh(&self) -> Result<bool, KeysError> {
+    /// See [`Book::open`]; each reason once.
+    pub fn refresh(&self) -> Option<Result<String, KeysError>> {
         let mut watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
-        if !watched.has_changed() {
-            return Ok(false);
-        }
-        let keys = load(&self.path)?;
-        *self.keys.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(keys);
-        Ok(true)
+        let loaded = watched.refresh(|| load(&self.path))?;
+        Some(loaded.map(|keys| {
+            let now = match keys.0.len() {
+                0 => "no key, so that nobody can send".to_owned(),
+                count => counted(count as u64, "key"),
+            };
+            *self.keys.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(keys);
+            now
+        }))
     }
 }
 
@@ -288,20 +307,17 @@ fn load(path: &Path) -> Result<Keys, KeysError> {
 }
 
 fn read(path: &Path) -> Result<Document, KeysError> {
-    let length = fs::metadata(path).map_err(|error| io_error(path, error))?.len();
-    if length > FILE_BYTES_MAX {
-        return Err(invalid(
-            path,
-            format!("it has {length} bytes, and {FILE_BYTES_MAX} may be there"),
-        ));
-    }
-    let text = fs::read_to_string(path).map_err(|error| io_error(path, error))?;
+    let text = read_text(path, FILE_BYTES_MAX).map_err(|error| io_error(path, error))?;
     parse(&text).map_err(|what| invalid(path, what))
 }
 
 fn parse(text: &str) -> Result<Document, String> {
-    // The parser's own text shows the line, which is no secret here: a hash.
-    toml::from_str(text).map_err(|error| error.to_string())
+    // The parser's own text shows the line, which may be a key that somebody pasted there: its message alone does not.
+    toml::from_str(text).map_err(|error| {
+        let before = text.bytes().take(error.span().map_or(0, |span| span.start));
+        let line = 1 + before.filter(|byte| *byte == b'\n').count();
+        format!("line {line}: {}", error.message())
+    })
 }
 
 /// A file of this text, read and written again, for src/decoders.rs; `None`: it cannot be used.
@@ -340,7 +356,8 @@ pub fn create(
         topics.push("*".to_owned());
         sources.push("*".to_owned());
     }
-    let _turn = Turn::take(path)?;
+    let turn = Turn::take(path)?;
+    let path = turn.path.as_path();
     let mut document = match read(path) {
         Err(error) if error.is_missing() => Document::default(),
         read => read?,
@@ -387,7 +404,8 @@ pub fn create(
 /// # Errors
 /// [`KeysError::Refused`] where there is none; else as for [`Book::open`].
 pub fn revoke(path: &Path, which: &str) -> Result<Entry, KeysError> {
-    let _turn = Turn::take(path)?;
+    let turn = Turn::take(path)?;
+    let path = turn.path.as_path();
     let mut document = read(path)?;
     let at = document
         .keys
@@ -404,15 +422,38 @@ pub fn revoke(path: &Path, which: &str) -> Result<Entry, KeysError> {
     Ok(entry)
 }
 
-/// The right to replace the file: a lock on its folder, so that none is left behind.
-struct Turn(#[expect(dead_code, reason = "held, and let go with the file")] File);
+/// The right to replace the file: a lock on the folder in which it really is, so that nothing is left behind, and whoever
+/// comes by another path waits too.
+struct Turn {
+    path: PathBuf,
+    _folder: File,
+}
 
 impl Turn {
     fn take(path: &Path) -> Result<Self, KeysError> {
-        let folder = folder_of(path);
-        let folder_file = File::open(folder).map_err(|error| io_error(folder, error))?;
-        folder_file.lock().map_err(|error| io_error(folder, error))?;
-        Ok(Self(folder_file))
+        // A link stays one: what it leads to is replaced.
+        let path = match fs::canonicalize(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound && fs::symlink_metadata(path).is_err() => {
+                path.to_path_buf()
+            }
+            found => found.map_err(|error| io_error(path, error))?,
+        };
+        let folder = folder_of(&path);
+        let wrong = |error| io_error(folder, error);
+        let locked = File::open(folder).map_err(wrong)?;
+        let limit = Instant::now() + TURN_MAX;
+        loop {
+            match locked.try_lock() {
+                Ok(()) => break,
+                Err(TryLockError::WouldBlock) if Instant::now() < limit => std::thread::sleep(TURN_LOOK),
+                Err(TryLockError::WouldBlock) => {
+                    let text = format!("another process is changing {}: try again", path.display());
+                    return Err(KeysError::Refused(text));
+                }
+                Err(TryLockError::Error(error)) => return Err(wrong(error)),
+            }
+        }
+        Ok(Self { path, _folder: locked })
     }
 }
 
@@ -427,36 +468,53 @@ fn folder_of(path: &Path) -> &Path {
 
 /// Replaces the file as a whole; its owner and mode stay what they were. A new one is its owner's alone.
 fn write(path: &Path, document: Document) -> Result<(), KeysError> {
-    const HEAD: &str =
-        "# API keys of tidegate: only their hashes. `tidegate key create | list | revoke` change this file.\n\n";
-    // A link stays one: what it leads to is replaced.
-    let real = fs::canonicalize(path).unwrap_or_else(|_| path.to_path_buf());
+    const HEAD: &str = "# API keys of tidegate: only their hashes. `tidegate key create | list | revoke` change this file, and\n\
+                        # keep no comments.\n\n";
     let wrong = |error| io_error(path, error);
     let text = toml::to_string(&document).map_err(|error| wrong(io::Error::other(error)))?;
     Keys::of(document).map_err(|what| invalid(path, what))?;
-    let before = fs::metadata(&real).ok();
-    let temporary = real.with_extension("new");
-    let written = || -> io::Result<()> {
-        let mode = before.as_ref().map_or(0o600, |before| before.mode() & 0o777);
-        let mut file = File::options()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(mode)
-            .open(&temporary)?;
+    let before = fs::metadata(path).ok();
+    let mut random = [0; 8];
+    getrandom::fill(&mut random).map_err(|error| wrong(io::Error::other(error)))?;
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(format!(".{:016x}", u64::from_ne_bytes(random)));
+    let temporary = path.with_file_name(name);
+    let fill = |mut file: File| -> io::Result<()> {
         if let Some(before) = &before {
             let own = file.metadata()?;
             if (own.uid(), own.gid()) != (before.uid(), before.gid()) {
                 fchown(&file, Some(before.uid()), Some(before.gid()))?;
             }
+            // Not when it is made: the mask of this process would take some away.
+            file.set_permissions(Permissions::from_mode(before.mode() & 0o777))?;
         }
         file.write_all(HEAD.as_bytes())?;
         file.write_all(text.as_bytes())?;
         file.sync_all()?;
-        fs::rename(&temporary, &real)?;
-        File::open(folder_of(&real))?.sync_all()
+        fs::rename(&temporary, path)
     };
-    written().map_err(wrong)
+    // One that nobody else has made, nor a link that somebody put there.
+    let made = File::options()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(&temporary);
+    made.and_then(fill).map_err(|error| {
+        if let Err(left) = fs::remove_file(&temporary)
+            && left.kind() != io::ErrorKind::NotFound
+        {
+            tracing::warn!("{} is left over: {left}. Remove it", temporary.display());
+        }
+        wrong(error)
+    })?;
+    // It is there; whether it stays when the power goes is all that is open.
+    if let Err(error) = File::open(folder_of(path)).and_then(|folder| folder.sync_all()) {
+        tracing::warn!(
+            "{} was written, and may not survive a power loss: {error}",
+            path.display()
+        );
+    }
+    Ok(())
 }
 
 fn io_error(path: &Path, source: io::Error) -> KeysError {
@@ -535,21 +593,21 @@ mod tests {
         let at = folder();
         let first = at.create("first", &[], &[]).unwrap();
         let book = Book::open(&at.path).unwrap();
-        assert!(!book.refresh().unwrap());
+        assert!(book.refresh().is_none());
         let second = at.create("second", &[], &[]).unwrap();
         assert!(book.holder(&second).is_none());
-        assert!(book.refresh().unwrap());
+        assert_eq!(book.refresh().unwrap().unwrap(), "2 keys");
         assert!(book.holder(&second).is_some() && book.holder(&first).is_some());
         assert_eq!(revoke(&at.path, "first").unwrap().name, "first");
-        assert!(book.refresh().unwrap());
+        assert_eq!(book.refresh().unwrap().unwrap(), "1 key");
         assert!(book.holder(&first).is_none() && book.holder(&second).is_some());
         fs::write(&at.path, "[[key]]\nid = 1\n").unwrap();
-        assert!(book.refresh().is_err());
-        assert!(!book.refresh().unwrap(), "told once");
+        assert!(book.refresh().unwrap().is_err());
+        assert!(book.refresh().is_none(), "told once");
         assert!(book.holder(&second).is_some(), "those of before stay in force");
         let id = &second[PREFIX.len()..PREFIX.len() + ID_LEN];
         fs::remove_file(&at.path).unwrap();
-        assert!(book.refresh().unwrap_err().is_missing());
+        assert!(book.refresh().unwrap().unwrap_err().is_missing());
         assert!(revoke(&at.path, id).is_err());
     }
 
@@ -571,10 +629,10 @@ mod tests {
         let mode = || fs::metadata(&at.path).unwrap().mode() & 0o777;
         at.create("a", &[], &[]).unwrap();
         assert_eq!(mode(), 0o600);
-        let permissions = std::os::unix::fs::PermissionsExt::from_mode(0o640);
+        let permissions = std::os::unix::fs::PermissionsExt::from_mode(0o666);
         fs::set_permissions(&at.path, permissions).unwrap();
         at.create("b", &[], &[]).unwrap();
-        assert_eq!(mode(), 0o640);
+        assert_eq!(mode(), 0o666, "whatever the mask");
         assert_eq!(fs::read_dir(at.path.parent().unwrap()).unwrap().count(), 1);
     }
 
@@ -598,6 +656,11 @@ mod tests {
         assert!(refused(&key("01234567", "a", &"é".repeat(32), "")).contains("64 hexadecimal digits"));
         assert!(refused(&key("01234567", "a", &hash, "topic = [\"x\"]")).contains("topic"));
         assert!(refused(&key("01234567", "a", &hash, "topics = [\"\"]")).contains("fits nothing"));
+        let named = key("01234567", "a", &hash, "") + &key("01234568", "a", &hash, "");
+        assert!(refused(&named).contains("two keys have the name"));
+        assert!(refused(&key("01234567", "0a1b2c3d", &hash, "")).contains("looks like an id"));
+        let pasted = refused("key = \"tg_01234567_secret\"");
+        assert!(!pasted.contains("secret") && pasted.contains("line 1"), "{pasted}");
         let twice = key("01234567", "a", &hash, "") + &key("01234567", "b", &hash, "");
         assert!(refused(&twice).contains("two keys"));
         assert!(refused("key = 3").contains("cannot be used"));

@@ -1,52 +1,120 @@
-//! Files that somebody may replace while the process runs, and whether somebody did.
+//! Files that somebody may replace while the process runs, and what to do when somebody did.
 //!
-//! Looked at, not read: the identity, the size and the time of what is there. A link is followed, so that a folder of
-//! links that are switched all at once (as Kubernetes does) is seen too.
+//! Looked at, not read: which file it is, its size, and the times of its last change, of its content and of who may read it.
+//! A link is followed, so that a folder of links that are switched all at once (as Kubernetes does) is seen too. What could
+//! not be used is tried again at each look, for what was in the way may be gone; it is told once.
 
+use std::fmt::Display;
 use std::fs;
+use std::io::{self, Read as _};
 use std::os::unix::fs::MetadataExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-/// Device, inode, size, and the time of the last change in nanoseconds.
-type Stamp = (u64, u64, u64, i64, i64);
+/// Device, inode, size, and the times of the last change in seconds and nanoseconds.
+type Stamp = (u64, u64, u64, [(i64, i64); 2]);
 
-/// Some files, and what they were when they were looked at last.
+/// Some files, and what they were when they were used last.
 #[derive(Debug)]
 pub(crate) struct Watched {
-    files: Vec<(PathBuf, Option<Stamp>)>,
+    paths: Vec<PathBuf>,
+    used: Vec<Option<Stamp>>,
+    told: Option<String>,
 }
 
 impl Watched {
-    /// As they are now.
-    pub(crate) fn new(files: impl IntoIterator<Item = PathBuf>) -> Self {
-        let looked_at = |path: PathBuf| {
-            let stamp = stamp(&path);
-            (path, stamp)
-        };
+    /// As they are now; to be made before they are read, so that what changes meanwhile is read again.
+    pub(crate) fn new(paths: impl IntoIterator<Item = PathBuf>) -> Self {
+        let paths: Vec<PathBuf> = paths.into_iter().collect();
         Self {
-            files: files.into_iter().map(looked_at).collect(),
+            used: stamps(&paths),
+            paths,
+            told: None,
         }
     }
 
-    /// Whether any of them is another one, or gone, or there again, since this was asked last.
-    pub(crate) fn has_changed(&mut self) -> bool {
-        let mut changed = false;
-        for (path, seen) in &mut self.files {
-            let now = stamp(path);
-            changed |= now != *seen;
-            *seen = now;
+    /// Loads them again if any of them is another one than was used last, or gone, or there again. `None`: there is nothing
+    /// new, or it was told before why it cannot be used.
+    pub(crate) fn refresh<T, E: Display>(&mut self, load: impl FnOnce() -> Result<T, E>) -> Option<Result<T, E>> {
+        let now = stamps(&self.paths);
+        if now == self.used {
+            self.told = None;
+            return None;
         }
-        changed
+        let loaded = load();
+        match &loaded {
+            Ok(_) => {
+                self.used = now;
+                self.told = None;
+            }
+            Err(error) => {
+                let text = error.to_string();
+                if self.told.as_ref() == Some(&text) {
+                    return None;
+                }
+                self.told = Some(text);
+            }
+        }
+        Some(loaded)
     }
 }
 
-fn stamp(path: &std::path::Path) -> Option<Stamp> {
+/// A file's text, of at most so many bytes. What is no file (a pipe, which would be waited for) is refused.
+pub(crate) fn read_text(path: &Path, bytes_max: u64) -> io::Result<String> {
+    if !fs::metadata(path)?.is_file() {
+        return Err(io::Error::other("it is no file"));
+    }
+    let mut text = String::new();
+    fs::File::open(path)?.take(bytes_max + 1).read_to_string(&mut text)?;
+    match text.len() as u64 > bytes_max {
+        true => Err(io::Error::other(format!("it has more than {bytes_max} bytes"))),
+        false => Ok(text),
+    }
+}
+
+fn stamps(paths: &[PathBuf]) -> Vec<Option<Stamp>> {
+    paths.iter().map(|path| stamp(path)).collect()
+}
+
+fn stamp(path: &Path) -> Option<Stamp> {
     let found = fs::metadata(path).ok()?;
-    Some((
-        found.dev(),
-        found.ino(),
-        found.size(),
-        found.mtime(),
-        found.mtime_nsec(),
-    ))
+    let times = [(found.mtime(), found.mtime_nsec()), (found.ctime(), found.ctime_nsec())];
+    Some((found.dev(), found.ino(), found.size(), times))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+
+    #[test]
+    fn what_could_not_be_used_is_tried_again_and_told_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("file");
+        fs::write(&path, "1").unwrap();
+        let mut watched = Watched::new([path.clone()]);
+        let fine = || Ok::<_, String>(());
+        let wrong = || Err::<(), _>("wrong".to_owned());
+        assert!(watched.refresh(fine).is_none());
+        fs::write(&path, "22").unwrap();
+        assert!(matches!(watched.refresh(wrong), Some(Err(_))));
+        assert!(watched.refresh(wrong).is_none(), "told already");
+        assert!(matches!(
+            watched.refresh(|| Err::<(), _>("worse".to_owned())),
+            Some(Err(_))
+        ));
+        assert!(
+            matches!(watched.refresh(fine), Some(Ok(()))),
+            "though the file is the same"
+        );
+        assert!(watched.refresh(fine).is_none());
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
+        assert!(
+            matches!(watched.refresh(fine), Some(Ok(()))),
+            "who may read it has changed"
+        );
+        fs::remove_file(&path).unwrap();
+        assert!(matches!(watched.refresh(wrong), Some(Err(_))));
+    }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::exit::FileError;
 use crate::config::Config;
 use crate::http::{Tls, TlsFiles};
-use crate::keys::Book;
+use crate::keys::{Book, KeysError};
 
 /// What guards the ingest listener.
 pub(super) struct Guard {
@@ -52,9 +52,10 @@ fn keys(config: &Config) -> Result<Option<Book>, FileError> {
     }
     let book = Book::open(path).map_err(|error| FileError {
         key: "http.api_keys_file",
-        advice: match error.is_missing() {
-            true => "Make it and the first key with `tidegate key create --name NAME`",
-            false => "Correct the file, or make another with `tidegate key create`",
+        advice: match &error {
+            error if error.is_missing() => "Make it and the first key with `tidegate key create --name NAME`",
+            KeysError::Io { .. } => "Let the user of the gateway read it (chown, chmod): `key create` makes a file that its owner alone reads",
+            _ => "Correct the file, or make another with `tidegate key create`",
         },
         origin: config.origin("http.api_keys_file"),
         source: error.into(),

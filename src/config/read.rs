@@ -198,6 +198,10 @@ impl Reader<'_> {
         for text in self.list(key) {
             let address = || text.trim().parse::<IpAddr>().map(IpNet::from);
             match text.trim().parse::<IpNet>().or_else(|_| address()) {
+                // The other end of a connection is never told this way.
+                Ok(network) if matches!(network.addr(), IpAddr::V6(v6) if v6.to_ipv4_mapped().is_some()) => {
+                    self.wrong(key, &format!("has {text:?}: write the IPv4 address itself"));
+                }
                 Ok(network) => networks.push(network),
                 Err(_) => self.wrong(
                     key,

@@ -206,6 +206,11 @@ impl Config {
                 ),
             ));
         }
+        if http.requests_per_second_max_per_key > 0 && !with_keys && !with_certificates {
+            let message = "http.requests_per_second_max_per_key is set, and nothing tells who sends: set http.api_keys_file or \
+                           http.tls_client_ca_file too, or http.requests_per_second_max_per_address instead";
+            problems.push(self.problem("http.requests_per_second_max_per_key", message.to_owned()));
+        }
         let (certificate, key) = (is_set(&http.tls_certificate_file), is_set(&http.tls_key_file));
         for (there, missing, missing_key) in [
             ("http.tls_certificate_file", certificate && !key, "http.tls_key_file"),

@@ -131,7 +131,7 @@ fn is_from(origin: &HeaderValue, host: &HeaderValue) -> bool {
 }
 
 fn has_token(headers: &HeaderMap, token: &str) -> bool {
-    authorization(headers).is_some_and(|given| given.ct_eq(token.as_bytes()).into())
+    authorization(headers).is_some_and(|given| given.secret.ct_eq(token.as_bytes()).into())
 }
 
 #[cfg(test)]

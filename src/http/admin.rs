@@ -14,7 +14,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use hyper::body::Incoming;
 use metrics_exporter_prometheus::PrometheusHandle;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -210,7 +210,13 @@ struct AdminApp {
 }
 
 impl server::App for AdminApp {
-    async fn answer(&self, request: Request<Incoming>, _: &server::Peer) -> Response {
+    async fn answer(&self, request: Request<Incoming>, _: &server::Peer) -> (Response, Option<OwnedSemaphorePermit>) {
+        (self.response(request).await, None)
+    }
+}
+
+impl AdminApp {
+    async fn response(&self, request: Request<Incoming>) -> Response {
         if let Err(problem) = limits::check_head(&request, HEADER_BYTES_MAX, HEADERS_MAX) {
             return problem.into_response();
         }

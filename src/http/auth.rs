@@ -36,40 +36,85 @@ impl Caller {
     }
 }
 
-/// The secret of an `Authorization` header: the token of a bearer, the password of HTTP basic.
-pub(super) fn authorization(headers: &HeaderMap) -> Option<Vec<u8>> {
+/// What an `Authorization` header says.
+pub(super) struct Given {
+    /// The token of a bearer, the password of HTTP basic.
+    pub(super) secret: Vec<u8>,
+    /// It is one that a browser sends unasked, whatever page had it send the request.
+    is_browsers: bool,
+}
+
+/// The secret of an `Authorization` header.
+pub(super) fn authorization(headers: &HeaderMap) -> Option<Given> {
     let given = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
     let (scheme, given) = given.split_once(' ')?;
     let given = given.trim();
     if scheme.eq_ignore_ascii_case("bearer") {
-        return Some(given.as_bytes().to_vec());
+        return Some(Given {
+            secret: given.as_bytes().to_vec(),
+            is_browsers: false,
+        });
     }
     if scheme.eq_ignore_ascii_case("basic") {
         let mut pair = STANDARD.decode(given).ok()?;
         let colon = pair.iter().position(|byte| *byte == b':')?;
         // Whatever the name: the password says who it is.
-        return Some(pair.split_off(colon + 1));
+        return Some(Given {
+            secret: pair.split_off(colon + 1),
+            is_browsers: true,
+        });
     }
     None
 }
 
-/// Whose key a request has.
-pub(super) fn caller(headers: &HeaderMap, keys: &Book) -> Result<Caller, Problem> {
-    let key = authorization(headers).or_else(|| headers.get(API_KEY).map(|key| key.as_bytes().trim_ascii().to_vec()));
+/// Who sends a request; `None`: nobody is asked.
+pub(super) fn caller(
+    headers: &HeaderMap,
+    keys: Option<&Book>,
+    certificate: Option<&Arc<str>>,
+) -> Result<Option<Caller>, Problem> {
+    let (caller, is_browsers) = match (keys, certificate) {
+        (Some(keys), _) => {
+            let (holder, is_browsers) = holder(headers, keys)?;
+            (Caller::Key(holder), is_browsers)
+        }
+        (None, Some(owner)) => (Caller::Certificate(Arc::clone(owner)), true),
+        (None, None) => return Ok(None),
+    };
+    if is_browsers && headers.contains_key(header::ORIGIN) {
+        return Err(Problem::new(
+            Reason::Forbidden,
+            "this request comes from a page in a browser (it has an Origin), whose browser sent the password or certificate along \
+             unasked. Nothing was taken; a page that may send has the key itself and sends it as a bearer.",
+        ));
+    }
+    Ok(Some(caller))
+}
+
+/// Whose key a request has, and whether a browser could have sent it by itself.
+fn holder(headers: &HeaderMap, keys: &Book) -> Result<(Arc<Holder>, bool), Problem> {
+    let alone = || {
+        let secret = headers.get(API_KEY)?.as_bytes().trim_ascii().to_vec();
+        Some(Given {
+            secret,
+            is_browsers: false,
+        })
+    };
     let refused = |detail: &str| Problem::new(Reason::Unauthorized, detail).with(header::WWW_AUTHENTICATE, CHALLENGE);
-    let Some(key) = key else {
+    let Some(given) = authorization(headers).or_else(alone) else {
         return Err(refused(
             "this gateway needs an API key, and the request has none that can be read. Nothing was taken; send the header \
              \"Authorization: Bearer KEY\" or \"x-api-key: KEY\", or HTTP basic with the key as the password.",
         ));
     };
-    let holder = std::str::from_utf8(&key).ok().and_then(|key| keys.holder(key));
-    holder.map(Caller::Key).ok_or_else(|| {
+    let holder = std::str::from_utf8(&given.secret).ok().and_then(|key| keys.holder(key));
+    let holder = holder.ok_or_else(|| {
         refused(
             "the API key is not known here: it is misspelt, was revoked, or belongs to another gateway. Nothing was taken; \
              `tidegate key list` on the gateway shows which there are.",
         )
-    })
+    })?;
+    Ok((holder, given.is_browsers))
 }
 
 /// Refuses a topic that the sender may not write to.
@@ -117,7 +162,8 @@ mod tests {
         let key = crate::keys::create(&path, "press", Vec::new(), vec!["trip_pro".into()], String::new()).unwrap();
         let keys = Book::open(&path).unwrap();
         let basic = |pair: String| format!("Basic {}", STANDARD.encode(pair));
-        let opens = |pairs: &[(&'static str, String)]| caller(&headers(pairs), &keys).is_ok();
+        let ask = |pairs: &[(&'static str, String)]| caller(&headers(pairs), Some(&keys), None);
+        let opens = |pairs: &[(&'static str, String)]| ask(pairs).is_ok();
         assert!(opens(&[("authorization", format!("Bearer {key}"))]));
         assert!(opens(&[("authorization", format!("bearer  {key}"))]));
         assert!(opens(&[("authorization", basic(format!("anybody:{key}")))]));
@@ -131,7 +177,7 @@ mod tests {
             ("x-api-key", String::new()),
             ("x-key", key.clone()),
         ] {
-            let problem = caller(&headers(std::slice::from_ref(&wrong)), &keys).unwrap_err();
+            let problem = ask(std::slice::from_ref(&wrong)).unwrap_err();
             let response = problem.into_response();
             assert_eq!(response.status(), 401, "{wrong:?}");
             assert!(
@@ -142,12 +188,25 @@ mod tests {
             );
         }
 
+        // What a browser sends along with whatever a page asks of it.
+        let page = ("origin", "https://evil.example".to_owned());
+        let by_page = [("authorization", basic(format!("a:{key}"))), page.clone()];
+        assert_eq!(ask(&by_page).unwrap_err().into_response().status(), 403);
+        assert!(
+            opens(&[("x-api-key", key.clone()), page.clone()]),
+            "the page has the key"
+        );
+        let owner: Arc<str> = "owner".into();
+        assert!(caller(&headers(&[page]), None, Some(&owner)).is_err());
+        assert!(caller(&HeaderMap::new(), None, Some(&owner)).unwrap().is_some());
+        assert!(caller(&HeaderMap::new(), None, None).unwrap().is_none());
+
         let mut sender = Extensions::new();
         assert!(
             may_post(&sender, "x").is_ok() && may_write(&sender, "x").is_ok(),
             "nobody is asked"
         );
-        sender.insert(caller(&headers(&[("x-api-key", key)]), &keys).unwrap());
+        sender.insert(ask(&[("x-api-key", key)]).unwrap().unwrap());
         assert!(may_post(&sender, "trip_pro").is_ok());
         let refused = may_post(&sender, "x").unwrap_err().into_response();
         assert_eq!(refused.status(), 403);

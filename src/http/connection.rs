@@ -8,7 +8,7 @@
 //! moment old; nothing hangs on its order, so every access is relaxed.
 
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
@@ -62,6 +62,8 @@ pub(super) enum Due {
     HeadLate,
     /// It has been idle too long.
     IdleOut,
+    /// Its client has taken nothing of an answer for too long.
+    Stuck,
 }
 
 /// The state of one connection.
@@ -71,6 +73,8 @@ pub(super) struct Connection {
     phase: AtomicU8,
     /// Requests in work.
     in_work: AtomicU32,
+    /// Of those, the ones whose long answer is being sent.
+    answers: Mutex<Answers>,
     /// When the phase began, milliseconds since `epoch`.
     since_ms: AtomicU64,
     order: AtomicU8,
@@ -83,34 +87,60 @@ pub(super) struct Connection {
     refusal: OnceLock<Reason>,
 }
 
-/// In an answer that goes on and on: its connection is idle only since the last beat.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Pulse(Arc<OnceLock<Arc<Connection>>>);
+/// A request in work. It ends with this, also where its client has given it up (HTTP/2).
+#[derive(Debug)]
+pub(super) struct InWork(Arc<Connection>);
 
-impl Pulse {
-    /// Ties it to the connection that the answer goes out on.
-    pub(super) fn of(&self, connection: &Arc<Connection>) {
-        self.0.get_or_init(|| Arc::clone(connection));
-    }
+/// A request whose answer is being sent, piece by piece.
+#[derive(Debug)]
+pub(super) struct Progress {
+    work: InWork,
+    number: u64,
+}
 
-    /// The client has taken what was sent.
-    pub(super) fn beat(&self) {
-        if let Some(connection) = self.0.get()
-            && connection.phase() == Phase::Idle
-        {
-            connection.enter(Phase::Idle);
+/// The answers that are being sent: a number each, and when its client took something last, milliseconds since the epoch.
+#[derive(Debug, Default)]
+struct Answers {
+    next: u64,
+    moved_ms: Vec<(u64, u64)>,
+}
+
+impl Progress {
+    /// Its client has taken what was sent.
+    pub(super) fn moved(&self) {
+        let connection = &self.work.0;
+        let now = ms(connection.epoch.elapsed());
+        let mut answers = connection.answers();
+        if let Some((_, moved)) = answers.moved_ms.iter_mut().find(|(number, _)| *number == self.number) {
+            *moved = now;
         }
     }
 }
 
-/// A request in work. It ends with this, also where its client has given it up (HTTP/2).
-#[derive(Debug)]
-pub(super) struct InWork(Arc<Connection>);
+impl Drop for Progress {
+    fn drop(&mut self) {
+        let mut answers = self.work.0.answers();
+        answers.moved_ms.retain(|(number, _)| *number != self.number);
+    }
+}
 
 impl InWork {
     /// It is refused: its body may be unread.
     pub(super) fn refused(&self) {
         self.0.refused.store(true, Ordering::Relaxed);
+    }
+
+    /// Its answer is being sent from now on.
+    pub(super) fn sending(self) -> Progress {
+        let now = ms(self.0.epoch.elapsed());
+        let number = {
+            let mut answers = self.0.answers();
+            answers.next += 1;
+            let number = answers.next;
+            answers.moved_ms.push((number, now));
+            number
+        };
+        Progress { work: self, number }
     }
 }
 
@@ -128,6 +158,7 @@ impl Connection {
             epoch,
             phase: AtomicU8::new(Phase::Fresh as u8),
             in_work: AtomicU32::new(0),
+            answers: Mutex::default(),
             since_ms: AtomicU64::new(ms(epoch.elapsed())),
             order: AtomicU8::new(Order::Serve as u8),
             ordered: Notify::new(),
@@ -154,7 +185,20 @@ impl Connection {
         self.phase.store(phase as u8, Ordering::Relaxed);
     }
 
-    fn in_phase(&self) -> Duration {
+    fn answers(&self) -> MutexGuard<'_, Answers> {
+        self.answers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// For how long the slowest client of an answer has taken nothing of it.
+    fn stuck(&self) -> Duration {
+        let oldest = self.answers().moved_ms.iter().map(|(_, moved)| *moved).min();
+        oldest.map_or(Duration::ZERO, |moved| {
+            self.epoch.elapsed().saturating_sub(Duration::from_millis(moved))
+        })
+    }
+
+    /// How long it has been where it is.
+    pub(super) fn in_phase(&self) -> Duration {
         let since = Duration::from_millis(self.since_ms.load(Ordering::Relaxed));
         self.epoch.elapsed().saturating_sub(since)
     }
@@ -180,6 +224,7 @@ impl Connection {
     /// What is due now.
     pub(super) fn due(&self, header_timeout: Duration, idle_timeout: Duration) -> Due {
         match self.phase() {
+            Phase::Busy if self.stuck() >= idle_timeout => Due::Stuck,
             Phase::Busy => Due::Nothing,
             Phase::Head if self.in_phase() >= header_timeout => Due::HeadLate,
             // Whoever connects is about to send something.
@@ -261,20 +306,24 @@ mod tests {
     }
 
     #[test]
-    fn a_pulse_keeps_an_idle_connection_and_hides_nothing_else() {
+    fn an_answer_that_nobody_takes_is_stuck_whatever_else_goes_on() {
         let connection = Arc::new(Connection::new(Instant::now() - Duration::from_secs(10)));
-        let pulse = Pulse::default();
-        pulse.beat();
-        pulse.of(&connection);
-        drop(connection.begin());
-        connection.since_ms.store(1, Ordering::Relaxed);
         let limit = Duration::from_secs(5);
-        assert_eq!(connection.due(limit, limit), Due::IdleOut);
-        pulse.beat();
+        let stuck = connection.begin().sending();
+        let other = connection.begin().sending();
         assert_eq!(connection.due(limit, limit), Due::Nothing);
-        connection.enter(Phase::Head);
-        pulse.beat();
-        assert_eq!(connection.due(SHORT, LONG), Due::HeadLate);
+        for (_, moved) in &mut connection.answers().moved_ms {
+            *moved = 1;
+        }
+        other.moved();
+        drop(connection.begin());
+        assert_eq!(connection.due(limit, limit), Due::Stuck);
+        stuck.moved();
+        assert_eq!(connection.due(limit, limit), Due::Nothing);
+        drop(stuck);
+        assert_eq!(connection.phase(), Phase::Busy);
+        drop(other);
+        assert_eq!(connection.phase(), Phase::Idle);
     }
 
     #[test]

@@ -18,7 +18,6 @@ use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::admin::{Admin, NoAnswer};
-use super::connection::Pulse;
 use super::error::{Problem, Reason};
 use super::page::Page;
 use super::samples::{Sample, Samples};
@@ -158,7 +157,6 @@ struct Stream {
     shutdown: CancellationToken,
     choose: Choose,
     seen: u64,
-    pulse: Pulse,
     _place: OwnedSemaphorePermit,
 }
 
@@ -173,14 +171,12 @@ fn stream(news: &News, choose: Choose) -> Response {
         )
         .into_response();
     };
-    let pulse = Pulse::default();
     let reader = Stream {
         // What was told before may be from an hour ago, when somebody last looked: the next is its first.
         latest: news.latest.subscribe(),
         shutdown: news.shutdown.clone(),
         choose,
         seen: 0,
-        pulse: pulse.clone(),
         _place: place,
     };
     let events = futures_util::stream::unfold(reader, async |mut reader| {
@@ -191,16 +187,12 @@ fn stream(news: &News, choose: Choose) -> Response {
         (header::CONTENT_TYPE, "text/event-stream"),
         (header::CACHE_CONTROL, "no-store"),
     ];
-    let mut response = (headers, Body::from_stream(events)).into_response();
-    response.extensions_mut().insert(pulse);
-    response
+    (headers, Body::from_stream(events)).into_response()
 }
 
 impl Stream {
     /// `None` at the end of the listener.
     async fn next(&mut self) -> Option<Bytes> {
-        // Whoever asks for the next one has taken the last.
-        self.pulse.beat();
         let changed = tokio::select! {
             () = self.shutdown.cancelled() => return None,
             changed = timeout(HEARTBEAT, self.latest.changed()) => changed,

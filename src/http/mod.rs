@@ -31,6 +31,7 @@ mod readers;
 mod records;
 mod rest_proxy;
 mod samples;
+mod sending;
 mod server;
 mod socket;
 mod status;
@@ -52,11 +53,11 @@ use axum::routing::{any, get};
 use hyper::body::Incoming;
 use ipnet::IpNet;
 use metrics_exporter_prometheus::PrometheusHandle;
-use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::task::JoinHandle;
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
-use self::auth::Caller;
 use self::counters::{Counters, TopicCounters, requests_total};
 use self::error::{Problem, Reason};
 pub use self::lander::{Lander, serve_lander};
@@ -165,7 +166,7 @@ pub struct Gateway {
     log_lines: LogLines,
     scrape: PrometheusHandle,
     sources: HashMap<String, SourceState>,
-    in_flight: Semaphore,
+    in_flight: Arc<Semaphore>,
     rates: Rates,
     bodies: limits::Bodies,
     /// Turns at parsing large bodies.
@@ -217,7 +218,7 @@ impl Gateway {
             })
             .collect();
         Ok(Arc::new(Self {
-            in_flight: Semaphore::new(options.in_flight_max),
+            in_flight: Arc::new(Semaphore::new(options.in_flight_max)),
             rates: Rates::new(
                 options.requests_per_second_max_per_address,
                 options.requests_per_second_max_per_key,
@@ -287,42 +288,44 @@ pub async fn serve_ingest(gateway: Arc<Gateway>, listener: TcpListener, shutdown
     served
 }
 
-/// Has what was replaced on disk take effect, and drops what is remembered of clients that are gone.
+/// Has what was replaced on disk take effect, and drops what is remembered of clients that are gone. A disk that hangs holds
+/// up its own look only.
 async fn upkeep(gateway: Arc<Gateway>, shutdown: CancellationToken) {
-    let (keys, tls) = (&gateway.options.keys, &gateway.options.tls);
     let mut ticks = interval(LOOK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut looking: Option<JoinHandle<()>> = None;
     loop {
         tokio::select! {
             () = shutdown.cancelled() => return,
             _ = ticks.tick() => {}
         }
-        gateway.rates.sweep();
-        if keys.is_none() && tls.is_none() {
-            continue;
-        }
-        let (keys, tls) = (keys.clone(), tls.clone());
-        let looked = tokio::task::spawn_blocking(move || {
-            if let Some(keys) = keys {
-                tell_refreshed("http.api_keys_file", keys.refresh().map_err(|error| error.to_string()));
-            }
-            if let Some(tls) = tls {
-                tell_refreshed("a file of http.tls_*", tls.refresh().map_err(|error| error.to_string()));
-            }
-        });
-        if looked.await.is_err() {
-            tracing::error!("the files of keys and certificates could not be looked at; what was in force stays");
+        if looking.as_ref().is_none_or(JoinHandle::is_finished) {
+            let gateway = Arc::clone(&gateway);
+            looking = Some(tokio::task::spawn_blocking(move || gateway.look()));
         }
     }
 }
 
-fn tell_refreshed(what: &str, refreshed: Result<bool, String>) {
+impl Gateway {
+    fn look(&self) {
+        self.rates.sweep();
+        if let Some(keys) = &self.options.keys {
+            tell_refreshed("http.api_keys_file", keys.refresh());
+        }
+        if let Some(tls) = &self.options.tls {
+            tell_refreshed("a file of http.tls_*", tls.refresh());
+        }
+    }
+}
+
+/// `refreshed`: what is in force now, in words.
+fn tell_refreshed<E: std::fmt::Display>(what: &str, refreshed: Option<Result<String, E>>) {
     match refreshed {
-        Ok(false) => {}
-        Ok(true) => tracing::info!("{what} has changed, and what is in it now is in force"),
-        Err(error) => tracing::error!(
-            "{what} has changed and cannot be used, and what was in force stays: {error}. Correct it; it is read again when \
-             it changes"
+        None => {}
+        Some(Ok(now)) => tracing::info!("{what} has changed, and what is in it now is in force: {now}"),
+        Some(Err(error)) => tracing::error!(
+            "{what} has changed and cannot be used, and what was in force stays: {error}. Correct it; it is tried again every \
+             second"
         ),
     }
 }
@@ -358,16 +361,20 @@ struct Ingest {
 }
 
 impl server::App for Ingest {
-    async fn answer(&self, mut request: Request<Incoming>, peer: &server::Peer) -> Response {
+    async fn answer(
+        &self,
+        mut request: Request<Incoming>,
+        peer: &server::Peer,
+    ) -> (Response, Option<OwnedSemaphorePermit>) {
         let started = Instant::now();
         let mut told = Told::default();
-        let mut response = match self.admit(&mut request, peer, &mut told) {
-            Ok(_permit) => self.routes.answer(request).await,
-            Err(problem) => rest_proxy::refused(problem, request.uri().path()),
+        let (mut response, place) = match self.admit(&mut request, peer, &mut told) {
+            Ok(place) => (self.routes.answer(request).await, Some(place)),
+            Err(problem) => (rest_proxy::refused(problem, request.uri().path()), None),
         };
         told.add_to(response.headers_mut());
         self.gateway.counters.answered(&response, started.elapsed());
-        response
+        (response, place)
     }
 
     fn refused(&self, reason: Reason) {
@@ -383,16 +390,12 @@ impl Ingest {
         request: &mut Request<Incoming>,
         peer: &server::Peer,
         told: &mut Told,
-    ) -> Result<SemaphorePermit<'_>, Problem> {
+    ) -> Result<OwnedSemaphorePermit, Problem> {
         let gateway = &self.gateway;
         let options = &gateway.options;
         limits::check_head(request, options.header_bytes_max, options.headers_max)?;
         gateway.rates.check_address(peer.address, request.headers(), told)?;
-        let caller = match (&options.keys, &peer.certificate) {
-            (Some(keys), _) => Some(auth::caller(request.headers(), keys)?),
-            (None, Some(subject)) => Some(Caller::Certificate(Arc::clone(subject))),
-            (None, None) => None,
-        };
+        let caller = auth::caller(request.headers(), options.keys.as_deref(), peer.certificate.as_ref())?;
         if let Some(caller) = caller {
             gateway.rates.check_caller(caller.id(), told)?;
             request.extensions_mut().insert(caller);
@@ -400,7 +403,7 @@ impl Ingest {
         if gateway.is_shutting_down() {
             return Err(Problem::shutting_down());
         }
-        gateway.in_flight.try_acquire().map_err(|_| {
+        Arc::clone(&gateway.in_flight).try_acquire_owned().map_err(|_| {
             Problem::new(
                 Reason::InFlight,
                 format!(

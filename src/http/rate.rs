@@ -64,7 +64,7 @@ impl<K: Hash + Eq + Clone> Limit<K> {
                 let wait = refused.wait_time_from(DefaultClock::default().now());
                 // Whole seconds, and none is never said.
                 let seconds = u32::try_from(wait.as_secs()).unwrap_or(u32::MAX).saturating_add(1);
-                told.add(self.name, burst, 0, WINDOW_SECONDS);
+                told.add(self.name, burst, 0, seconds);
                 let detail = format!(
                     "this {} sends more than {} requests a second, the most that this gateway takes of one ({}). This one was not \
                      taken; send it again in {seconds} s, and put more records into one request.",
@@ -77,7 +77,6 @@ impl<K: Hash + Eq + Clone> Limit<K> {
 
     fn sweep(&self) {
         self.limiter.retain_recent();
-        self.limiter.shrink_to_fit();
     }
 }
 

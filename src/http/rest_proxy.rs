@@ -15,7 +15,7 @@ use std::sync::Arc;
 
 use axum::body::{Body, Bytes};
 use axum::extract::{Request, State};
-use axum::http::{HeaderMap, HeaderValue, Method, header};
+use axum::http::{HeaderValue, Method, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::json;
 
@@ -30,7 +30,7 @@ const V3: &str = "application/json";
 const POST: &str = "POST";
 /// How many records an answer tells of in one piece: a long one is made while it is read, so that clients that do not
 /// read cost no memory.
-const PIECE_RECORDS: u64 = 500;
+const PIECE_RECORDS: u64 = 100;
 
 /// `POST /topics/{topic}`.
 pub(super) async fn v2(State(gateway): State<Arc<Gateway>>, request: Request) -> Response {
@@ -108,8 +108,8 @@ pub(super) async fn clusters(State(gateway): State<Arc<Gateway>>, request: Reque
     }
     let list = json!({
         "kind": "KafkaClusterList",
-        "metadata": {"self": place(request.headers(), "/v3/clusters"), "next": null},
-        "data": [cluster_of(&gateway, request.headers())],
+        "metadata": {"self": place(&gateway, &request, "/v3/clusters"), "next": null},
+        "data": [cluster_of(&gateway, &request)],
     });
     json_answer(&list)
 }
@@ -121,16 +121,16 @@ pub(super) async fn cluster(State(gateway): State<Arc<Gateway>>, request: Reques
     }
     let id = request.uri().path().strip_prefix("/v3/clusters/").unwrap_or_default();
     match check_cluster(&gateway, id) {
-        Ok(()) => json_answer(&cluster_of(&gateway, request.headers())),
+        Ok(()) => json_answer(&cluster_of(&gateway, &request)),
         Err(problem) => problem.of_rest_proxy(V3),
     }
 }
 
-fn cluster_of(gateway: &Gateway, headers: &HeaderMap) -> serde_json::Value {
+fn cluster_of(gateway: &Gateway, request: &Request) -> serde_json::Value {
     let id = gateway.wal_id.clone();
     json!({
         "kind": "KafkaCluster",
-        "metadata": {"self": place(headers, &format!("/v3/clusters/{id}")), "resource_name": format!("crn:///kafka={id}")},
+        "metadata": {"self": place(gateway, request, &format!("/v3/clusters/{id}")), "resource_name": format!("crn:///kafka={id}")},
         "cluster_id": id,
     })
 }
@@ -139,10 +139,12 @@ fn json_answer(value: &serde_json::Value) -> Response {
     ([(header::CONTENT_TYPE, V3)], value.to_string()).into_response()
 }
 
-/// A path as the client can ask for it.
-fn place(headers: &HeaderMap, path: &str) -> String {
-    match headers.get(header::HOST).and_then(|host| host.to_str().ok()) {
-        Some(host) => format!("http://{host}{path}"),
+/// A path as the client can ask for it. HTTP/2 has the host in the address.
+fn place(gateway: &Gateway, request: &Request, path: &str) -> String {
+    let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok());
+    let scheme = if gateway.options.tls.is_some() { "https" } else { "http" };
+    match host.or_else(|| request.uri().authority().map(|authority| authority.as_str())) {
+        Some(host) => format!("{scheme}://{host}{path}"),
         None => path.to_owned(),
     }
 }

@@ -30,8 +30,9 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::connection::{Connection, Due, Order, Phase, Pulse};
+use super::connection::{Connection, Due, Order, Phase};
 use super::error::Reason;
+use super::sending;
 use super::socket::Socket;
 use super::tls::{self, NoTls, Tls};
 
@@ -52,9 +53,9 @@ const BUFFER_BYTES_MIN: usize = 64 << 10;
 
 /// The requests that a connection of HTTP/2 may have in work.
 const STREAMS_MAX: u32 = 100;
-/// How much of a body may come before it is read, on HTTP/2: of one request, and of all of a connection. The product with
-/// the number of connections is what clients can make a listener keep.
-const STREAM_BYTES_MAX: u32 = 64 << 10;
+/// How much of a body may come before it is read, on HTTP/2: of one request, and of all of a connection. It is also what
+/// comes in one round trip.
+const STREAM_BYTES_MAX: u32 = 256 << 10;
 const STREAMS_BYTES_MAX: u32 = 256 << 10;
 
 /// Who is at the other end of a connection.
@@ -67,8 +68,12 @@ pub(super) struct Peer {
 
 /// What a listener serves.
 pub(super) trait App: Send + Sync + 'static {
-    /// Answers one request; never fails.
-    fn answer(&self, request: Request<Incoming>, peer: &Peer) -> impl Future<Output = Response> + Send;
+    /// Answers one request; never fails. With the answer comes the request's place among those in work, if it has one.
+    fn answer(
+        &self,
+        request: Request<Incoming>,
+        peer: &Peer,
+    ) -> impl Future<Output = (Response, Option<OwnedSemaphorePermit>)> + Send;
 
     /// Told of what was refused before it was a request.
     fn refused(&self, _: Reason) {}
@@ -357,7 +362,9 @@ impl<A: App> Serve<A> {
         };
         match accepted {
             Ok(Ok(stream)) => {
-                peer.certificate = tls::subject(&stream);
+                // The time for a request's head begins now.
+                connection.enter(Phase::Fresh);
+                peer.certificate = tls::owner(&stream);
                 if tls::is_h2(&stream) {
                     let service = service_fn(|request| self.answer(request, &peer, connection));
                     let http = pin!(self.http2.serve_connection(TokioIo::new(stream), service));
@@ -399,19 +406,16 @@ impl<A: App> Serve<A> {
         peer: &Peer,
         connection: &Arc<Connection>,
     ) -> impl Future<Output = Result<Response, Infallible>> + Send + use<A> {
-        let (serve, peer, connection) = (Arc::clone(self), peer.clone(), Arc::clone(connection));
+        // From here on what comes is its body: hyper may read of it before the future below is polled.
+        let work = connection.begin();
+        let (serve, peer) = (Arc::clone(self), peer.clone());
         async move {
-            let work = connection.begin();
-            let response = serve.app.answer(request, &peer).await;
+            let (response, place) = serve.app.answer(request, &peer).await;
             let status = response.status();
-            if let Some(pulse) = response.extensions().get::<Pulse>() {
-                pulse.of(&connection);
-            }
             if status.is_client_error() || status.is_server_error() {
                 work.refused();
             }
-            drop(work);
-            Ok(response)
+            Ok(sending::keep(response, work, place))
         }
     }
 
@@ -446,7 +450,9 @@ impl<A: App> Serve<A> {
                     timer.as_mut().reset((Instant::now() + tick).into());
                     match close_by {
                         Some(by) => {
-                            if connection.phase() != Phase::Busy && Instant::now() >= by {
+                            // Whoever was answered just now may still be sent that answer.
+                            let is_over = connection.phase() != Phase::Busy && connection.in_phase() >= CLOSE_GRACE;
+                            if is_over && Instant::now() >= by {
                                 return;
                             }
                         }
@@ -455,6 +461,10 @@ impl<A: App> Serve<A> {
                             Due::HeadLate => {
                                 close_by = Some(Instant::now() + CLOSE_GRACE);
                                 connection.mark_late();
+                            }
+                            Due::Stuck => {
+                                tracing::debug!(listener = self.options.name, "a client takes nothing of its answer");
+                                return;
                             }
                             Due::IdleOut => {
                                 close_by = Some(Instant::now() + CLOSE_GRACE);
@@ -467,9 +477,12 @@ impl<A: App> Serve<A> {
         }
     }
 
-    /// Tells a newcomer that there is no room.
+    /// Tells a newcomer that there is no room. With TLS it is closed without a word: a handshake is more than it is worth.
     async fn refuse(&self, tcp: TcpStream, at_door: OwnedSemaphorePermit) {
         self.app.refused(Reason::InFlight);
+        if self.options.tls.is_some() {
+            return;
+        }
         let mut socket = pin!(Socket::new(tcp, Arc::new(Connection::new(self.epoch))));
         socket.refuse(
             Reason::InFlight,

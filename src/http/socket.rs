@@ -5,8 +5,8 @@
 //! explains it. (If a later hyper writes it another way, the bare status goes out as before.)
 //!
 //! A line of a head ends with CR and LF. hyper takes a bare LF too, as it may; a proxy in front that takes it for a part of
-//! a header would then see another request than we do. So the head that a connection begins to send after a pause is looked
-//! at: one with a bare LF is refused. (What follows another request at once was cut out by hyper already, and by the proxy.)
+//! a header would then see another request than we do. So the head that a connection begins to send after an answer is looked
+//! at: one with a bare LF is refused. (Of a head that comes before the last answer hyper decides alone.)
 //!
 //! A refusal often leaves bytes of the client unread; closing then makes the kernel send a reset, and
 //! the client never reads the refusal. So after one the socket lingers: closed for writing, it reads on
@@ -62,14 +62,18 @@ pub(super) struct Socket<S> {
     stream: S,
     connection: Arc<Connection>,
     lines: Lines,
+    /// Nothing more is taken: whoever reads reads an end.
+    is_deaf: bool,
     end: End,
 }
 
 /// The lines of a head while it comes.
 #[derive(Debug, Default)]
 struct Lines {
-    /// The last bytes of what came before, at most three.
+    /// The last bytes that came before, on this connection.
     tail: [u8; 3],
+    /// Nothing but empty lines came yet.
+    is_empty: bool,
     /// It is the first on its connection.
     is_first: bool,
     /// It is complete, or was found wrong.
@@ -77,12 +81,22 @@ struct Lines {
 }
 
 impl Lines {
-    /// Looks at what came next; whether a line ends with a bare line feed.
+    /// A head begins.
+    fn begin(&mut self, is_first: bool) {
+        (self.is_empty, self.is_first, self.is_over) = (true, is_first, false);
+    }
+
+    /// Looks at what came next of it; whether a line ends with a bare line feed.
     fn has_bare_end(&mut self, bytes: &[u8]) -> bool {
-        if self.is_over {
-            return false;
-        }
-        for at in memchr::memchr_iter(b'\n', bytes) {
+        let mut from = 0;
+        while !self.is_over {
+            let rest = bytes.get(from..).unwrap_or_default();
+            let Some(at) = memchr::memchr(b'\n', rest).map(|at| from + at) else {
+                self.is_empty &= rest.iter().all(|byte| *byte == b'\r');
+                break;
+            };
+            let line = bytes.get(from..at).unwrap_or_default();
+            self.is_empty &= line.iter().all(|byte| *byte == b'\r');
             // How far before the line feed: 1 is next to it.
             let before = |distance: usize| match at.checked_sub(distance) {
                 Some(at) => bytes.get(at).copied(),
@@ -92,16 +106,20 @@ impl Lines {
                 self.is_over = true;
                 return true;
             }
-            if before(2) == Some(b'\n') && before(3) == Some(b'\r') {
-                self.is_over = true;
-                return false;
-            }
+            // Empty lines may stand before a head, and are not its end.
+            self.is_over = before(2) == Some(b'\n') && before(3) == Some(b'\r') && !self.is_empty;
+            from = at + 1;
         }
-        for byte in bytes.iter().rev().take(3).rev() {
+        false
+    }
+
+    /// Remembers how what came ends.
+    fn keep(&mut self, bytes: &[u8]) {
+        let last = bytes.get(bytes.len().saturating_sub(3)..).unwrap_or_default();
+        for byte in last {
             let [_, second, third] = self.tail;
             self.tail = [second, third, *byte];
         }
-        false
     }
 }
 
@@ -118,6 +136,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
             stream,
             connection,
             lines: Lines::default(),
+            is_deaf: false,
             end: End::Open,
         }
     }
@@ -165,8 +184,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Socket<S> {
             }
             return Poll::Ready(Ok(()));
         }
-        if self.connection.refusal().is_some() {
-            // It was answered: hyper reads an end, and nothing more is taken.
+        if self.is_deaf {
             return Poll::Ready(Ok(()));
         }
         let before = buf.filled().len();
@@ -174,26 +192,23 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Socket<S> {
         let phase = self.connection.phase();
         if buf.filled().len() > before && matches!(phase, Phase::Fresh | Phase::Idle) {
             self.connection.enter(Phase::Head);
-            self.lines = Lines {
-                is_first: phase == Phase::Fresh,
-                ..Lines::default()
-            };
+            self.lines.begin(phase == Phase::Fresh);
         }
-        if self.connection.phase() == Phase::Head {
-            let bytes = buf.filled().get(before..).unwrap_or_default();
-            if self.lines.has_bare_end(bytes) {
-                buf.set_filled(before);
-                self.connection.enter(Phase::Idle);
-                if self.lines.is_first {
-                    self.refuse(
-                        Reason::Malformed,
-                        "a line of the request's head ends with a line feed alone; each ends with a carriage return and a line \
-                         feed. Nothing was taken; correct it and send it again.",
-                    );
-                } else {
-                    // It may be what is left of a body that nobody wanted: an answer to it would be taken for the next one's.
-                    self.connection.refuse(Reason::Malformed);
-                }
+        let bytes = buf.filled().get(before..).unwrap_or_default();
+        let is_wrong = self.connection.phase() == Phase::Head && self.lines.has_bare_end(bytes);
+        self.lines.keep(bytes);
+        if is_wrong {
+            buf.set_filled(before);
+            self.is_deaf = true;
+            self.connection.enter(Phase::Idle);
+            // Behind another request it may be what is left of a body that nobody wanted: an answer to it would be taken for
+            // the next one's.
+            if self.lines.is_first {
+                self.refuse(
+                    Reason::Malformed,
+                    "a line of the request's head ends with a line feed alone; each ends with a carriage return and a line feed. \
+                     Nothing was taken; correct it and send it again.",
+                );
             }
         }
         Poll::Ready(Ok(()))
@@ -273,24 +288,39 @@ mod tests {
 
     #[test]
     fn a_bare_line_feed_is_found_in_a_head_and_not_behind_it() {
-        let bare = |text: &str| Lines::default().has_bare_end(text.as_bytes());
+        let bare = |text: &str| {
+            let mut lines = Lines::default();
+            lines.begin(true);
+            lines.has_bare_end(text.as_bytes())
+        };
         assert!(!bare("POST / HTTP/1.1\r\nHost: x\r\n\r\na\nb"));
         assert!(bare("POST / HTTP/1.1\nHost: x\r\n\r\n"));
         assert!(bare("POST / HTTP/1.1\r\nHost: x\n\r\n"));
         assert!(bare("\n"));
         assert!(!bare("\r\nPOST / HTTP/1.1\r\nX: a\r\n"));
+        assert!(bare("\r\n\r\nPOST / HTTP/1.1\nX: a\r\n"), "empty lines are no head");
+        let mut lines = Lines::default();
+        lines.keep(b"POST / HTTP/1.1\r\nHost: x\r");
+        lines.begin(false);
+        assert!(!lines.has_bare_end(b"\n\r\n"), "the CR came with the request before");
     }
 
     proptest! {
         #[test]
         fn it_does_not_matter_in_which_pieces_a_head_comes(text in "[a\r\n]{0,20}", cuts in proptest::collection::vec(0usize..20, 0..4)) {
-            let whole = Lines::default().has_bare_end(text.as_bytes());
+            let begun = || {
+                let mut lines = Lines::default();
+                lines.begin(true);
+                lines
+            };
+            let whole = begun().has_bare_end(text.as_bytes());
             let mut cuts: Vec<usize> = cuts.into_iter().map(|cut| cut.min(text.len())).collect();
             cuts.push(text.len());
             cuts.sort_unstable();
-            let (mut lines, mut from, mut found) = (Lines::default(), 0, false);
+            let (mut lines, mut from, mut found) = (begun(), 0, false);
             for to in cuts {
                 found |= lines.has_bare_end(&text.as_bytes()[from..to]);
+                lines.keep(&text.as_bytes()[from..to]);
                 from = to;
             }
             prop_assert_eq!(found, whole);

@@ -5,9 +5,9 @@
 //! data (it could be repeated by others). The files are read again when they change: a new connection gets what is in force
 //! then, an open one stays as it is.
 
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
-use std::{fs, io};
 
 use openssl::asn1::Asn1Time;
 use openssl::x509::X509;
@@ -21,7 +21,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
-use crate::watched::Watched;
+use crate::watched::{Watched, read_text};
 
 /// The ALPN name of HTTP/2.
 const H2: &[u8] = b"h2";
@@ -89,18 +89,22 @@ impl Tls {
         self.in_force.read().unwrap_or_else(PoisonError::into_inner).1.clone()
     }
 
-    /// Reads the files again if one has changed: `Ok(true)`. Until they can be used again, those of before are in force.
+    /// Reads the files again if one has changed: what is in force now, in words. Until they can be used again, those of before
+    /// are in force.
     ///
     /// # Errors
-    /// See [`Tls::open`]; once for each change.
-    pub fn refresh(&self) -> Result<bool, TlsError> {
+    /// See [`Tls::open`]; each reason once.
+    pub fn refresh(&self) -> Option<Result<String, TlsError>> {
         let mut watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
-        if !watched.has_changed() {
-            return Ok(false);
-        }
-        let loaded = load(&self.files)?;
-        *self.in_force.write().unwrap_or_else(PoisonError::into_inner) = loaded;
-        Ok(true)
+        let loaded = watched.refresh(|| load(&self.files))?;
+        Some(loaded.map(|in_force| {
+            let until = in_force
+                .1
+                .as_ref()
+                .map(|expiry| format!("a certificate until {}", expiry.until));
+            *self.in_force.write().unwrap_or_else(PoisonError::into_inner) = in_force;
+            until.unwrap_or_default()
+        }))
     }
 
     /// The handshake of a new connection. It has no limit of time.
@@ -121,12 +125,34 @@ pub(super) fn is_h2(stream: &TlsStream<TcpStream>) -> bool {
     stream.get_ref().1.alpn_protocol() == Some(H2)
 }
 
-/// What stays the same of a client's certificate when it is renewed: a hash of its subject.
-pub(super) fn subject(stream: &TlsStream<TcpStream>) -> Option<Arc<str>> {
+/// Whom a client's certificate is for, in a form that stays when it is renewed: a hash of who signed it, its subject, and its
+/// other names.
+pub(super) fn owner(stream: &TlsStream<TcpStream>) -> Option<Arc<str>> {
     let certificate = stream.get_ref().1.peer_certificates()?.first()?;
-    let subject = X509::from_der(certificate).ok()?.subject_name().to_der().ok()?;
-    let hash = Sha256::digest(subject);
-    let text: String = hash.iter().take(16).map(|byte| format!("{byte:02x}")).collect();
+    let mut hash = Sha256::new();
+    match X509::from_der(certificate) {
+        Ok(parsed) => {
+            for name in [parsed.issuer_name(), parsed.subject_name()] {
+                hash.update(name.to_der().unwrap_or_default());
+            }
+            for name in parsed.subject_alt_names().into_iter().flatten() {
+                let texts = [name.dnsname(), name.uri(), name.email()];
+                let bytes = texts.into_iter().flatten().map(str::as_bytes).chain(name.ipaddress());
+                for name in bytes {
+                    hash.update((name.len() as u64).to_be_bytes());
+                    hash.update(name);
+                }
+            }
+        }
+        // rustls has read it, and OpenSSL has not: it stands for itself.
+        Err(_) => hash.update(certificate),
+    }
+    let text: String = hash
+        .finalize()
+        .iter()
+        .take(16)
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
     Some(text.into())
 }
 
@@ -184,13 +210,8 @@ fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
-    let read = || {
-        if fs::metadata(path)?.len() > FILE_BYTES_MAX {
-            return Err(io::Error::other(format!("it has more than {FILE_BYTES_MAX} bytes")));
-        }
-        fs::read(path)
-    };
-    read().map_err(|error| wrong(path, error.to_string()))
+    let text = read_text(path, FILE_BYTES_MAX).map_err(|error| wrong(path, error.to_string()))?;
+    Ok(text.into_bytes())
 }
 
 fn wrong(path: &Path, what: String) -> TlsError {

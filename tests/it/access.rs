@@ -149,6 +149,13 @@ fn a_key_opens_what_it_is_for_and_nothing_else() {
         let v3 = post(&gateway, "/v3/clusters", headers);
         assert_eq!(v3.status, 405);
     }
+    // What is escaped is what it stands for.
+    for path in ["/%74rip_pro", "/v1/topics/%6frders-eu"] {
+        assert!(post(&gateway, path, &[("x-api-key", &some)]).status < 300, "{path}");
+    }
+    for path in ["/%73ocial_pro", "/v1/topics/%74rip_pro"] {
+        assert_eq!(post(&gateway, path, &[("x-api-key", &some)]).status, 403, "{path}");
+    }
     for path in ["/v1/topics/trip_pro", "/v1/topics/orders-eu"] {
         assert_eq!(post(&gateway, path, &[("x-api-key", &all)]).status, 202);
     }
@@ -160,7 +167,7 @@ fn a_key_opens_what_it_is_for_and_nothing_else() {
     );
     let metrics = gateway.metrics();
     let refused = |reason: &str| metrics[&format!("tidegate_ingest_rejected_total{{reason=\"{reason}\"}}")];
-    assert_eq!((refused("unauthorized"), refused("forbidden")), (9.0, 6.0));
+    assert_eq!((refused("unauthorized"), refused("forbidden")), (9.0, 8.0));
     assert!(
         !gateway.log().contains(&some) && !gateway.log().contains(&all),
         "no key is in the log"

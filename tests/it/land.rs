@@ -12,6 +12,7 @@ use crate::support::evidence::Evidence;
 use crate::support::gateway::{Gateway, rss_bytes};
 use crate::support::kafka::Kafka;
 use crate::support::lander::Lander;
+use crate::support::postgres::Postgres;
 use crate::support::store::{Raw, Store, WAL, once, produce, raw};
 use crate::support::{FORM, Random, poll, seconds, soak, unique, wait_until};
 
@@ -208,7 +209,8 @@ fn every_record_is_once_in_sqlite_whatever_is_killed() {
 }
 
 fn every_record_is_once_in_postgres_whatever_is_killed() {
-    every_record_is_landed_once_whatever_is_killed(&Store::postgres());
+    // Its own: others are at work on the shared one.
+    every_record_is_landed_once_whatever_is_killed(&Store::on(Arc::new(Postgres::private())));
 }
 
 fn every_record_is_once_in_files_whatever_is_killed() {

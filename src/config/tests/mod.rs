@@ -165,6 +165,7 @@ fn every_shipped_key_is_read_and_can_be_changed() {
         let more = match name {
             "tls_certificate_file" => "tls_key_file = \"k\"",
             "tls_key_file" => "tls_certificate_file = \"c\"",
+            "requests_per_second_max_per_key" => "api_keys_file = \"keys.toml\"",
             "tls_client_ca_file" => "tls_certificate_file = \"c\"\ntls_key_file = \"k\"",
             _ => "",
         };

@@ -27,7 +27,13 @@ struct Small {
 }
 
 impl App for Small {
-    async fn answer(&self, request: Request<Incoming>, _: &Peer) -> Response {
+    async fn answer(&self, request: Request<Incoming>, _: &Peer) -> (Response, Option<OwnedSemaphorePermit>) {
+        (self.response(request).await, None)
+    }
+}
+
+impl Small {
+    async fn response(&self, request: Request<Incoming>) -> Response {
         if let Err(problem) = check_head(&request, 1000, 20) {
             return problem.into_response();
         }

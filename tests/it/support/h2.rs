@@ -75,6 +75,13 @@ impl Connection {
         connection
     }
 
+    /// A connection that never takes an answer: its window is empty.
+    pub fn open_without_window(address: &str) -> Self {
+        let mut connection = Self::open(address);
+        assert!(connection.send(SETTINGS, 0, 0, &[0, 4, 0, 0, 0, 0]));
+        connection
+    }
+
     /// Sends a frame; false when the other side has closed, or takes no more.
     pub fn send(&mut self, kind: u8, flags: u8, stream: u32, payload: &[u8]) -> bool {
         let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
