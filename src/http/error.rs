@@ -23,6 +23,8 @@ pub(super) enum Reason {
     TooLarge,
     MediaType,
     Invalid,
+    KeyInFlight,
+    KeyMismatch,
     Headers,
     WalFull,
     DiskLow,
@@ -50,6 +52,18 @@ impl Reason {
                 None,
             ),
             Self::Invalid => ("invalid", StatusCode::UNPROCESSABLE_ENTITY, "Cannot be done", None),
+            Self::KeyInFlight => (
+                "idempotency_in_flight",
+                StatusCode::CONFLICT,
+                "Request under way",
+                Some(1),
+            ),
+            Self::KeyMismatch => (
+                "idempotency_mismatch",
+                StatusCode::UNPROCESSABLE_ENTITY,
+                "Idempotency-Key used before",
+                None,
+            ),
             Self::Headers => (
                 "headers",
                 StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
@@ -283,6 +297,8 @@ mod tests {
         Reason::TooLarge,
         Reason::MediaType,
         Reason::Invalid,
+        Reason::KeyInFlight,
+        Reason::KeyMismatch,
         Reason::Headers,
         Reason::WalFull,
         Reason::DiskLow,
@@ -300,11 +316,11 @@ mod tests {
     }
 
     #[test]
-    fn every_503_says_when_to_come_back() {
+    fn every_503_and_409_says_when_to_come_back() {
         for reason in ALL {
             let (_, status, _, retry_after) = reason.facts();
             assert_eq!(
-                status == StatusCode::SERVICE_UNAVAILABLE,
+                matches!(status, StatusCode::SERVICE_UNAVAILABLE | StatusCode::CONFLICT),
                 retry_after.is_some(),
                 "{reason:?}"
             );

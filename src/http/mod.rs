@@ -16,6 +16,7 @@ mod connection;
 mod error;
 mod events;
 mod health;
+mod idempotency;
 mod lander;
 mod limits;
 mod ops;
@@ -338,9 +339,13 @@ struct TopicCounters {
 
 impl TopicCounters {
     /// Counts what was committed.
-    fn committed(&self, taken: ingest::Taken) {
-        self.records.increment(taken.records as u64);
-        self.bytes.increment(taken.bytes);
+    fn committed(&self, kept: &produce::Kept) {
+        if kept.replayed {
+            metrics::counter!(names::INGEST_REPLAYED_TOTAL).increment(1);
+            return;
+        }
+        self.records.increment(kept.taken.records as u64);
+        self.bytes.increment(kept.taken.bytes);
     }
 }
 

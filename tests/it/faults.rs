@@ -82,6 +82,7 @@ fn options(path: &Path) -> Options {
         compression: true,
         retain: Retain::Off,
         linger: Duration::ZERO,
+        keys: Default::default(),
     }
 }
 
