@@ -32,6 +32,7 @@ mod land_postgres;
 mod operator;
 mod overload;
 mod protocols;
+mod retries;
 mod runbook;
 mod sinks;
 mod status_page;
@@ -75,6 +76,7 @@ fn main() -> ExitCode {
         http::CASES,
         bad_input::CASES,
         protocols::CASES,
+        retries::CASES,
         overload::CASES,
         forward::CASES,
         crash::CASES,
