@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::faults::shim::{CHANGES, Plan, take};
 use crate::support::client::{Answer, Client};
-use crate::support::gateway::{Config, Gateway, NOWHERE};
+use crate::support::gateway::{Config, Gateway, NOWHERE, parse_metrics};
 use crate::support::kafka::Kafka;
 use crate::support::lander::Lander;
 use crate::support::raw::{connect, receive, send, status};
@@ -312,12 +312,16 @@ fn post_all(gateway: &Gateway, path: &str, run: usize, seqs: &mut HashMap<usize,
         let size = if number % 3 == 0 { 150_000 } else { 300 };
         let value = format!("{run}-{number} {}", "x".repeat(size));
         let headers = [("content-type", "text/plain"), (KEY, &format!("{run}-{number}"))];
-        let Ok(answer) = client.post_with(path, &headers, value.as_bytes()) else {
-            return false;
-        };
-        if answer.status != 202 {
-            return false;
-        }
+        // A 503: the log's next file is not made yet.
+        let answer = poll("an answer other than 503", seconds(60), || {
+            let answer = client.post_with(path, &headers, value.as_bytes());
+            answer
+                .as_ref()
+                .map_or(true, |answer| answer.status != 503)
+                .then_some(answer)
+        });
+        let Ok(answer) = answer else { return false };
+        assert_eq!(answer.status, 202, "{answer:?}");
         let seq = answer.json()["first_seq"].as_u64().unwrap();
         let before = *seqs.entry(number).or_insert(seq);
         assert_eq!(before, seq, "request {run}-{number} got two answers");
@@ -350,8 +354,16 @@ fn a_kill_at_any_call_costs_no_key() {
         plan(at[0]).put(&mut config);
         let work = Gateway::try_start_in(Arc::clone(&folder), &config);
         if let Some(mut gateway) = work {
+            // What Kafka has goes, and with it goes its generation; until that is done, or the process has ended.
             if post_all(&gateway, &path, run, &mut seqs) {
-                gateway.wait_drained(seconds(60));
+                poll("nothing waits, or nobody is there", seconds(60), || {
+                    let Ok(scrape) = gateway.admin("/metrics") else {
+                        return Some(());
+                    };
+                    let metrics = parse_metrics(&scrape.body);
+                    let marks = ["acked", "committed"].map(|mark| metrics[&format!("tidegate_wal_{mark}_sequence")]);
+                    (marks[0] == marks[1]).then_some(())
+                });
             }
             gateway.sigkill();
         }

@@ -283,6 +283,51 @@ fn a_generation_stays_while_its_keys_are_in_no_file() {
     });
 }
 
+/// A full disk is no trap: what is acknowledged goes although the file cannot be written, and that is told.
+#[test]
+fn where_space_is_short_a_generation_goes_without_the_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let options = Options {
+        bytes_max: 10 << 20,
+        ..small(folder.path())
+    };
+    let mut wal = Wal::open(options.clone()).unwrap();
+    let now = now_ms();
+    post(&wal, "k", 1, 1, now);
+    fs::create_dir(folder.path().join(NEW)).unwrap();
+    wait_until("its generation goes", || {
+        let mut batch = Batch::new();
+        batch.push(&record(vec![0xAB; 300_000]));
+        // At the limit it is refused.
+        let refused = wal.log().append(batch).and_then(crate::wal::Commit::wait);
+        assert!(
+            !matches!(refused, Err(crate::wal::AppendError::Poisoned { .. })),
+            "{refused:?}"
+        );
+        wal.log().ack(wal.log().committed()).unwrap();
+        wal.log().watermarks().trimmed > 0
+    });
+    // As long as the process runs it knows.
+    assert!(known(&wal, "k", now).is_some());
+    wal.close().unwrap();
+    drop(wal);
+    let told = faults(folder.path());
+    assert!(
+        told.len() == 1 && told[0].contains("lost with their generations"),
+        "{told:?}"
+    );
+    wal = Wal::open(options).unwrap();
+    assert_eq!(known(&wal, "k", now), None);
+    fs::remove_dir(folder.path().join(NEW)).unwrap();
+    let through = wal.log().committed();
+    wait_until("the file is written", || {
+        read(folder.path()).unwrap().unwrap().unwrap().through >= through
+    });
+    wal.close().unwrap();
+    drop(wal);
+    assert_eq!(faults(folder.path()), Vec::<String>::new());
+}
+
 #[test]
 fn a_damaged_file_costs_keys_and_no_start() {
     let folder = tempfile::tempdir().unwrap();
