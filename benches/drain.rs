@@ -48,6 +48,7 @@ fn open(path: &Path) -> Wal {
         compression: true,
         retain: wal::Retain::Off,
         linger: Duration::ZERO,
+        keys: Default::default(),
     })
     .unwrap()
 }

@@ -2,7 +2,12 @@
 //! bare axum that reads the body and says OK; in the same run, from the same load generator (wrk, one thread),
 //! keep-alive, 100 and 400 connections.
 //!
-//! `cargo bench --bench http`; needs wrk and ab (Debian: wrk, apache2-utils). Kafka is away during the runs:
+//! And the same POST with an `Idempotency-Key`, a new one each time, against without one, side by side.
+//!
+//! And the same POST with an `Idempotency-Key`, a new one for each request, against one with another header of that size: the
+//! load generator has the same to do for both.
+//!
+//! `cargo bench --bench http` (`-- keys`: the last only); needs wrk and ab (Debian: wrk, apache2-utils). Kafka is away during the runs:
 //! what is measured is the accept path, and the memory with the backlog that piles up.
 #![allow(
     missing_docs,
@@ -25,6 +30,8 @@ use common::Row;
 const BODY: &str = "test01=111&test02=222&test03=ccc&test04=ddd";
 const SOURCE: &str = "/financial_pro";
 const PAGE: &str = "/hello";
+/// As wrk's path: the source, with a new key for each request.
+const KEYED: &str = "/financial_pro?keyed";
 /// What the durable answer is held against.
 const LIMIT: &str = "the same server, GET /hello";
 const SECONDS: &str = "6s";
@@ -150,6 +157,7 @@ fn main() {
         return serve_no_op(port.parse().unwrap());
     }
     common::print_machine();
+    let only_keys = std::env::args().any(|argument| argument == "keys");
     let base = std::env::var_os("TIDEGATE_BENCH_DIR").map_or_else(|| "target".into(), PathBuf::from);
     let scratch = tempfile::tempdir_in(&base).unwrap();
     let script = scratch.path().join("post.lua");
@@ -171,7 +179,7 @@ end
         ),
     )
     .unwrap();
-    for connections in [100, 400] {
+    for connections in [100, 400].into_iter().filter(|_| !only_keys) {
         let (mut bare, mut page, mut durable) = (Vec::new(), Vec::new(), Vec::new());
         for _ in 0..common::runs() {
             bare.push(wrk(&no_op(&base), SOURCE, connections, &script));
@@ -196,7 +204,51 @@ end
         table("Answer, 99.9th percentile", "ms", |run| run.p999);
         table("Resident memory after the run", "MiB", |run| run.rss);
     }
-    ab(&base, scratch.path());
+    keyed(&base, scratch.path(), &script);
+    if !only_keys {
+        ab(&base, scratch.path());
+    }
+}
+
+/// What an idempotency key costs.
+fn keyed(base: &Path, scratch: &Path, script: &Path) {
+    const PLAIN: &str = "durable POST";
+    let text = std::fs::read_to_string(script).unwrap();
+    let scripts = ["X-Request-Number", "Idempotency-Key"].map(|header| {
+        let path = scratch.join(format!("{header}.lua"));
+        let request = format!(
+            r#"local number, run = 0, os.time()
+request = function()
+  number = number + 1
+  wrk.headers["{header}"] = run .. "-40d5-43dd-bc93-" .. number
+  return wrk.format(nil, "{SOURCE}")
+end
+"#
+        );
+        std::fs::write(&path, text.clone() + &request).unwrap();
+        path
+    });
+    for connections in [100, 400] {
+        let (mut plain, mut keyed) = (Vec::new(), Vec::new());
+        for _ in 0..common::runs() {
+            plain.push(wrk(&tidegate(base), SOURCE, connections, &scripts[0]));
+            keyed.push(wrk(&tidegate(base), SOURCE, connections, &scripts[1]));
+        }
+        let table = |title: &str, unit: &str, figure: fn(&Figures) -> f64| {
+            let row = |name: &str, runs: &[Figures]| Row {
+                name: name.into(),
+                figures: runs.iter().map(figure).collect(),
+            };
+            let rows = [row(PLAIN, &plain), row("with an Idempotency-Key", &keyed)];
+            common::print_table(&format!("{title}, {connections} connections"), unit, &rows, PLAIN);
+        };
+        table("A new key with each POST, keep-alive", "requests/s", |run| {
+            run.per_second
+        });
+        table("Answer with a key, 99th percentile", "ms", |run| run.p99);
+        table("Answer with a key, 99.9th percentile", "ms", |run| run.p999);
+        table("Resident memory after the run with keys", "MiB", |run| run.rss);
+    }
 }
 
 /// The line that the stack before was measured with: a new connection for every request.

@@ -58,6 +58,7 @@ fn make(wal: &Path) -> u64 {
         compression: true,
         retain: Retain::Off,
         linger: Duration::ZERO,
+        keys: Default::default(),
     })
     .unwrap();
     let mut records = 0;

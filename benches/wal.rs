@@ -149,6 +149,7 @@ fn run_wal(folder: &Path, compression: bool) -> Figures {
         compression,
         retain: Retain::Off,
         linger: Duration::ZERO,
+        keys: Default::default(),
     })
     .unwrap();
     let log = wal.log().clone();

@@ -43,13 +43,14 @@ pub const ALL: &[Decoder] = &[
     ("identity", identity),
     ("ranges", ranges),
     ("stamps", stamps),
+    ("keys", known_keys),
     ("generation", generation),
     ("watermark", watermark),
     ("item", item),
     ("landed", land),
     ("value", value),
     ("config", config),
-    ("keys", api_keys),
+    ("api_keys", api_keys),
 ];
 
 /// Decodes the bytes with the decoder of this name; panics where something does not hold.
@@ -467,6 +468,40 @@ fn stamps(bytes: &[u8]) {
         if let Ok(stamps) = wal::parse_stamps(lines) {
             assert_eq!(wal::parse_stamps(&wal::stamps_text(&stamps)), Ok(stamps));
         }
+    }
+}
+
+/// The file of idempotency keys.
+fn known_keys(bytes: &[u8]) {
+    let mut sealed = bytes.to_vec();
+    if bytes.len() >= 16 {
+        sealed[..8].copy_from_slice(b"TGIDKEYS");
+        let sum = crc32c::crc32c(&sealed[12..]);
+        sealed[8..12].copy_from_slice(&sum.to_le_bytes());
+    }
+    for bytes in [bytes, &sealed] {
+        let checkpoint = match wal::parse_keys(bytes) {
+            Ok(checkpoint) => checkpoint,
+            Err(wal::KeysFault::Version(version)) => {
+                assert_ne!(version, 1);
+                continue;
+            }
+            Err(wal::KeysFault::Damaged(reason)) => {
+                assert!(!reason.is_empty());
+                continue;
+            }
+        };
+        assert!(
+            checkpoint.keys.len() * 52 <= bytes.len(),
+            "memory is bounded by what is there"
+        );
+        assert!(
+            checkpoint
+                .keys
+                .iter()
+                .all(|key| key.first_seq <= key.last_seq() && key.last_seq() <= SEQUENCE_MAX)
+        );
+        assert_eq!(wal::parse_keys(&wal::encode_keys(&checkpoint)), Ok(checkpoint));
     }
 }
 

@@ -64,6 +64,7 @@ metrics_table! {
     INGEST_REQUESTS_TOTAL Counter "tidegate_ingest_requests_total" "Requests on the ingest listener by status code.";
     INGEST_REQUEST_SECONDS Histogram "tidegate_ingest_request_seconds" "Time from a request's headers to its answer.";
     INGEST_REJECTED_TOTAL Counter "tidegate_ingest_rejected_total" "Requests refused, by reason.";
+    INGEST_REPLAYED_TOTAL Counter "tidegate_ingest_replayed_total" "Requests answered as before by their Idempotency-Key: nothing was stored.";
     INGEST_IN_FLIGHT Gauge "tidegate_ingest_in_flight" "Requests being worked on now.";
     FORWARD_RECORDS_TOTAL Counter "tidegate_forward_records_total" "Records that Kafka acknowledged, by topic.";
     FORWARD_BYTES_TOTAL Counter "tidegate_forward_bytes_total" "Payload bytes that Kafka acknowledged, by topic.";
@@ -99,6 +100,8 @@ pub const REJECTED_REASONS: &[&str] = &[
     "too_large",
     "media_type",
     "invalid",
+    "idempotency_in_flight",
+    "idempotency_mismatch",
     "rule",
     "rate",
     "headers",
@@ -178,7 +181,8 @@ pub fn install() -> Result<PrometheusHandle, InstallError> {
             INGEST_REQUESTS_TOTAL => &[(
                 "code",
                 &[
-                    "200", "202", "400", "401", "403", "404", "405", "408", "413", "415", "422", "429", "431", "503",
+                    "200", "202", "400", "401", "403", "404", "405", "408", "409", "413", "415", "422", "429", "431",
+                    "503",
                 ],
             )],
             DEAD_LETTERS_TOTAL => &[("reason", DEAD_LETTER_REASONS)],

@@ -26,6 +26,8 @@ pub const HEADER_RECEIVED: &str = "tidegate-received";
 pub const HEADER_WAL: &str = "tidegate-wal";
 /// Header with the record's sequence in that WAL, decimal.
 pub const HEADER_SEQ: &str = "tidegate-seq";
+/// Header with the `Idempotency-Key` of the request that the record came with, without quotes.
+pub const HEADER_IDEMPOTENCY_KEY: &str = "idempotency-key";
 /// A header name that a client gave may not begin with this: it is how a record is identified.
 pub const HEADER_PREFIX_RESERVED: &str = "tidegate-";
 

@@ -1,7 +1,10 @@
 //! From the one `Config` to the `Options` of each part.
 
 use super::guard::Guard;
-use crate::config::{Compression, Config, Delivery, Enforce, Fields, Retain, SinkKind, Source};
+use crate::config::{
+    Compression, Config, Delivery, Enforce, Fields, IDEMPOTENCY_KEYS_MAX, IDEMPOTENCY_WINDOW_MAX, Retain, SinkKind,
+    Source,
+};
 use crate::land::table::{Kind, Table};
 use crate::{forward, http, land, wal};
 
@@ -18,6 +21,10 @@ pub(super) fn wal(config: &Config) -> wal::Options {
             Retain::Time(time) => wal::Retain::Time(time),
         },
         linger: config.wal.linger,
+        keys: wal::KeysOptions {
+            max: in_memory(config.http.idempotency_keys_max.into()),
+            window: config.http.idempotency_window,
+        },
     }
 }
 
@@ -31,6 +38,11 @@ pub(super) fn wal_for_verb(config: &Config) -> wal::Options {
     wal::Options {
         retain: wal::Retain::All,
         generation_bytes: options.generation_bytes.min(VERB_GENERATION_BYTES_MAX),
+        // Nor does it forget keys that the gateway, by a configuration of its own, would not.
+        keys: wal::KeysOptions {
+            max: in_memory(IDEMPOTENCY_KEYS_MAX.into()),
+            window: IDEMPOTENCY_WINDOW_MAX,
+        },
         ..options
     }
 }

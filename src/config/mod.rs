@@ -126,6 +126,11 @@ pub struct Gateway {
     pub id: String,
 }
 
+/// The longest `http.idempotency_window`.
+pub const IDEMPOTENCY_WINDOW_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
+/// The most `http.idempotency_keys_max`.
+pub const IDEMPOTENCY_KEYS_MAX: u32 = 1_000_000;
+
 /// `[http]`: the listener for clients.
 #[derive(Debug, Clone)]
 pub struct Http {
@@ -171,6 +176,10 @@ pub struct Http {
     pub shutdown: Duration,
     /// Patterns of the topics that `/v1/topics/{topic}` may write to.
     pub topics: Vec<String>,
+    /// How long an idempotency key is remembered.
+    pub idempotency_window: Duration,
+    /// The most idempotency keys that are remembered; 0: none is taken.
+    pub idempotency_keys_max: u32,
 }
 
 /// `[admin]`: the listener for operators.

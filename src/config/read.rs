@@ -16,8 +16,8 @@ use ipnet::IpNet;
 use super::layers::{Entry, Layers, SourceTable};
 use super::value::{Origin, Problem, Value};
 use super::{
-    Admin, Compression, Config, Delivery, Enforce, Fields, Forward, Gateway, Http, Kafka, Land, Log, LogFormat,
-    LogLevel, Properties, Retain, Secret, SinkKind, Source, Wal,
+    Admin, Compression, Config, Delivery, Enforce, Fields, Forward, Gateway, Http, IDEMPOTENCY_KEYS_MAX,
+    IDEMPOTENCY_WINDOW_MAX, Kafka, Land, Log, LogFormat, LogLevel, Properties, Retain, Secret, SinkKind, Source, Wal,
 };
 use crate::land::table::Kind;
 use crate::record::Topic;
@@ -27,6 +27,7 @@ const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
 const TIB: u64 = 1 << 40;
 const HOUR: Duration = Duration::from_secs(3600);
+const MINUTE: Duration = Duration::from_secs(60);
 /// The shortest time limit of a connection: anything shorter would cut off ordinary clients.
 const TIMEOUT_MIN: Duration = Duration::from_millis(10);
 /// What "off" is called.
@@ -154,6 +155,8 @@ impl Reader<'_> {
             idle_timeout: self.time("http.idle_timeout", TIMEOUT_MIN..=HOUR),
             shutdown: self.time("http.shutdown", Duration::ZERO..=HOUR),
             topics: self.list("http.topics"),
+            idempotency_window: self.time("http.idempotency_window", MINUTE..=IDEMPOTENCY_WINDOW_MAX),
+            idempotency_keys_max: self.count("http.idempotency_keys_max", 0..=IDEMPOTENCY_KEYS_MAX),
         }
     }
 

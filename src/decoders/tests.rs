@@ -105,6 +105,18 @@ fn seeds(name: &str) -> Vec<Vec<u8>> {
             let lines = wal::stamps_text(&[7, u64::MAX]);
             vec![wal::seal(lines.clone()).into_bytes(), lines.into_bytes()]
         }
+        "keys" => {
+            let key = |seq, records| crate::wal::Remembered {
+                id: [1; 16],
+                body: [2; 16],
+                first_seq: seq,
+                records,
+                received_ms: 1_700_000_000_123,
+            };
+            let checkpoints = [(0, vec![]), (7, vec![key(3, 1), key(5, 300)])];
+            let encoded = checkpoints.map(|(through, keys)| wal::encode_keys(&wal::Checkpoint { through, keys }));
+            encoded.into()
+        }
         "generation" => vec![wal::generation_name(77, KEY).into_bytes()],
         "watermark" => {
             let mut mark = Mark::parse(70, "1 00000000000000aa 5 60 - -").unwrap();
@@ -127,7 +139,7 @@ fn seeds(name: &str) -> Vec<Vec<u8>> {
             b"[http]\nlisten = \"127.0.0.1:4000\"\n[wal]\nretain = \"2 h\"\n[[source]]\nname = \"s\"\nfields = [\"a\"]\n"
                 .to_vec(),
         ],
-        "keys" => corpus(name).into_iter().map(|(_, bytes)| bytes).collect(),
+        "api_keys" => corpus(name).into_iter().map(|(_, bytes)| bytes).collect(),
         other => panic!("{other} has no seeds"),
     }
 }

@@ -70,6 +70,7 @@ mod tests {
             compression: true,
             retain: Retain::Off,
             linger: Duration::ZERO,
+            keys: Default::default(),
         })
         .unwrap();
         let push = |count: usize| {

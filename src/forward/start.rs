@@ -418,6 +418,7 @@ mod tests {
             compression: true,
             retain: Retain::Off,
             linger: Duration::ZERO,
+            keys: Default::default(),
         })
         .unwrap()
     }

@@ -117,6 +117,15 @@ fn holder(headers: &HeaderMap, keys: &Book) -> Result<(Arc<Holder>, bool), Probl
     Ok((holder, given.is_browsers))
 }
 
+/// Whose the sender's idempotency keys are; the name of a key stays when it is replaced by another of that name.
+pub(super) fn name(sender: &Extensions) -> &str {
+    match sender.get::<Caller>() {
+        Some(Caller::Key(holder)) => &holder.name,
+        Some(Caller::Certificate(owner)) => owner,
+        None => "",
+    }
+}
+
 /// Refuses a topic that the sender may not write to.
 pub(super) fn may_write(sender: &Extensions, topic: &str) -> Result<(), Problem> {
     allowed(sender, "write to the topic", topic, Holder::may_write)

@@ -8,7 +8,7 @@ use axum::http::StatusCode;
 use axum::response::Response;
 
 use super::error::Reason;
-use crate::ingest;
+use super::produce::Kept;
 use crate::metrics as names;
 
 /// The handles of what is counted for every request, looked up once.
@@ -28,9 +28,13 @@ pub(super) struct TopicCounters {
 
 impl TopicCounters {
     /// Counts what was committed.
-    pub(super) fn committed(&self, taken: ingest::Taken) {
-        self.records.increment(taken.records as u64);
-        self.bytes.increment(taken.bytes);
+    pub(super) fn committed(&self, kept: &Kept) {
+        if kept.replayed {
+            metrics::counter!(names::INGEST_REPLAYED_TOTAL).increment(1);
+            return;
+        }
+        self.records.increment(kept.taken.records as u64);
+        self.bytes.increment(kept.taken.bytes);
     }
 }
 

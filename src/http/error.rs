@@ -24,6 +24,8 @@ pub(super) enum Reason {
     MediaType,
     Invalid,
     Rate,
+    KeyInFlight,
+    KeyMismatch,
     Headers,
     WalFull,
     DiskLow,
@@ -52,6 +54,18 @@ impl Reason {
             ),
             Self::Invalid => ("invalid", StatusCode::UNPROCESSABLE_ENTITY, "Cannot be done", None),
             Self::Rate => ("rate", StatusCode::TOO_MANY_REQUESTS, "Too many requests", Some(1)),
+            Self::KeyInFlight => (
+                "idempotency_in_flight",
+                StatusCode::CONFLICT,
+                "Request under way",
+                Some(1),
+            ),
+            Self::KeyMismatch => (
+                "idempotency_mismatch",
+                StatusCode::UNPROCESSABLE_ENTITY,
+                "Idempotency-Key used before",
+                None,
+            ),
             Self::Headers => (
                 "headers",
                 StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
@@ -307,6 +321,8 @@ mod tests {
         Reason::MediaType,
         Reason::Invalid,
         Reason::Rate,
+        Reason::KeyInFlight,
+        Reason::KeyMismatch,
         Reason::Headers,
         Reason::WalFull,
         Reason::DiskLow,
@@ -324,11 +340,16 @@ mod tests {
     }
 
     #[test]
-    fn every_503_and_429_says_when_to_come_back() {
+    fn whoever_may_come_back_is_told_when() {
         for reason in ALL {
             let (_, status, _, retry_after) = reason.facts();
             assert_eq!(
-                [StatusCode::SERVICE_UNAVAILABLE, StatusCode::TOO_MANY_REQUESTS].contains(&status),
+                [
+                    StatusCode::SERVICE_UNAVAILABLE,
+                    StatusCode::TOO_MANY_REQUESTS,
+                    StatusCode::CONFLICT
+                ]
+                .contains(&status),
                 retry_after.is_some(),
                 "{reason:?}"
             );

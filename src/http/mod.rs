@@ -18,6 +18,7 @@ mod counters;
 mod error;
 mod events;
 mod health;
+mod idempotency;
 mod lander;
 mod limits;
 mod ops;

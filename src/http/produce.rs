@@ -15,13 +15,14 @@ use bytes::Bytes;
 use tokio::time::timeout;
 
 use super::error::{Problem, Reason};
+use super::idempotency::{self, Content, Turn};
 use super::{Gateway, SourceState, auth, pages};
 use crate::ingest::cloud_events::{self, Attributes};
 use crate::ingest::rest_proxy::{Embedded, Sizes};
 use crate::ingest::{self, Encoding, Envelope, Headers, IngestError, Key, Media, Shape, Taken};
 use crate::land::Demand;
-use crate::record::{Record, Topic, fits};
-use crate::wal::{Batch, Receipt};
+use crate::record::{HEADER_IDEMPOTENCY_KEY, Record, Topic, fits};
+use crate::wal::{Batch, Receipt, Remembered};
 
 /// The only method of both paths.
 const ALLOW: &str = "POST";
@@ -43,7 +44,9 @@ const HEADER_KEY: &str = "tidegate-key";
 const HEADER_CLIENT_PREFIX: &str = "tidegate-header-";
 const WAL: HeaderName = HeaderName::from_static(crate::record::HEADER_WAL);
 const SEQ: HeaderName = HeaderName::from_static(crate::record::HEADER_SEQ);
+const REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
 const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
+const TRUE: HeaderValue = HeaderValue::from_static("true");
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 
 /// `/{source}`.
@@ -71,7 +74,7 @@ pub(super) async fn source(State(gateway): State<Arc<Gateway>>, request: Request
     match take(&gateway, request, ask).await {
         Err(problem) => problem.into_response(),
         Ok(kept) => {
-            source.counters.committed(kept.taken);
+            source.counters.committed(&kept);
             let mut response = if wants_json {
                 receipt_json(&gateway, &kept)
             } else {
@@ -79,16 +82,19 @@ pub(super) async fn source(State(gateway): State<Arc<Gateway>>, request: Request
                 response.headers_mut().insert(header::CONTENT_TYPE, TEXT);
                 response
             };
-            identify(&gateway, &kept.receipt, response.headers_mut());
+            identify(&gateway, &kept, response.headers_mut());
             response
         }
     }
 }
 
-/// Says which records they are.
-pub(super) fn identify(gateway: &Gateway, receipt: &Receipt, headers: &mut HeaderMap) {
+/// Says which records they are, and whether they are those of an earlier request.
+pub(super) fn identify(gateway: &Gateway, kept: &Kept, headers: &mut HeaderMap) {
     headers.insert(WAL, gateway.wal_header.clone());
-    headers.insert(SEQ, HeaderValue::from(receipt.first_seq));
+    headers.insert(SEQ, HeaderValue::from(kept.receipt.first_seq));
+    if kept.replayed {
+        headers.insert(REPLAYED, TRUE);
+    }
 }
 
 /// `/v1/topics/{topic}`.
@@ -114,9 +120,12 @@ async fn produce_to_topic(gateway: &Arc<Gateway>, request: Request) -> Result<Re
         way: Way::Topic,
     };
     let kept = take(gateway, request, ask).await?;
-    gateway.counters.topic(kept.topic.as_str()).committed(kept.taken);
+    gateway.counters.topic(kept.topic.as_str()).committed(&kept);
     let mut response = receipt_json(gateway, &kept);
     *response.status_mut() = StatusCode::ACCEPTED;
+    if kept.replayed {
+        response.headers_mut().insert(REPLAYED, TRUE);
+    }
     Ok(response)
 }
 
@@ -151,6 +160,8 @@ pub(super) struct Kept {
     pub(super) taken: Taken,
     /// Of each record of a request to the REST Proxy, v3.
     pub(super) sizes: Vec<Sizes>,
+    /// It is the answer of an earlier request: nothing was stored.
+    pub(super) replayed: bool,
     received_ms: i64,
 }
 
@@ -173,6 +184,7 @@ enum Reader {
 /// Takes the records of a request: on disk when it returns `Ok`.
 pub(super) async fn take(gateway: &Arc<Gateway>, request: Request, ask: Ask) -> Result<Kept, Problem> {
     let (parts, body) = request.into_parts();
+    let idempotency = idempotency::Key::of(&parts, auth::name(&parts.extensions))?;
     let content_type = parts.headers.get(header::CONTENT_TYPE).map(HeaderValue::as_bytes);
     let encodings = parts.headers.get_all(header::CONTENT_ENCODING);
     let encoding = Encoding::parse(encodings.iter().map(HeaderValue::as_bytes))?;
@@ -208,6 +220,15 @@ pub(super) async fn take(gateway: &Arc<Gateway>, request: Request, ask: Ask) -> 
             Reader::Many(media)
         }
     };
+    if let Some(key) = &idempotency {
+        headers.push((HEADER_IDEMPOTENCY_KEY.to_owned(), key.text().as_bytes().to_vec()));
+    }
+    // Before the body, which may take its time: of two requests at once one is told to come again.
+    let turn = match &idempotency {
+        Some(key) => Some(key.turn(gateway.wal.log(), (gateway.clock)())?),
+        None => None,
+    };
+    let content = idempotency.as_ref().map(|_| Content::of(&parts.headers));
     let body = gateway.bodies.collect(body).await?;
     let received_ms = (gateway.clock)();
     let envelope = Envelope {
@@ -227,44 +248,91 @@ pub(super) async fn take(gateway: &Arc<Gateway>, request: Request, ask: Ask) -> 
         request_bytes_max: crate::wal::COMMIT_BYTES_MAX,
     };
     let body_bytes_max = gateway.options.body_bytes_max;
-    let (batch, taken, sizes) = if body.bytes.len() > INLINE_BYTES_MAX || encoding != Encoding::Identity {
+    let again = match &turn {
+        Some(Turn::Again(known)) => Some(*known),
+        _ => None,
+    };
+    let work = move |bytes: &[u8]| -> Result<Work, IngestError> {
+        let content = content.map(|content| content.with(bytes));
+        // Of an answer that is given again only the sizes are not known.
+        let is_known = again.is_some_and(|known| Some(known.body) != content || !matches!(reader, Reader::V3));
+        let encoded = match encoding {
+            _ if is_known => None,
+            Encoding::Identity => Some(encode(reader, bytes, envelope, limits)?),
+            encoding => {
+                let expanded = encoding.expand(bytes, body_bytes_max)?;
+                Some(encode(reader, &expanded, envelope, limits)?)
+            }
+        };
+        Ok((content, encoded.unwrap_or_default()))
+    };
+    let (content, (mut batch, taken, sizes)) = if body.bytes.len() > INLINE_BYTES_MAX || encoding != Encoding::Identity
+    {
         let unfinished = || {
             Problem::new(
                 Reason::Busy,
                 "the gateway could not finish reading this request. Nothing of it was taken; send it again.",
             )
         };
-        let turn = timeout(ENCODER_WAIT_MAX, Arc::clone(&gateway.encoders).acquire_owned()).await;
-        let turn = turn.map_err(|_| {
+        let permit = timeout(ENCODER_WAIT_MAX, Arc::clone(&gateway.encoders).acquire_owned()).await;
+        let permit = permit.map_err(|_| {
             Problem::new(
                 Reason::Busy,
                 "other large or compressed requests take all of the gateway's time. This one was not taken; send it again in \
                  a moment.",
             )
         })?;
-        let turn = turn.map_err(|_| unfinished())?;
+        let permit = permit.map_err(|_| unfinished())?;
         let bytes = body.bytes.clone();
-        let encoding = tokio::task::spawn_blocking(move || {
-            let encoded = match encoding {
-                Encoding::Identity => encode(reader, &bytes, envelope, limits),
-                encoding => (encoding.expand(&bytes, body_bytes_max))
-                    .and_then(|expanded| encode(reader, &expanded, envelope, limits)),
-            };
+        let working = tokio::task::spawn_blocking(move || {
+            let worked = work(&bytes);
             // With the thread, not with the request: a client that leaves does not stop the thread.
-            drop(turn);
-            encoded
+            drop(permit);
+            worked
         });
-        encoding.await.map_err(|_| unfinished())??
+        working.await.map_err(|_| unfinished())??
     } else {
-        encode(reader, &body.bytes, envelope, limits)?
+        work(&body.bytes)?
     };
+    match (turn, idempotency, content) {
+        (Some(Turn::Again(known)), _, content) => return replayed(ask.topic, known, content, sizes),
+        (Some(Turn::First(reservation)), Some(key), Some(content)) => {
+            batch.remember(reservation, key.into_record(content), received_ms);
+        }
+        _ => {}
+    }
     let receipt = gateway.wal.log().append(batch)?.await?;
     Ok(Kept {
         topic: ask.topic,
         receipt,
         taken,
         sizes,
+        replayed: false,
         received_ms,
+    })
+}
+
+/// What becomes of a body: what its key stands for, and its records.
+type Work = (Option<[u8; 16]>, (Batch, Taken, Vec<Sizes>));
+
+/// The answer of before, if the request is the one of before.
+fn replayed(topic: Topic, known: Remembered, content: Option<[u8; 16]>, sizes: Vec<Sizes>) -> Result<Kept, Problem> {
+    if content != Some(known.body) {
+        return Err(idempotency::mismatch());
+    }
+    Ok(Kept {
+        topic,
+        receipt: Receipt {
+            first_seq: known.first_seq,
+            last_seq: known.last_seq(),
+        },
+        taken: Taken {
+            records: known.records as usize,
+            bytes: 0,
+        },
+        sizes,
+        replayed: true,
+        received_ms: known.received_ms,
     })
 }
 

@@ -76,6 +76,7 @@ mod tests {
             compression: true,
             retain: Retain::Off,
             linger: Duration::ZERO,
+            keys: Default::default(),
         })
         .unwrap();
         let (readers, log) = (Readers::default(), wal.log());

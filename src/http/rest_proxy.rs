@@ -186,7 +186,7 @@ async fn produce(gateway: &Arc<Gateway>, request: Request, topic: &str, way: Way
         way,
     };
     let kept = produce::take(gateway, request, ask).await?;
-    gateway.counters.topic(kept.topic.as_str()).committed(kept.taken);
+    gateway.counters.topic(kept.topic.as_str()).committed(&kept);
     Ok(kept)
 }
 
@@ -223,6 +223,6 @@ fn answer(
     let mut response = Response::new(body);
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(media));
-    produce::identify(gateway, &kept.receipt, headers);
+    produce::identify(gateway, kept, headers);
     response
 }

@@ -77,6 +77,7 @@ impl Running {
             compression: true,
             retain: wal::Retain::Off,
             linger: Duration::ZERO,
+            keys: Default::default(),
         })
         .unwrap();
         let forward = Arc::new(Mutex::new(forward::Status::default()));

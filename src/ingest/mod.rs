@@ -18,7 +18,7 @@ pub mod rest_proxy;
 
 pub use encoding::Encoding;
 
-use crate::record::{HEADER_PREFIX_RESERVED, Record, Topic};
+use crate::record::{HEADER_IDEMPOTENCY_KEY, HEADER_PREFIX_RESERVED, Record, Topic};
 
 /// Why a body gives no records. Every text names the place (counted from 1) and what to do.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -259,6 +259,12 @@ pub fn client_header(name: &str) -> Result<&str, IngestError> {
             "the Kafka header {:?} cannot be set: names that begin with {HEADER_PREFIX_RESERVED} say which record it \
              is. Choose another name.",
             shorten(name.as_bytes())
+        )));
+    }
+    if name.eq_ignore_ascii_case(HEADER_IDEMPOTENCY_KEY) {
+        return Err(IngestError::Malformed(format!(
+            "the Kafka header {HEADER_IDEMPOTENCY_KEY:?} cannot be set: it says which Idempotency-Key the request had. Send \
+             the header Idempotency-Key, or choose another name."
         )));
     }
     Ok(name)

@@ -318,6 +318,7 @@ fn reserved_and_empty_header_names_are_refused() {
     assert_eq!(client_header("trace-id"), Ok("trace-id"));
     assert!(client_header("").is_err());
     assert!(client_header("tidegate-seq").is_err());
+    assert!(client_header("Idempotency-Key").is_err());
 }
 
 proptest! {

@@ -18,7 +18,7 @@ use super::reader::{Reader, View};
 use super::recovery::{FRESH_BYTES_MAX, end_of, seen_behind};
 use super::scan::Index;
 use super::witness::{self, Marks};
-use super::{Gone, HELD, LETTERS, MAIN, Watermarks, identity};
+use super::{Gone, HELD, LETTERS, MAIN, Watermarks, identity, keys};
 use crate::record::{Sequence, WalId};
 
 /// Why a folder cannot be read as a WAL.
@@ -283,6 +283,7 @@ pub struct Archived {
     all_told: Arc<[Range]>,
     unsent: Vec<Range>,
     marks: Vec<Range>,
+    keys: Option<Result<Sequence, String>>,
 }
 
 impl Archived {
@@ -293,6 +294,10 @@ impl Archived {
         let marks_there = generations::unsent(&entries);
         let marks_there = marks_there.map_err(ArchiveError::io("read what is known to be damaged in", &folder))?;
         let witnessed = witnessed(&folder)?;
+        let keys = match part {
+            Part::Main => keys_of(&folder)?,
+            Part::Held | Part::DeadLetters => None,
+        };
         let told = Told::read(&folder).map_err(ArchiveError::io("read the list of lost sequences in", &folder))?;
         let all_told: Arc<[Range]> = told.all().into();
         let trimmed = entries.first().map_or(0, |first| first.first - 1);
@@ -323,6 +328,7 @@ impl Archived {
             all_told,
             unsent,
             marks: marks_there,
+            keys,
         };
         log.find_end(marks)?;
         Ok(log)
@@ -479,6 +485,11 @@ impl Archived {
         &self.marks
     }
 
+    /// Up to where the file of idempotency keys has them, or what is wrong with it; `None`: there is none.
+    pub(super) fn keys(&self) -> Option<&Result<Sequence, String>> {
+        self.keys.as_ref()
+    }
+
     /// Where it lies.
     pub(super) fn folder(&self) -> &Path {
         &self.folder
@@ -530,6 +541,22 @@ impl View for Archived {
     fn damaged(&self, _: Sequence, _: Sequence, _: &str) {}
 
     fn scanned(&self, _: Sequence, _: u64) {}
+}
+
+fn keys_of(folder: &Path) -> Result<Option<Result<Sequence, String>>, ArchiveError> {
+    let path = folder.join(keys::FILE);
+    let found = keys::read(folder).map_err(ArchiveError::io("read", &path))?;
+    Ok(match found {
+        None => None,
+        Some(Ok(checkpoint)) => Some(Ok(checkpoint.through)),
+        Some(Err(fault @ keys::Fault::Version(_))) => {
+            return Err(ArchiveError::Format {
+                path,
+                reason: fault.reason(),
+            });
+        }
+        Some(Err(keys::Fault::Damaged(reason))) => Some(Err(reason)),
+    })
 }
 
 fn witnessed(folder: &Path) -> Result<Witnessed, ArchiveError> {

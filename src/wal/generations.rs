@@ -429,6 +429,12 @@ impl Row {
         Ok(ranges::count(&self.damaged))
     }
 
+    /// The generations, oldest first, and the first sequence behind each; `next`: behind the newest.
+    pub fn segments(&self, next: Sequence) -> impl DoubleEndedIterator<Item = (&Entry, Sequence)> {
+        let end = move |at: usize| self.entries.get(at + 1).map_or(next, |behind| behind.first);
+        self.entries.iter().enumerate().map(move |(at, entry)| (entry, end(at)))
+    }
+
     /// The sequences that hold nothing, and are no news.
     #[must_use]
     pub fn told(&self) -> Arc<[Range]> {

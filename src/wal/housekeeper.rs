@@ -1,7 +1,7 @@
 //! The thread of a log that does what nobody should wait for.
 //!
-//! Makes the next generation ahead of its need; closes sealed stores; removes acknowledged generations;
-//! fsyncs the witness once a second. The writer and the forwarder only leave it notes.
+//! Makes the next generation ahead of its need; closes sealed stores; writes the keys of sealed generations down; removes
+//! acknowledged generations; fsyncs the witness once a second. The writer and the forwarder only leave it notes.
 
 use std::fs::{self, File};
 use std::io;
@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use super::durable;
 use super::generation::Generation;
 use super::generations::{Retired, Row};
+use super::keys;
 use super::log::{PoisonOnPanic, Shared, lock};
 use super::signal::Signal;
 
@@ -65,6 +66,7 @@ pub fn run(shared: &Arc<Shared>) {
     let _guard = PoisonOnPanic(shared);
     let mut synced = Instant::now();
     let mut complained = false;
+    let mut complained_of_keys = false;
     loop {
         let closed = shared.chores.closed.load(Ordering::Acquire);
         if !closed {
@@ -82,6 +84,14 @@ pub fn run(shared: &Arc<Shared>) {
         }
         let sealed = std::mem::take(&mut *lock(&shared.chores.sealed));
         drop(sealed);
+        match checkpoint(shared) {
+            Ok(()) => complained_of_keys = false,
+            Err(error) if !complained_of_keys => {
+                complained_of_keys = true;
+                tracing::warn!(%error, "{NO_CHECKPOINT}");
+            }
+            Err(_) => {}
+        }
         if let Err(error) = retire(shared) {
             tracing::warn!(log = shared.options.name, %error, "acknowledged generations cannot be removed; tried again");
         }
@@ -117,12 +127,54 @@ fn prepare(shared: &Shared) -> io::Result<()> {
     Ok(())
 }
 
+/// What follows from a [`checkpoint`] that failed.
+pub const NO_CHECKPOINT: &str = "the file of idempotency keys cannot be written: acknowledged generations stay until it can; \
+                                 check space and permissions";
+
+/// Writes the keys of sealed generations down, if there are any that the file is not through with.
+pub fn checkpoint(shared: &Shared) -> io::Result<()> {
+    let Some(window) = &shared.keys else { return Ok(()) };
+    let sealed = lock(&shared.row).newest().map_or(0, |newest| newest.first - 1);
+    if window.through() >= sealed
+        && !window.owed.load(Ordering::Relaxed)
+        && window.file_bytes.load(Ordering::Relaxed) > 0
+    {
+        return Ok(());
+    }
+    // What is committed is known: the keys go before the watermark.
+    let through = shared.committed_sequence();
+    match keys::write(&shared.options.folder, through, window) {
+        Ok(bytes) => {
+            let before = window.file_bytes.swap(bytes, Ordering::Relaxed);
+            shared.quota.moved(before, bytes);
+            window.owed.store(false, Ordering::Relaxed);
+            window.through.fetch_max(through, Ordering::AcqRel);
+            Ok(())
+        }
+        Err(error) => {
+            // A full disk gets its space back from what is acknowledged and from nothing else: keys that a restart forgets
+            // are the smaller harm.
+            let is_short = shared.quota.check(shared.options.generation_bytes, false).is_err();
+            if is_short && window.through() < sealed {
+                tracing::warn!(
+                    %error,
+                    "the disk is full and the file of idempotency keys cannot be written: acknowledged generations go without \
+                     it. A restart before it is written forgets keys, and what their clients repeat is stored again"
+                );
+                window.owed.store(true, Ordering::Relaxed);
+                window.through.fetch_max(sealed, Ordering::AcqRel);
+            }
+            Err(error)
+        }
+    }
+}
+
 /// Takes what is acknowledged out of the row, and removes it.
 pub fn retire(shared: &Shared) -> io::Result<()> {
     let options = &shared.options;
     let pressed = || shared.quota.check(options.generation_bytes, false).is_err();
     let short = pressed();
-    let may_retire = lock(&shared.row).may_retire(shared.acked_sequence(), options.retain, short);
+    let may_retire = lock(&shared.row).may_retire(shared.removable(), options.retain, short);
     if may_retire {
         // What was acknowledged must be on disk before what it allows to be removed is gone: otherwise a crash
         // would look like a lost generation. So it is the witness that says how far.
@@ -142,7 +194,7 @@ pub fn retire(shared: &Shared) -> io::Result<()> {
             let retired = {
                 let mut row = lock(&shared.row);
                 // Under the row's lock: a rewind may have moved it back since.
-                let acked = acked.min(shared.acked_sequence());
+                let acked = acked.min(shared.removable());
                 row.retire(&options.folder, acked, options.retain, pressed)?
             };
             match retired {

@@ -19,6 +19,7 @@ use super::error::{AckError, AppendError, OpenError};
 use super::generation::Generation;
 use super::generations::{Place, Retain, Row};
 use super::housekeeper::Chores;
+use super::idempotency::{KeyId, Keys, KeysOptions, Reserved};
 use super::latency::{CommitTimes, Latency};
 use super::poison::Poison;
 use super::quota::Quota;
@@ -27,8 +28,8 @@ use super::reader::{Reader, View};
 use super::signal::Signal;
 use super::witness::{Marks, Witness};
 use super::writer::Queue;
-use super::{Batch, Commit, MAIN, Watermarks, durable, generations, housekeeper, recovery, rewind, writer};
-use crate::record::Sequence;
+use super::{Batch, Commit, MAIN, Watermarks, durable, generations, housekeeper, keys, recovery, rewind, writer};
+use crate::record::{Sequence, now_ms};
 
 /// How one log is opened.
 #[derive(Debug, Clone)]
@@ -47,6 +48,8 @@ pub struct LogOptions {
     pub linger: Duration,
     /// May use the reserve of the quota.
     pub reserve: bool,
+    /// Which idempotency keys are remembered; `None`: it has none, as the side logs.
+    pub keys: Option<KeysOptions>,
 }
 
 /// What the threads of a log share.
@@ -61,6 +64,8 @@ pub struct Shared {
     pub(super) next: AtomicU64,
     committed: AtomicU64,
     pub(super) acked: AtomicU64,
+    /// The idempotency keys of its records; `None`: a side log.
+    pub(super) keys: Option<Arc<Keys>>,
     /// See [`Log::resend`].
     pub(super) resend: AtomicU64,
     /// When the commit under way began, by [`clock_ms`](Self::clock_ms); 0: none is.
@@ -113,6 +118,10 @@ impl Log {
                 .map_err(OpenError::io("write what is passed over in", &folder))?;
         }
         recovery::remove_unused(&folder, &recovered.unused, options.name)?;
+        let keys = match options.keys {
+            Some(options) => Some(Arc::new(keys::load(&folder, &row, next, options, now_ms())?)),
+            None => None,
+        };
         let prepared = Row::prepare(&folder).map_err(|source| OpenError::Io {
             what: "make a generation in",
             path: folder.clone(),
@@ -137,6 +146,7 @@ impl Log {
             next: AtomicU64::new(next),
             committed: AtomicU64::new(next - 1),
             acked: AtomicU64::new(acked.min(next - 1)),
+            keys,
             resend: AtomicU64::new(resend),
             commit_began_ms: AtomicU64::new(0),
             latency: Latency::default(),
@@ -159,6 +169,10 @@ impl Log {
             })
             .map_err(OpenError::io("write the witness in", &folder))?;
         shared.quota.moved(0, shared.disk_bytes());
+        // Before a generation of the start before may go.
+        if let Err(error) = housekeeper::checkpoint(&shared) {
+            tracing::warn!(%error, "{}", housekeeper::NO_CHECKPOINT);
+        }
         // Space that is free already must not be waited for by who looks at the quota next.
         if let Err(error) = housekeeper::retire(&shared) {
             tracing::warn!(log = shared.options.name, %error, "acknowledged generations cannot be removed; tried again");
@@ -207,6 +221,13 @@ impl Log {
             .queue
             .push(batch, self.shared.options.reserve)
             .map(Commit::new)
+    }
+
+    /// Asks for an idempotency key at the time `now_ms`, before the body of its request is read.
+    #[must_use]
+    pub fn reserve(&self, key: KeyId, now_ms: i64) -> Reserved {
+        let keys = self.shared.keys.as_ref();
+        keys.map_or(Reserved::Off, |keys| keys.reserve(key, now_ms))
     }
 
     /// The four watermarks: `trimmed <= acked <= committed < next`.
@@ -265,7 +286,7 @@ impl Log {
             tracing::warn!(%error, "the witness cannot be written; after a restart some records may be sent again");
         }
         self.forget_mark(watermark);
-        if lock(&shared.row).may_retire(watermark, shared.options.retain, false) {
+        if lock(&shared.row).may_retire(shared.removable(), shared.options.retain, false) {
             shared.chores.wake();
         }
         Ok(())
@@ -429,6 +450,12 @@ impl Shared {
         self.acked.load(Ordering::Acquire)
     }
 
+    /// Up to here nothing is needed any more: settled, and its keys are in the file.
+    pub(super) fn removable(&self) -> Sequence {
+        let through = self.keys.as_ref().map_or(Sequence::MAX, |keys| keys.through());
+        self.acked_sequence().min(through)
+    }
+
     /// The generation to write to: rotates when the live one is full and the next one is ready. When it is
     /// not (the disk is slow, or full), the live one takes more, up to four times its size.
     pub(super) fn live_for_write(&self) -> Result<Arc<Generation>, AppendError> {
@@ -483,7 +510,11 @@ impl Shared {
 
     /// Bytes of the log's folder.
     pub(super) fn disk_bytes(&self) -> u64 {
-        lock(&self.row).disk_bytes() + self.aside_bytes.load(Ordering::Relaxed)
+        let keys = self
+            .keys
+            .as_ref()
+            .map_or(0, |keys| keys.file_bytes.load(Ordering::Relaxed));
+        lock(&self.row).disk_bytes() + self.aside_bytes.load(Ordering::Relaxed) + keys
     }
 
     /// A commit is on disk and in the witness.

@@ -9,6 +9,7 @@
 //!   lock  witness               see witness.rs
 //!   gen-<first>-<key>/ ...      see generations.rs
 //!   stamps                      see stamps.rs
+//!   keys                        see keys.rs and idempotency.rs
 //!   held/  dead-letters/        logs of the same kind, made when first needed
 //!   held.made  ...              see gone.rs
 //! ```
@@ -37,7 +38,9 @@ mod generation;
 mod generations;
 mod gone;
 mod housekeeper;
+mod idempotency;
 mod identity;
+mod keys;
 mod latency;
 mod log;
 mod poison;
@@ -72,6 +75,7 @@ pub use dead_letter::{Handled, Letter, LetterState, LettersCause, LettersError, 
 pub use error::{AckError, AppendError, OpenError, ReadError};
 pub use generations::Retain;
 pub use gone::Gone;
+pub use idempotency::{KeyId, KeysOptions, Remembered, Reservation, Reserved, id as key_id};
 pub use identity::{Peek, peek};
 pub use log::Log;
 pub use ranges::{Range, count as count_sequences, joined};
@@ -94,6 +98,7 @@ pub(crate) mod decoding {
     };
     pub(crate) use super::generations::{name as generation_name, parse_name};
     pub(crate) use super::identity::{parse as parse_identity, text as identity_text};
+    pub(crate) use super::keys::{Checkpoint, Fault as KeysFault, encode as encode_keys, parse as parse_keys};
     pub(crate) use super::ranges::{joined, parse as parse_ranges, text as ranges_text, unknown};
     pub(crate) use super::scan::{Added, Assembled};
     pub(crate) use super::sealed::{lines, seal};
@@ -101,7 +106,7 @@ pub(crate) mod decoding {
     pub(crate) use super::witness::{SLOT_BYTES, decode as decode_slot, encode as encode_slot};
 }
 
-use crate::record::{ENCODING, Record, Sequence, WalId};
+use crate::record::{ENCODING, Idempotency, Record, Sequence, WalId};
 use dead_letter::DeadLetters;
 use log::{LogOptions, lock};
 use poison::Poison;
@@ -131,6 +136,8 @@ pub struct Options {
     pub retain: Retain,
     /// The writer waits this long for more records before a commit; zero: not at all.
     pub linger: Duration,
+    /// Which idempotency keys are remembered.
+    pub keys: KeysOptions,
 }
 
 /// Where a batch is: on disk, `first_seq ..= last_seq`.
@@ -195,6 +202,7 @@ pub struct Status {
 pub struct Batch {
     bytes: Vec<u8>,
     ends: Vec<usize>,
+    key: Option<Reservation>,
 }
 
 impl Batch {
@@ -219,6 +227,24 @@ impl Batch {
                 self.bytes.truncate(start);
             }
         }
+    }
+
+    /// Says that these records are what a key stands for: with them it is known, and without them it is nobody's. How many
+    /// they are is filled in. The last to be done: after it no record is added.
+    pub fn remember(&mut self, mut reservation: Reservation, mut idempotency: Idempotency, received_ms: i64) {
+        let Some(end) = self.ends.first().copied() else { return };
+        idempotency.records = u32::try_from(self.len()).unwrap_or(u32::MAX);
+        let mut encoded = Vec::new();
+        if let Err(error) = bincode::encode_into_std_write(Some(&idempotency), &mut encoded, ENCODING) {
+            // As in `push_encoded`.
+            tracing::error!(%error, "a key does not encode");
+            return;
+        }
+        // It is the last field of the first record, of which nothing takes one byte.
+        self.bytes.splice(end - 1..end, encoded.iter().copied());
+        self.ends.iter_mut().for_each(|end| *end += encoded.len() - 1);
+        reservation.is_for(&idempotency, received_ms);
+        self.key = Some(reservation);
     }
 
     /// How many records it has.
@@ -343,6 +369,7 @@ impl Wal {
                 retain: options.retain,
                 linger: options.linger,
                 reserve: false,
+                keys: Some(options.keys),
             },
             Arc::clone(&quota),
             Arc::clone(&poison),
@@ -453,6 +480,7 @@ impl Wal {
                 retain: Retain::Off,
                 linger: Duration::ZERO,
                 reserve: true,
+                keys: None,
             },
             Arc::clone(&self.inner.quota),
             Arc::clone(&self.inner.poison),

@@ -23,7 +23,7 @@ use super::ranges::Range;
 use super::recovery::GUESSED;
 use super::verify::{self, Lost};
 use super::witness::{Marks, Witness};
-use super::{durable, generations, identity, ranges, rewind, stamps};
+use super::{durable, generations, identity, keys, ranges, rewind, stamps};
 use crate::record::{Sequence, WalId};
 
 /// In the folder that is written, until it is whole.
@@ -278,6 +278,16 @@ fn copy(log: &Archived, folder: &Path, progress: &dyn Fn(u64)) -> Result<Salvage
         )),
         copied => copied.map_err(SalvageError::target("copy the mark of a rewind to", folder))?,
     }
+    match (log.keys(), keys::read(log.folder())) {
+        (None, _) => {}
+        (Some(Ok(_)), Ok(Some(Ok(checkpoint)))) => {
+            let copied = keys::copy(folder, &checkpoint);
+            copied.map_err(SalvageError::target("copy the idempotency keys to", folder))?;
+        }
+        (Some(Err(reason)), _) => faults.push(no_keys(reason)),
+        (_, Err(error)) => faults.push(no_keys(&error)),
+        (_, Ok(_)) => faults.push(no_keys(&"it changed")),
+    }
     let committed = unknown.map_or(marks.next - 1, |(_, last)| last);
     let told_now = told.iter().map(|range| (range.first, range.last));
     let gone: Vec<Range> = log.lost().iter().copied().chain(told_now).collect();
@@ -304,6 +314,13 @@ fn copy(log: &Archived, folder: &Path, progress: &dyn Fn(u64)) -> Result<Salvage
         gone: false,
         faults,
     })
+}
+
+fn no_keys(why: &dyn std::fmt::Display) -> String {
+    format!(
+        "the file of idempotency keys could not be read ({why}): requests that were taken before may be stored again when their \
+         clients repeat them"
+    )
 }
 
 fn write(path: &Path, text: &str) -> io::Result<()> {

@@ -10,7 +10,7 @@ use super::generation::DATA_FILE;
 use super::generations::DAMAGED;
 use super::identity::IDENTITY;
 use super::witness::Marks;
-use super::{Gone, ranges, witness};
+use super::{Gone, keys, ranges, witness};
 
 /// What shows, in words for people; nothing of a folder in which no log was made yet.
 ///
@@ -38,6 +38,11 @@ fn of_part(part: Part, folder: &Path, signs: &mut Vec<String>) -> io::Result<()>
     let witnessed = File::open(folder.join(witness::FILE)).and_then(|file| witness::read(&file));
     if is_made && let Some(fault) = fault_of(&witnessed) {
         signs.push(format!("the witness{of} {fault}"));
+    }
+    if part == Part::Main
+        && let Some(Err(keys::Fault::Damaged(reason))) = keys::read(folder)?
+    {
+        signs.push(format!("the file of idempotency keys is damaged: {reason}"));
     }
     let lost = generations
         .iter()

@@ -23,6 +23,7 @@ pub(super) fn options(path: &Path) -> Options {
         compression: true,
         retain: Retain::Off,
         linger: Duration::ZERO,
+        keys: Default::default(),
     }
 }
 

@@ -100,6 +100,7 @@ pub fn verify(log: &Archived, progress: &(dyn Fn(u64) + Sync)) -> Result<Verifie
         let result = result?;
         found.records += result.records;
         found.unreadable_bytes += result.unreadable_bytes;
+        found.keys += result.keys;
         found.lost.extend(result.lost);
     }
     let mut verified = Verified {
@@ -113,7 +114,30 @@ pub fn verify(log: &Archived, progress: &(dyn Fn(u64) + Sync)) -> Result<Verifie
         notes: Vec::new(),
     };
     tell(log, found.unreadable_bytes, &mut verified);
+    verified.faults.extend(keys_fault(log, found.keys));
     Ok(verified)
+}
+
+/// What is wrong with the file of idempotency keys, when so many records have one.
+fn keys_fault(log: &Archived, keys: u64) -> Option<String> {
+    let first = log.segments().next().map(|(entry, _)| entry.first);
+    let what = match (log.keys(), first) {
+        (Some(Err(reason)), _) => format!("the file 'keys' is damaged ({reason})"),
+        (None, _) if log.part() == Part::Main && keys > 0 => {
+            format!("the file 'keys' is missing, and {keys} records have an idempotency key")
+        }
+        (Some(Ok(through)), Some(first)) if through + 1 < first => {
+            format!(
+                "idempotency keys of the sequences {} to {} are lost with their generations",
+                through + 1,
+                first - 1
+            )
+        }
+        _ => return None,
+    };
+    Some(format!(
+        "{what}: requests that were taken before may be stored again when their clients repeat them"
+    ))
 }
 
 /// What is wrong, or worth knowing, beside the records.
@@ -228,6 +252,8 @@ pub(super) struct Found {
     pub(super) records: u64,
     pub(super) lost: Vec<Lost>,
     pub(super) unreadable_bytes: u64,
+    /// Records with an idempotency key.
+    pub(super) keys: u64,
 }
 
 /// What is missing before the first generation: what the log went on without, and what it does not know of yet.
@@ -302,7 +328,7 @@ pub(super) fn read(
     let mut chunk = Assembled::from(entry.first);
     let mut bytes = Vec::new();
     let mut at = 0;
-    let mut records = 0;
+    let (mut records, mut keys) = (0, 0);
     loop {
         match index.read(at, &mut bytes) {
             Ok(Some(())) => {}
@@ -336,9 +362,10 @@ pub(super) fn read(
                 break;
             }
             match decodes(log.part(), bytes) {
-                Ok(()) => {
+                Ok(has_key) => {
                     each(sequence, bytes)?;
                     records += 1;
+                    keys += u64::from(has_key);
                 }
                 Err(reason) => lose(sequence, sequence, reason),
             }
@@ -350,20 +377,20 @@ pub(super) fn read(
         lose(expected, end - 1, reason(expected, end - 1));
     }
     found.records = records;
+    found.keys = keys;
     Ok(found)
 }
 
-/// Whether an entry is what its log holds.
-fn decodes(part: Part, bytes: &[u8]) -> Result<(), String> {
+/// Whether an entry is what its log holds; and then, whether it has an idempotency key.
+fn decodes(part: Part, bytes: &[u8]) -> Result<bool, String> {
     let used = match part {
-        Part::Main | Part::Held => {
-            bincode::borrow_decode_from_slice::<RecordRef<'_>, _>(bytes, DECODING).map(|(_, used)| used)
-        }
-        Part::DeadLetters => bincode::decode_from_slice::<Letter, _>(bytes, DECODING).map(|(_, used)| used),
+        Part::Main | Part::Held => bincode::borrow_decode_from_slice::<RecordRef<'_>, _>(bytes, DECODING)
+            .map(|(record, used)| (record.idempotency.is_some(), used)),
+        Part::DeadLetters => bincode::decode_from_slice::<Letter, _>(bytes, DECODING).map(|(_, used)| (false, used)),
     };
     match used {
-        Ok(used) if used == bytes.len() => Ok(()),
-        Ok(used) => Err(format!(
+        Ok((has_key, used)) if used == bytes.len() => Ok(has_key),
+        Ok((_, used)) => Err(format!(
             "the record has {} bytes and makes sense for {used}",
             bytes.len()
         )),

@@ -156,7 +156,7 @@ pub fn run(shared: &Arc<Shared>) {
         }
         let began = Instant::now();
         shared.commit_began_ms.store(shared.clock_ms(), Ordering::Relaxed);
-        let outcome = commit(shared, &jobs, &mut framer);
+        let outcome = commit(shared, &mut jobs, &mut framer);
         shared.commit_began_ms.store(0, Ordering::Relaxed);
         match outcome {
             Ok(first) => {
@@ -199,7 +199,11 @@ pub fn run(shared: &Arc<Shared>) {
 }
 
 /// Writes one commit; returns the sequence of its first entry.
-fn commit(shared: &Shared, jobs: &[Job], framer: &mut Option<(super::frame::Key, Framer)>) -> Result<u64, AppendError> {
+fn commit(
+    shared: &Shared,
+    jobs: &mut [Job],
+    framer: &mut Option<(super::frame::Key, Framer)>,
+) -> Result<u64, AppendError> {
     let entries = jobs.iter().flat_map(|job| job.batch.entries());
     let count: usize = jobs.iter().map(|job| job.batch.len()).sum();
     let bytes: usize = jobs.iter().map(|job| job.batch.bytes()).sum();
@@ -249,6 +253,14 @@ fn commit(shared: &Shared, jobs: &[Job], framer: &mut Option<(super::frame::Key,
     };
     if let Err(error) = marked {
         return Err(shared.poison.set(format!("writing the witness failed: {error}")));
+    }
+    // Known before the watermark says so, and before anybody is answered: whoever still waits.
+    let mut at = first;
+    for job in jobs {
+        if let Some(key) = job.batch.key.take() {
+            key.commit(at);
+        }
+        at += job.batch.len() as u64;
     }
     shared.committed(last, bytes as u64, &live);
     Ok(first)

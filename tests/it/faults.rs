@@ -14,8 +14,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::time::Duration;
 
-use tidegate::record::Record;
-use tidegate::wal::{Archive, Batch, Options, Read, Retain, Wal};
+use sha2::{Digest as _, Sha256};
+use tidegate::record::{Record, now_ms};
+use tidegate::wal::{Archive, Batch, KeyId, Options, Read, Reserved, Retain, Wal, key_id};
 
 use crate::support::JSON;
 use crate::support::client::Client;
@@ -53,7 +54,8 @@ impl Book {
         value.pop();
         value.extend_from_slice(format!(",\"more\":\"{}\"}}", "x".repeat(bytes)).as_bytes());
         self.sent.lock().unwrap().insert(value.clone());
-        let headers = [("content-type", JSON), ("tidegate-key", "k")];
+        let key = text(&value);
+        let headers = [("content-type", JSON), ("tidegate-key", "k"), ("idempotency-key", &key)];
         let Ok(answer) = client.post_with(&format!("/v1/topics/{}", self.topic), &headers, &value) else {
             return false;
         };
@@ -65,9 +67,25 @@ impl Book {
         true
     }
 
+    /// Which idempotency key a value was sent with.
+    fn key(&self, value: &[u8]) -> KeyId {
+        let path = format!("/v1/topics/{}", self.topic);
+        let mut scope = Sha256::new();
+        for part in ["", "POST", &path] {
+            scope.update((part.len() as u64).to_le_bytes());
+            scope.update(part);
+        }
+        key_id(&scope.finalize()[..16].try_into().unwrap(), &text(value))
+    }
+
     fn answered(&self) -> usize {
         self.answered.lock().unwrap().len()
     }
+}
+
+/// A key that no other value has.
+fn text(value: &[u8]) -> String {
+    Sha256::digest(value).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// What is in a log, by sequence.
@@ -82,6 +100,7 @@ fn options(path: &Path) -> Options {
         compression: true,
         retain: Retain::Off,
         linger: Duration::ZERO,
+        keys: Default::default(),
     }
 }
 
@@ -145,6 +164,14 @@ fn judge(path: &Path, book: &Book, answered: &[&Answered], kafka: &Records) -> R
     if again.0 != records || again.1 != acked {
         return Err("the second start finds something else than the first".to_owned());
     }
+    let wal = Wal::open(options(path)).map_err(|error| error.to_string())?;
+    for Answered { seq, value, .. } in answered {
+        match wal.log().reserve(book.key(value), now_ms()) {
+            Reserved::Known(known) if known.first_seq == *seq => {}
+            other => return Err(format!("the key of record {seq} is not remembered: {other:?}")),
+        }
+    }
+    drop(wal);
     // The next record gets a sequence that none had. It may be met by the next look at this folder.
     let more = b"one more".to_vec();
     sent.insert(more.clone());

@@ -34,6 +34,7 @@ mod land_postgres;
 mod operator;
 mod overload;
 mod protocols;
+mod retries;
 mod runbook;
 mod sinks;
 mod status_page;
@@ -79,6 +80,7 @@ fn main() -> ExitCode {
         protocols::CASES,
         access::CASES,
         conformance::CASES,
+        retries::CASES,
         overload::CASES,
         forward::CASES,
         crash::CASES,

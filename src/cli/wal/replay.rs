@@ -573,6 +573,7 @@ mod tests {
             compression: true,
             retain: Retain::Off,
             linger: Duration::ZERO,
+            keys: Default::default(),
         });
         let wal = wal.unwrap();
         let mut batch = Batch::new();

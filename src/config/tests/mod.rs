@@ -76,6 +76,8 @@ const OTHER_VALUES: &[(&str, &str)] = &[
     ("http.idle_timeout", "\"500 ms\""),
     ("http.shutdown", "\"1 min\""),
     ("http.topics", "[\"a\", \"b-*\"]"),
+    ("http.idempotency_window", "\"2 h\""),
+    ("http.idempotency_keys_max", "500"),
     ("admin.listen", "\"127.0.0.1:5001\""),
     ("land.listen", "\"127.0.0.1:5002\""),
     ("land.sink", "\"postgres\""),

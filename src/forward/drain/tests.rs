@@ -21,6 +21,7 @@ pub(in crate::forward) fn drain(folder: &tempfile::TempDir) -> Drain {
         compression: true,
         retain: Retain::Off,
         linger: Duration::ZERO,
+        keys: Default::default(),
     })
     .unwrap();
     let shared = Arc::new(Shared {

@@ -30,6 +30,7 @@ fn the_newest_come_first_however_many_are_gone() {
         compression: false,
         retain: crate::wal::Retain::Off,
         linger: std::time::Duration::ZERO,
+        keys: Default::default(),
     })
     .unwrap();
     let origin = |seq: Sequence| Origin {
