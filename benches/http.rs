@@ -2,13 +2,12 @@
 //! bare axum that reads the body and says OK; in the same run, from the same load generator (wrk, one thread),
 //! keep-alive, 100 and 400 connections.
 //!
-//! And the same POST with an `Idempotency-Key`, a new one each time, against without one, side by side.
+//! And what the same POST costs with an `Idempotency-Key` (a new one for each request), with an API key, and over TLS, each
+//! against without, side by side: the load generator sends as many headers in all of them, and encrypts, too, on the same
+//! processors.
 //!
-//! And the same POST with an `Idempotency-Key`, a new one for each request, against one with another header of that size: the
-//! load generator has the same to do for both.
-//!
-//! `cargo bench --bench http` (`-- keys`: the last only); needs wrk and ab (Debian: wrk, apache2-utils). Kafka is away during the runs:
-//! what is measured is the accept path, and the memory with the backlog that piles up.
+//! `cargo bench --bench http` (`-- costs`: the last only); needs wrk and ab (Debian: wrk, apache2-utils). Kafka is away during the
+//! runs: what is measured is the accept path, and the memory with the backlog that piles up.
 #![allow(
     missing_docs,
     dead_code,
@@ -18,6 +17,8 @@
     clippy::panic
 )]
 
+#[path = "../tests/it/support/certificates.rs"]
+mod certificates;
 mod common;
 
 use std::net::{TcpListener, TcpStream};
@@ -30,8 +31,6 @@ use common::Row;
 const BODY: &str = "test01=111&test02=222&test03=ccc&test04=ddd";
 const SOURCE: &str = "/financial_pro";
 const PAGE: &str = "/hello";
-/// As wrk's path: the source, with a new key for each request.
-const KEYED: &str = "/financial_pro?keyed";
 /// What the durable answer is held against.
 const LIMIT: &str = "the same server, GET /hello";
 const SECONDS: &str = "6s";
@@ -41,6 +40,7 @@ const NO_OP: &str = "TIDEGATE_BENCH_NO_OP";
 struct Server {
     child: Child,
     port: u16,
+    scheme: &'static str,
     folder: tempfile::TempDir,
 }
 
@@ -62,7 +62,12 @@ fn started(mut command: Command, port: u16, folder: tempfile::TempDir) -> Server
         assert!(Instant::now() < limit, "the server did not come up");
         std::thread::sleep(Duration::from_millis(20));
     }
-    Server { child, port, folder }
+    Server {
+        child,
+        port,
+        scheme: "http",
+        folder,
+    }
 }
 
 fn no_op(base: &Path) -> Server {
@@ -73,6 +78,11 @@ fn no_op(base: &Path) -> Server {
 }
 
 fn tidegate(base: &Path) -> Server {
+    tidegate_with(base, &[])
+}
+
+/// With these variables of its environment.
+fn tidegate_with(base: &Path, variables: &[(&str, &Path)]) -> Server {
     let (port, folder) = (free_port(), tempfile::tempdir_in(base).unwrap());
     let mut command = Command::new(env!("CARGO_BIN_EXE_tidegate"));
     command
@@ -84,6 +94,7 @@ fn tidegate(base: &Path) -> Server {
             "--admin-listen",
             "127.0.0.1:0",
         ])
+        .envs(variables.iter().copied())
         // Nobody listens there.
         .args(["--bootstrap-servers", "127.0.0.1:9", "--wal", "wal"]);
     started(command, port, folder)
@@ -129,7 +140,7 @@ struct Figures {
 }
 
 fn wrk(server: &Server, path: &str, connections: u32, script: &Path) -> Figures {
-    let url = format!("http://127.0.0.1:{}{path}", server.port);
+    let url = format!("{}://127.0.0.1:{}{path}", server.scheme, server.port);
     let output = Command::new("wrk")
         .args(["-t1", &format!("-c{connections}"), &format!("-d{SECONDS}"), "-s"])
         .arg(script)
@@ -157,7 +168,7 @@ fn main() {
         return serve_no_op(port.parse().unwrap());
     }
     common::print_machine();
-    let only_keys = std::env::args().any(|argument| argument == "keys");
+    let only_costs = std::env::args().any(|argument| argument == "costs");
     let base = std::env::var_os("TIDEGATE_BENCH_DIR").map_or_else(|| "target".into(), PathBuf::from);
     let scratch = tempfile::tempdir_in(&base).unwrap();
     let script = scratch.path().join("post.lua");
@@ -179,7 +190,7 @@ end
         ),
     )
     .unwrap();
-    for connections in [100, 400].into_iter().filter(|_| !only_keys) {
+    for connections in [100, 400].into_iter().filter(|_| !only_costs) {
         let (mut bare, mut page, mut durable) = (Vec::new(), Vec::new(), Vec::new());
         for _ in 0..common::runs() {
             bare.push(wrk(&no_op(&base), SOURCE, connections, &script));
@@ -204,50 +215,75 @@ end
         table("Answer, 99.9th percentile", "ms", |run| run.p999);
         table("Resident memory after the run", "MiB", |run| run.rss);
     }
-    keyed(&base, scratch.path(), &script);
-    if !only_keys {
+    costs(&base, scratch.path(), &script);
+    if !only_costs {
         ab(&base, scratch.path());
     }
 }
 
-/// What an idempotency key costs.
-fn keyed(base: &Path, scratch: &Path, script: &Path) {
+/// What keys and TLS cost.
+fn costs(base: &Path, scratch: &Path, script: &Path) {
     const PLAIN: &str = "durable POST";
+    let scratch = scratch.canonicalize().unwrap();
     let text = std::fs::read_to_string(script).unwrap();
-    let scripts = ["X-Request-Number", "Idempotency-Key"].map(|header| {
-        let path = scratch.join(format!("{header}.lua"));
+    let keys = scratch.join("keys.toml");
+    let key = tidegate::keys::create(&keys, "bench", Vec::new(), Vec::new(), String::new()).unwrap();
+    let with = |numbered: &str, key_header: &str| {
+        let path = scratch.join(format!("{numbered}-{key_header}.lua"));
         let request = format!(
-            r#"local number, run = 0, os.time()
+            r#"wrk.headers["{key_header}"] = "{key}"
+local number, run = 0, os.time()
 request = function()
   number = number + 1
-  wrk.headers["{header}"] = run .. "-40d5-43dd-bc93-" .. number
+  wrk.headers["{numbered}"] = run .. "-40d5-43dd-bc93-" .. number
   return wrk.format(nil, "{SOURCE}")
 end
 "#
         );
         std::fs::write(&path, text.clone() + &request).unwrap();
         path
-    });
+    };
+    let plain_script = with("X-Request-Number", "X-Other-Key");
+    let numbered_script = with("Idempotency-Key", "X-Other-Key");
+    let keyed_script = with("X-Request-Number", "X-Api-Key");
+    let (certificate, certificate_key) = certificates::Authority::new("bench").issue("127.0.0.1");
+    let (certificate_file, key_file) = (scratch.join("certificate.pem"), scratch.join("key.pem"));
+    std::fs::write(&certificate_file, certificate).unwrap();
+    std::fs::write(&key_file, certificate_key).unwrap();
+    let secure = || {
+        let variables = [
+            ("TIDEGATE_HTTP__TLS_CERTIFICATE_FILE", certificate_file.as_path()),
+            ("TIDEGATE_HTTP__TLS_KEY_FILE", key_file.as_path()),
+        ];
+        let mut server = tidegate_with(base, &variables);
+        server.scheme = "https";
+        server
+    };
+    let keyed = || tidegate_with(base, &[("TIDEGATE_HTTP__API_KEYS_FILE", keys.as_path())]);
     for connections in [100, 400] {
-        let (mut plain, mut keyed) = (Vec::new(), Vec::new());
+        let (mut plain, mut numbered, mut by_key, mut by_tls) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         for _ in 0..common::runs() {
-            plain.push(wrk(&tidegate(base), SOURCE, connections, &scripts[0]));
-            keyed.push(wrk(&tidegate(base), SOURCE, connections, &scripts[1]));
+            plain.push(wrk(&tidegate(base), SOURCE, connections, &plain_script));
+            numbered.push(wrk(&tidegate(base), SOURCE, connections, &numbered_script));
+            by_key.push(wrk(&keyed(), SOURCE, connections, &keyed_script));
+            by_tls.push(wrk(&secure(), SOURCE, connections, &plain_script));
         }
         let table = |title: &str, unit: &str, figure: fn(&Figures) -> f64| {
             let row = |name: &str, runs: &[Figures]| Row {
                 name: name.into(),
                 figures: runs.iter().map(figure).collect(),
             };
-            let rows = [row(PLAIN, &plain), row("with an Idempotency-Key", &keyed)];
+            let rows = [
+                row(PLAIN, &plain),
+                row("with an Idempotency-Key", &numbered),
+                row("with an API key", &by_key),
+                row("over TLS", &by_tls),
+            ];
             common::print_table(&format!("{title}, {connections} connections"), unit, &rows, PLAIN);
         };
-        table("A new key with each POST, keep-alive", "requests/s", |run| {
-            run.per_second
-        });
-        table("Answer with a key, 99th percentile", "ms", |run| run.p99);
-        table("Answer with a key, 99.9th percentile", "ms", |run| run.p999);
-        table("Resident memory after the run with keys", "MiB", |run| run.rss);
+        table("What keys and TLS cost, keep-alive", "requests/s", |run| run.per_second);
+        table("Answer, 99th percentile", "ms", |run| run.p99);
+        table("Resident memory after the run", "MiB", |run| run.rss);
     }
 }
 

@@ -316,8 +316,20 @@ fn parse(text: &str) -> Result<Document, String> {
     toml::from_str(text).map_err(|error| {
         let before = text.bytes().take(error.span().map_or(0, |span| span.start));
         let line = 1 + before.filter(|byte| *byte == b'\n').count();
-        format!("line {line}: {}", error.message())
+        format!("line {line}: {}", without_keys(error.message()))
     })
+}
+
+/// A text in which nothing that looks like a key is left.
+fn without_keys(text: &str) -> String {
+    let mut parts = text.split(PREFIX);
+    let mut shown = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        let rest = part.trim_start_matches(|c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-'));
+        shown.push_str("[redacted]");
+        shown.push_str(rest);
+    }
+    shown
 }
 
 /// A file of this text, read and written again, for src/decoders.rs; `None`: it cannot be used.

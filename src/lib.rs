@@ -11,9 +11,9 @@
 //! |---|---|---|
 //! | [`record`] | a record, its topic, its sequence, the identity of a WAL | anybody |
 //! | [`metrics`] | every metric name, once | anybody |
+//! | `words` | how values are written for people | anybody |
 //! | `watched` | files that may be replaced while the process runs | what is in them |
 //! | [`keys`] | API keys: their file, who they belong to, what those may do | requests, headers |
-//! | `words` | how values are written for people | anybody |
 //! | `kafka` | what every client of Kafka shares: settings, the connection's state, raw calls | the log, tables, HTTP, configuration |
 //! | [`wal`] | the log on disk: append, commit, read, ack | tokio's runtime, HTTP, Kafka, configuration |
 //! | [`ingest`] | bytes from a client -> records | axum, the log, the clock |

@@ -189,12 +189,10 @@ impl Connection {
         self.answers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// For how long the slowest client of an answer has taken nothing of it.
-    fn stuck(&self) -> Duration {
+    /// For how long nothing was taken of an answer, of that of which it is longest.
+    fn stuck(&self) -> Option<Duration> {
         let oldest = self.answers().moved_ms.iter().map(|(_, moved)| *moved).min();
-        oldest.map_or(Duration::ZERO, |moved| {
-            self.epoch.elapsed().saturating_sub(Duration::from_millis(moved))
-        })
+        oldest.map(|moved| self.epoch.elapsed().saturating_sub(Duration::from_millis(moved)))
     }
 
     /// How long it has been where it is.
@@ -224,7 +222,7 @@ impl Connection {
     /// What is due now.
     pub(super) fn due(&self, header_timeout: Duration, idle_timeout: Duration) -> Due {
         match self.phase() {
-            Phase::Busy if self.stuck() >= idle_timeout => Due::Stuck,
+            Phase::Busy if self.stuck().is_some_and(|stuck| stuck >= idle_timeout) => Due::Stuck,
             Phase::Busy => Due::Nothing,
             Phase::Head if self.in_phase() >= header_timeout => Due::HeadLate,
             // Whoever connects is about to send something.

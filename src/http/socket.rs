@@ -81,9 +81,12 @@ struct Lines {
 }
 
 impl Lines {
-    /// A head begins.
-    fn begin(&mut self, is_first: bool) {
-        (self.is_empty, self.is_first, self.is_over) = (true, is_first, false);
+    /// A head begins with these bytes. Behind another request its beginning may have come with that one; where what is left
+    /// begins with the end of a line, nobody knows whether it is the last one.
+    fn begin(&mut self, is_first: bool, bytes: &[u8]) {
+        self.is_empty = true;
+        self.is_first = is_first;
+        self.is_over = !is_first && matches!(bytes.first(), Some(b'\r' | b'\n'));
     }
 
     /// Looks at what came next of it; whether a line ends with a bare line feed.
@@ -190,11 +193,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Socket<S> {
         let before = buf.filled().len();
         ready!(Pin::new(&mut self.stream).poll_read(cx, buf))?;
         let phase = self.connection.phase();
-        if buf.filled().len() > before && matches!(phase, Phase::Fresh | Phase::Idle) {
-            self.connection.enter(Phase::Head);
-            self.lines.begin(phase == Phase::Fresh);
-        }
         let bytes = buf.filled().get(before..).unwrap_or_default();
+        if !bytes.is_empty() && matches!(phase, Phase::Fresh | Phase::Idle) {
+            self.connection.enter(Phase::Head);
+            self.lines.begin(phase == Phase::Fresh, bytes);
+        }
         let is_wrong = self.connection.phase() == Phase::Head && self.lines.has_bare_end(bytes);
         self.lines.keep(bytes);
         if is_wrong {
@@ -290,7 +293,7 @@ mod tests {
     fn a_bare_line_feed_is_found_in_a_head_and_not_behind_it() {
         let bare = |text: &str| {
             let mut lines = Lines::default();
-            lines.begin(true);
+            lines.begin(true, text.as_bytes());
             lines.has_bare_end(text.as_bytes())
         };
         assert!(!bare("POST / HTTP/1.1\r\nHost: x\r\n\r\na\nb"));
@@ -300,9 +303,13 @@ mod tests {
         assert!(!bare("\r\nPOST / HTTP/1.1\r\nX: a\r\n"));
         assert!(bare("\r\n\r\nPOST / HTTP/1.1\nX: a\r\n"), "empty lines are no head");
         let mut lines = Lines::default();
-        lines.keep(b"POST / HTTP/1.1\r\nHost: x\r");
-        lines.begin(false);
-        assert!(!lines.has_bare_end(b"\n\r\n"), "the CR came with the request before");
+        lines.keep(b"POST / HTTP/1.1\r\nHost: x");
+        for rest in [&b"\r\n\r\n{}\n"[..], b"\n\r\n{}\n", b"x\r\n\r\n{}\n"] {
+            lines.begin(false, rest);
+            assert!(!lines.has_bare_end(rest), "what was before came with another request");
+        }
+        lines.begin(false, b"x\n");
+        assert!(lines.has_bare_end(b"x\n"));
     }
 
     proptest! {
@@ -310,7 +317,7 @@ mod tests {
         fn it_does_not_matter_in_which_pieces_a_head_comes(text in "[a\r\n]{0,20}", cuts in proptest::collection::vec(0usize..20, 0..4)) {
             let begun = || {
                 let mut lines = Lines::default();
-                lines.begin(true);
+                lines.begin(true, text.as_bytes());
                 lines
             };
             let whole = begun().has_bare_end(text.as_bytes());

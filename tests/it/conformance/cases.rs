@@ -231,7 +231,7 @@ pub const NO_REQUESTS: &[(&str, &str, &[u16])] = &[
         "POST /outer HTTP/2.0\r\nHost: x\r\nContent-Length: 2\r\n\r\n{}",
         &[400, 505],
     ),
-    ("the preface of HTTP/2", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", &[400, 505]),
+    ("the preface of HTTP/2", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", &[0]),
     (
         "a version in lower case",
         "POST /outer http/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{}",
