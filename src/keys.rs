@@ -108,6 +108,12 @@ pub enum KeysError {
     /// What was asked for cannot be done.
     #[error("{0}")]
     Refused(String),
+    /// There is no such key.
+    #[error("{path} has no key with this id or name: `tidegate key list` shows them")]
+    Unknown {
+        /// The file.
+        path: String,
+    },
 }
 
 impl KeysError {
@@ -411,27 +417,37 @@ pub fn create(
     Ok(key)
 }
 
-/// Takes a key away, by its id or name. Returns what it was.
+/// The key that is meant by an id, a name, or a whole key that somebody found.
+#[must_use]
+pub fn meant<'e>(entries: &'e [Entry], which: &str) -> Option<&'e Entry> {
+    let id = which
+        .strip_prefix(PREFIX)
+        .and_then(|rest| rest.get(..ID_LEN))
+        .unwrap_or(which);
+    entries.iter().find(|entry| entry.id == id || entry.name == which)
+}
+
+/// Takes a key away. Returns what it was.
 ///
 /// # Errors
-/// [`KeysError::Refused`] where there is none; else as for [`Book::open`].
+/// [`KeysError::Unknown`] where there is none (see [`meant`]); else as for [`Book::open`].
 pub fn revoke(path: &Path, which: &str) -> Result<Entry, KeysError> {
     let turn = Turn::take(path)?;
     let path = turn.path.as_path();
     let mut document = read(path)?;
-    let at = document
-        .keys
-        .iter()
-        .position(|entry| entry.id == which || entry.name == which);
-    let Some(at) = at else {
-        return Err(KeysError::Refused(format!(
-            "{} has no key with the id or name {which:?}: `tidegate key list` shows them",
-            path.display()
-        )));
+    let Some(entry) = meant(&document.keys, which).cloned() else {
+        return Err(unknown(path));
     };
-    let entry = document.keys.remove(at);
+    document.keys.retain(|kept| kept.id != entry.id);
     write(path, document)?;
     Ok(entry)
+}
+
+/// Nobody is told what was asked for: it may be a key.
+#[must_use]
+pub fn unknown(path: &Path) -> KeysError {
+    let path = path.display().to_string();
+    KeysError::Unknown { path }
 }
 
 /// The right to replace the file: a lock on the folder in which it really is, so that nothing is left behind, and whoever
@@ -610,7 +626,7 @@ mod tests {
         assert!(book.holder(&second).is_none());
         assert_eq!(book.refresh().unwrap().unwrap(), "2 keys");
         assert!(book.holder(&second).is_some() && book.holder(&first).is_some());
-        assert_eq!(revoke(&at.path, "first").unwrap().name, "first");
+        assert_eq!(revoke(&at.path, &first).unwrap().name, "first", "by the whole key");
         assert_eq!(book.refresh().unwrap().unwrap(), "1 key");
         assert!(book.holder(&first).is_none() && book.holder(&second).is_some());
         fs::write(&at.path, "[[key]]\nid = 1\n").unwrap();
@@ -632,7 +648,7 @@ mod tests {
         assert!(matches!(at.create("a\nb", &[], &[]), Err(KeysError::Refused(_))));
         assert!(matches!(at.create("x", &["a b"], &[]), Err(KeysError::Refused(_))));
         assert_eq!(list(&at.path).unwrap().len(), 1);
-        assert!(matches!(revoke(&at.path, "nobody"), Err(KeysError::Refused(_))));
+        assert!(matches!(revoke(&at.path, "nobody"), Err(KeysError::Unknown { .. })));
     }
 
     #[test]

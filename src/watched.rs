@@ -61,12 +61,15 @@ impl Watched {
 /// A file's text, of at most so many bytes. What is no file (a pipe, which would be waited for) is refused.
 pub(crate) fn read_text(path: &Path, bytes_max: u64) -> io::Result<String> {
     if !fs::metadata(path)?.is_file() {
-        return Err(io::Error::other("it is no file"));
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no file"));
     }
     let mut text = String::new();
     fs::File::open(path)?.take(bytes_max + 1).read_to_string(&mut text)?;
     match text.len() as u64 > bytes_max {
-        true => Err(io::Error::other(format!("it has more than {bytes_max} bytes"))),
+        true => Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            format!("it has more than {bytes_max} bytes"),
+        )),
         false => Ok(text),
     }
 }

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use anyhow::Result;
 use clap::Subcommand;
 
+use super::guard::Guard;
 use super::print;
 use crate::config::{Broker, Config, Origin};
 
@@ -37,6 +38,8 @@ pub(super) fn run(command: Command, config: &Config) -> Result<()> {
 
 fn check(config: &Config) -> Result<()> {
     config.validate(Broker::MayBeEmbedded)?;
+    // The files of keys and certificates, as a start reads them.
+    Guard::open(config)?;
     let mut text = String::new();
     match config.file() {
         Some(file) => text.push_str(&format!("file: {file}\n")),

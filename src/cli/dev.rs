@@ -14,7 +14,7 @@ use super::ask::reachable;
 use super::gateway::{self, Addresses, Plan};
 use super::options;
 use super::words::one_line;
-use crate::config::{Broker, Config, SinkKind};
+use crate::config::{Broker, Config, Http, SinkKind};
 use crate::forward::{self, EmbeddedBroker};
 use crate::land::Mode;
 
@@ -57,11 +57,14 @@ pub(super) fn run(config: &Config) -> Result<()> {
     let path = example_path(&config);
     let query = example_query(&config);
     let broker = format!("{} ({kind})", forward.bootstrap_servers);
+    let reach = Reach::of(&config.http);
     gateway::run(Plan {
         config: &config,
         forward,
         land: Some(land),
-        on_listening: Box::new(move |addresses| eprint!("{}", greeting(addresses, &path, &broker, query.as_deref()))),
+        on_listening: Box::new(move |addresses| {
+            eprint!("{}", greeting(addresses, &reach, &path, &broker, query.as_deref()))
+        }),
     })
 }
 
@@ -98,18 +101,49 @@ fn example_query(config: &Config) -> Option<String> {
     })
 }
 
-fn greeting(addresses: Addresses, path: &str, broker: &str, query: Option<&str>) -> String {
+/// How a client gets in.
+struct Reach {
+    scheme: &'static str,
+    /// What curl needs for it.
+    options: String,
+}
+
+impl Reach {
+    fn of(http: &Http) -> Self {
+        let is_set = |file: &Path| !file.as_os_str().is_empty();
+        let mut reach = Self {
+            scheme: "http",
+            options: String::new(),
+        };
+        if is_set(&http.tls_certificate_file) {
+            reach.scheme = "https";
+            reach.options.push_str("--cacert CA_FILE ");
+        }
+        if is_set(&http.tls_client_ca_file) {
+            reach.options.push_str("--cert YOUR_CERTIFICATE --key ITS_KEY ");
+        }
+        if is_set(&http.api_keys_file) {
+            reach.options.push_str("-H 'x-api-key: KEY' ");
+        }
+        reach
+    }
+}
+
+fn greeting(addresses: Addresses, reach: &Reach, path: &str, broker: &str, query: Option<&str>) -> String {
     let (ingest, admin) = (reachable(addresses.ingest), reachable(addresses.admin));
+    let Reach { scheme, options } = reach;
     let curl = if path.starts_with("/v1/") {
-        format!("curl -H 'content-type: application/json' -d '{{\"test01\":\"111\"}}' http://{ingest}{path}")
+        format!(
+            "curl {options}-H 'content-type: application/json' -d '{{\"test01\":\"111\"}}' {scheme}://{ingest}{path}"
+        )
     } else {
-        format!("curl -d 'test01=111&test02=222&test03=ccc&test04=ddd' http://{ingest}{path}")
+        format!("curl {options}-d 'test01=111&test02=222&test03=ccc&test04=ddd' {scheme}://{ingest}{path}")
     };
     let query = query.map_or_else(String::new, |query| {
         format!("  and the row, a moment later, with:\n\n    {query}\n\n")
     });
     format!(
-        "\n  records in    http://{ingest}\n  status page   http://{admin}/\n  metrics       http://{admin}/metrics\n  Kafka         {broker}\n\n  Try it in \
+        "\n  records in    {scheme}://{ingest}\n  status page   http://{admin}/\n  metrics       http://{admin}/metrics\n  Kafka         {broker}\n\n  Try it in \
          another terminal; the record then appears here:\n\n    {curl}\n\n{query}"
     )
 }
@@ -140,9 +174,11 @@ fn print_deliveries() -> impl Fn(&forward::Delivery<'_>) + Send + Sync {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
     use std::net::SocketAddr;
 
     use super::*;
+    use crate::config::Inputs;
 
     #[test]
     fn the_log_of_a_trial_lies_beside_the_real_one() {
@@ -157,7 +193,26 @@ mod tests {
             ingest: SocketAddr::from(([0, 0, 0, 0], 4000)),
             admin: SocketAddr::from(([127, 0, 0, 1], 4001)),
         };
-        let text = greeting(addresses, "/financial_pro", "127.0.0.1:1 (embedded)", None);
+        let environment = |keys: &[(&str, &str)]| {
+            let environment = keys.iter().map(|(name, value)| ((*name).into(), (*value).into()));
+            let inputs = Inputs {
+                environment: environment.collect(),
+                ..Inputs::default()
+            };
+            Reach::of(&Config::load(inputs).unwrap().http)
+        };
+        let text = |reach: &Reach| greeting(addresses, reach, "/financial_pro", "127.0.0.1:1 (embedded)", None);
+        let guarded = environment(&[
+            ("TIDEGATE_HTTP__API_KEYS_FILE", "k"),
+            ("TIDEGATE_HTTP__TLS_CERTIFICATE_FILE", "c"),
+        ]);
+        let guarded = text(&guarded);
+        assert!(
+            guarded.contains("curl --cacert CA_FILE -H 'x-api-key: KEY' -d"),
+            "{guarded}"
+        );
+        assert!(guarded.contains("https://127.0.0.1:4000/financial_pro"), "{guarded}");
+        let text = text(&environment(&[]));
         assert!(text.contains("http://127.0.0.1:4000/financial_pro"), "{text}");
         assert!(text.contains("status page   http://127.0.0.1:4001/\n"), "{text}");
     }

@@ -237,8 +237,10 @@ fn code_of(cause: &(dyn std::error::Error + 'static)) -> Option<u8> {
     }
     if let Some(error) = cause.downcast_ref::<KeysError>() {
         return Some(match error {
+            KeysError::Io { source, .. } if source.kind() == io::ErrorKind::InvalidInput => CONFIGURATION,
             KeysError::Io { source, .. } => code_of_io(source),
             KeysError::Invalid { .. } | KeysError::Refused(_) => CONFIGURATION,
+            KeysError::Unknown { .. } => FAILED,
         });
     }
     if let Some(error) = cause.downcast_ref::<wal::ArchiveError>() {

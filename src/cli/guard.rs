@@ -54,6 +54,7 @@ fn keys(config: &Config) -> Result<Option<Book>, FileError> {
         key: "http.api_keys_file",
         advice: match &error {
             error if error.is_missing() => "Make it and the first key with `tidegate key create --name NAME`",
+            KeysError::Io { source, .. } if source.kind() == std::io::ErrorKind::InvalidInput => "Name a file, not a folder",
             KeysError::Io { .. } => "Let the user of the gateway read it (chown, chmod): `key create` makes a file that its owner alone reads",
             _ => "Correct the file, or make another with `tidegate key create`",
         },
@@ -73,12 +74,27 @@ fn tls(config: &Config) -> Result<Option<Tls>, FileError> {
         key: http.tls_key_file.clone(),
         client_ca: is_set(&http.tls_client_ca_file).then(|| http.tls_client_ca_file.clone()),
     });
-    let tls = tls.map_err(|error| FileError {
-        key: "http.tls_certificate_file",
-        advice: "Name a PEM file with the certificate (those between it and its CA behind it), and one with its key, that this \
-                 user can read",
-        origin: config.origin("http.tls_certificate_file"),
-        source: error.into(),
+    let tls = tls.map_err(|error| {
+        let (key, advice) = if error.path() == http.tls_key_file {
+            (
+                "http.tls_key_file",
+                "Name a PEM file with the private key of the certificate, without a passphrase, that this user can read",
+            )
+        } else if error.path() == http.tls_client_ca_file {
+            ("http.tls_client_ca_file", "Name a PEM file with the CAs of clients' certificates, that this user can read")
+        } else {
+            (
+                "http.tls_certificate_file",
+                "Name a PEM file with the certificate (X.509 version 3, for the name that clients use), those between it and its \
+                 CA behind it, and its own key in http.tls_key_file",
+            )
+        };
+        FileError {
+            key,
+            advice,
+            origin: config.origin(key),
+            source: error.into(),
+        }
     })?;
     Ok(Some(tls))
 }

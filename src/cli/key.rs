@@ -9,7 +9,7 @@ use serde::Serialize;
 use super::exit::Usage;
 use super::print;
 use crate::config::Config;
-use crate::keys::{self, Entry, KeysError};
+use crate::keys::{self, Entry};
 use crate::record::fits;
 
 #[derive(Debug, Subcommand)]
@@ -24,7 +24,7 @@ pub(super) enum Command {
     },
     /// Take a key away: whoever uses it reads 401 within seconds
     Revoke {
-        /// The id or the name of the key
+        /// The id or the name of the key, or the key itself
         key: String,
         /// Do it; without this nothing is changed
         #[arg(long)]
@@ -66,8 +66,9 @@ struct Line<'a> {
 }
 
 pub(super) fn run(command: Command, config: &Config) -> Result<()> {
-    let path = config.http.api_keys_file.as_path();
-    if path.as_os_str().is_empty() {
+    let path = std::path::absolute(&config.http.api_keys_file).unwrap_or_else(|_| config.http.api_keys_file.clone());
+    let path = path.as_path();
+    if config.http.api_keys_file.as_os_str().is_empty() {
         let text = "http.api_keys_file is empty, so there is no file of keys: set it, such as api_keys_file = \
                     \"/etc/tidegate/keys.toml\" under [http], or in TIDEGATE_HTTP__API_KEYS_FILE";
         return Err(Usage(text.to_owned()).into());
@@ -88,6 +89,7 @@ fn create(path: &Path, given: Create, config: &Config) -> Result<()> {
             );
         }
     }
+    let is_new = !path.exists();
     let key = keys::create(path, &given.name, given.topics, given.sources, created)?;
     if given.json {
         let name = &given.name;
@@ -95,9 +97,15 @@ fn create(path: &Path, given: Create, config: &Config) -> Result<()> {
     } else {
         print(format!("{key}\n").as_bytes())?;
     }
+    if is_new {
+        eprintln!(
+            "tidegate: {} was not there and was made, for its owner alone: it has this key and no other",
+            path.display()
+        );
+    }
     eprintln!(
         "tidegate: this is the key of {:?}; it is shown once, and only its hash is kept in {}. A gateway that runs with this \
-         file takes it within seconds. Clients send it as \"Authorization: Bearer KEY\"",
+         file takes it once it has read it, within seconds: its log says so. Clients send it as \"Authorization: Bearer KEY\"",
         given.name,
         path.display()
     );
@@ -182,12 +190,8 @@ fn rights(topics: &[String], sources: &[String]) -> String {
 fn revoke(path: &Path, which: &str, yes: bool) -> Result<()> {
     if !yes {
         let entries = entries(path)?;
-        let Some(entry) = entries.iter().find(|entry| entry.id == which || entry.name == which) else {
-            let text = format!(
-                "{} has no key with the id or name {which:?}: `tidegate key list` shows them",
-                path.display()
-            );
-            return Err(KeysError::Refused(text).into());
+        let Some(entry) = keys::meant(&entries, which) else {
+            return Err(keys::unknown(path).into());
         };
         let text = format!(
             "this would revoke the key {} of {:?} ({}): whoever uses it is refused from then on. Nothing was changed; add --yes to \
@@ -200,7 +204,7 @@ fn revoke(path: &Path, which: &str, yes: bool) -> Result<()> {
     }
     let entry = keys::revoke(path, which)?;
     eprintln!(
-        "tidegate: revoked the key {} of {:?}; a gateway that runs with this file refuses it within seconds",
+        "tidegate: revoked the key {} of {:?}; a gateway that runs with this file refuses it once it has read it, within seconds: its log says so",
         entry.id, entry.name
     );
     Ok(())

@@ -22,10 +22,16 @@ pub(super) fn wal(config: &Config) -> wal::Options {
         },
         linger: config.wal.linger,
         keys: wal::KeysOptions {
-            max: in_memory(config.http.idempotency_keys_max.into()),
+            max: in_memory(u64::from(config.http.idempotency_keys_max).min(keys_that_fit(config.wal.bytes_max))),
             window: config.http.idempotency_window,
         },
     }
+}
+
+/// How many idempotency keys a small log may remember: their file, and the next one while it is written, take an eighth of
+/// `wal.bytes_max` at most, 52 bytes a key (docs/format.md).
+const fn keys_that_fit(wal_bytes_max: u64) -> u64 {
+    wal_bytes_max / 8 / (2 * 52)
 }
 
 /// The store keeps about twice a generation in memory, two of them while one follows the other: a verb on an operator's

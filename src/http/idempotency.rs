@@ -91,8 +91,8 @@ impl Key {
 pub(super) fn mismatch() -> Problem {
     Problem::new(
         Reason::KeyMismatch,
-        "this Idempotency-Key came before on this path, with another body or other headers that make the records. Nothing of \
-         this request was taken; a new request needs a new key.",
+        "this Idempotency-Key came before on this path, with another body (compressed anew it is another one) or other headers that \
+         make the records. Nothing of this request was taken; a new request needs a new key.",
     )
 }
 

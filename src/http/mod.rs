@@ -311,7 +311,11 @@ impl Gateway {
     fn look(&self) {
         self.rates.sweep();
         if let Some(keys) = &self.options.keys {
-            tell_refreshed("http.api_keys_file", keys.refresh());
+            let refreshed = keys.refresh();
+            if matches!(refreshed, Some(Ok(_))) && keys.count() == 0 {
+                tracing::warn!("http.api_keys_file has no key any more: nobody can send");
+            }
+            tell_refreshed("http.api_keys_file", refreshed);
         }
         if let Some(tls) = &self.options.tls {
             tell_refreshed("a file of http.tls_*", tls.refresh());
@@ -325,8 +329,8 @@ fn tell_refreshed<E: std::fmt::Display>(what: &str, refreshed: Option<Result<Str
         None => {}
         Some(Ok(now)) => tracing::info!("{what} has changed, and what is in it now is in force: {now}"),
         Some(Err(error)) => tracing::error!(
-            "{what} has changed and cannot be used, and what was in force stays: {error}. Correct it; it is tried again every \
-             second"
+            "{what} has changed and cannot be used, and what was in force stays: {error}. Correct it, and let the user of \
+             the gateway read it; it is tried again every second"
         ),
     }
 }

@@ -16,7 +16,7 @@ use tokio::time::timeout;
 
 use super::error::{Problem, Reason};
 use super::idempotency::{self, Content, Turn};
-use super::{Gateway, SourceState, auth, pages};
+use super::{Gateway, SourceState, auth, pages, rest_proxy};
 use crate::ingest::cloud_events::{self, Attributes};
 use crate::ingest::rest_proxy::{Embedded, Sizes};
 use crate::ingest::{self, Encoding, Envelope, Headers, IngestError, Key, Media, Shape, Taken};
@@ -491,7 +491,7 @@ fn methods_error() -> Response {
 
 /// Every other path.
 pub(super) async fn unknown_path(State(gateway): State<Arc<Gateway>>, uri: Uri) -> Response {
-    unknown_source(&gateway, &uri).into_response()
+    rest_proxy::refused(unknown_source(&gateway, &uri), uri.path())
 }
 
 fn unknown_source(gateway: &Gateway, uri: &Uri) -> Problem {

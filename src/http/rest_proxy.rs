@@ -35,7 +35,7 @@ const PIECE_RECORDS: u64 = 100;
 /// `POST /topics/{topic}`.
 pub(super) async fn v2(State(gateway): State<Arc<Gateway>>, request: Request) -> Response {
     if request.method() != Method::POST {
-        return pages::only(request.method(), POST);
+        return only(&request, POST);
     }
     let topic = request
         .uri()
@@ -62,7 +62,7 @@ pub(super) async fn v2(State(gateway): State<Arc<Gateway>>, request: Request) ->
 /// `POST /v3/clusters/{id}/topics/{topic}/records`.
 pub(super) async fn v3(State(gateway): State<Arc<Gateway>>, request: Request) -> Response {
     if request.method() != Method::POST {
-        return pages::only(request.method(), POST);
+        return only(&request, POST);
     }
     let path = request.uri().path().to_owned();
     let mut parts = path.split('/').skip(3);
@@ -104,7 +104,7 @@ fn told(text: &mut String, name: &str, size: Size) -> std::fmt::Result {
 /// `GET /v3/clusters`.
 pub(super) async fn clusters(State(gateway): State<Arc<Gateway>>, request: Request) -> Response {
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
-        return pages::only(request.method(), "GET, HEAD");
+        return only(&request, "GET, HEAD");
     }
     let list = json!({
         "kind": "KafkaClusterList",
@@ -117,7 +117,7 @@ pub(super) async fn clusters(State(gateway): State<Arc<Gateway>>, request: Reque
 /// `GET /v3/clusters/{id}`.
 pub(super) async fn cluster(State(gateway): State<Arc<Gateway>>, request: Request) -> Response {
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
-        return pages::only(request.method(), "GET, HEAD");
+        return only(&request, "GET, HEAD");
     }
     let id = request.uri().path().strip_prefix("/v3/clusters/").unwrap_or_default();
     match check_cluster(&gateway, id) {
@@ -158,6 +158,14 @@ fn check_cluster(gateway: &Gateway, id: &str) -> Result<(), Problem> {
         Reason::NotFound,
         format!("this gateway is no cluster with the id {id:?}; GET /v3/clusters says which it is. Nothing was taken."),
     ))
+}
+
+/// As [`pages::only`], in the words of these paths.
+fn only(request: &Request, allow: &'static str) -> Response {
+    match *request.method() {
+        Method::OPTIONS => pages::only(request.method(), allow),
+        _ => refused(Problem::method(allow), request.uri().path()),
+    }
 }
 
 /// A refusal as the client of a path reads it.

@@ -51,6 +51,14 @@ pub struct TlsError {
     what: String,
 }
 
+impl TlsError {
+    /// The file that it is about.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        Path::new(&self.path)
+    }
+}
+
 /// What is in force, from files that may change.
 pub struct Tls {
     files: TlsFiles,
@@ -96,7 +104,19 @@ impl Tls {
     /// See [`Tls::open`]; each reason once.
     pub fn refresh(&self) -> Option<Result<String, TlsError>> {
         let mut watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
-        let loaded = watched.refresh(|| load(&self.files))?;
+        let loaded = watched.refresh(|| {
+            let loaded = load(&self.files)?;
+            match &loaded.1 {
+                Some(expiry) if expiry.is_over() => {
+                    let what = format!(
+                        "the certificate expired already, {}: clients would refuse it",
+                        expiry.until
+                    );
+                    Err(wrong(&self.files.certificate, what))
+                }
+                _ => Ok(loaded),
+            }
+        })?;
         Some(loaded.map(|in_force| {
             let until = in_force
                 .1

@@ -154,7 +154,9 @@ pub fn checkpoint(shared: &Shared) -> io::Result<()> {
         Err(error) => {
             // A full disk gets its space back from what is acknowledged and from nothing else: keys that a restart forgets
             // are the smaller harm.
-            let is_short = shared.quota.check(shared.options.generation_bytes, false).is_err();
+            // It may also be short of files, or of what one user may have, and then only the error says so.
+            let is_short = matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+                || shared.quota.check(shared.options.generation_bytes, false).is_err();
             if is_short && window.through() < sealed {
                 tracing::warn!(
                     %error,

@@ -50,7 +50,7 @@ const VERSION: u32 = 1;
 const HEADER_BYTES: usize = 32;
 const KEY_BYTES: usize = 52;
 /// A larger file is none of ours: a million keys are 52 MB.
-const FILE_BYTES_MAX: u64 = 1 << 30;
+const FILE_BYTES_MAX: u64 = 64 << 20;
 /// Keys that are copied at once, while requests with a key and the writer wait: about 0.2 ms.
 const COPIED_AT_ONCE: usize = 5_000;
 /// Without a file, generations of so many bytes at the end of the log are read.
@@ -161,7 +161,8 @@ pub fn parse(bytes: &[u8]) -> Result<Checkpoint, Fault> {
         .iter()
         .zip(keys.iter().skip(1))
         .all(|(one, next)| one.first_seq < next.first_seq);
-    let sane = (keys.iter()).all(|key| key.records >= 1 && key.first_seq >= 1 && key.last_seq() <= SEQUENCE_MAX);
+    let sane = (keys.iter())
+        .all(|key| key.records >= 1 && (1..=SEQUENCE_MAX).contains(&key.first_seq) && key.last_seq() <= SEQUENCE_MAX);
     if keys.len() != count as usize || !tail.is_empty() || !in_order || !sane || through > SEQUENCE_MAX {
         return Err(damaged("what it says cannot be"));
     }
@@ -267,10 +268,10 @@ pub fn load(folder: &Path, row: &Row, next: Sequence, options: KeysOptions, now_
             });
         }
         Some(Err(Fault::Damaged(reason))) => {
-            fs::rename(&path, folder.join(ASIDE)).map_err(OpenError::io("set aside", &path))?;
-            lost.push(format!(
-                "the file 'keys' is damaged ({reason}) and was set aside as '{ASIDE}'"
-            ));
+            lost.push(match fs::rename(&path, folder.join(ASIDE)) {
+                Ok(()) => format!("the file 'keys' is damaged ({reason}) and was set aside as '{ASIDE}'"),
+                Err(error) => format!("the file 'keys' is damaged ({reason}) and could not be set aside: {error}"),
+            });
             None
         }
     };
@@ -295,6 +296,10 @@ pub fn load(folder: &Path, row: &Row, next: Sequence, options: KeysOptions, now_
     for (entry, end) in row.segments(next).filter(|(_, end)| *end > through + 1) {
         let unread = from_frames(entry, (through + 1).max(entry.first), end, &row.told(), &mut |key| {
             behind.insert(key.first_seq, key);
+            // The newest of them are all that is remembered.
+            if behind.len() > options.max {
+                behind.pop_first();
+            }
         });
         let unread = unread.map_err(OpenError::io("read", &entry.data_path()))?;
         if unread > 0 {

