@@ -384,8 +384,9 @@ fn floods_of_http_2_are_bounded() {
     });
     beside.during("answers that nobody takes", false, |address| {
         let mut connection = h2::Connection::open_without_window(address);
-        // All of them within the window of the other side.
-        let records = r#"{"value":{"type":"JSON","data":1}}"#.repeat(1000);
+        let began = Instant::now();
+        // All of them within the window that a connection has before its other side says more.
+        let records = r#"{"value":{"type":"JSON","data":1}}"#.repeat(300);
         let path = format!("/v3/clusters/{cluster}/topics/t/records");
         for n in 0..6 {
             connection.send(h2::HEADERS, h2::END_HEADERS, 1 + 2 * n, &h2::head(&path));
@@ -394,16 +395,15 @@ fn floods_of_http_2_are_bounded() {
             }
             connection.send(h2::DATA, h2::END_STREAM, 1 + 2 * n, b"");
         }
-        let sent = Instant::now();
         connection.read_to_end(seconds(60));
-        assert!(sent.elapsed() > seconds(1), "it was waited for");
+        assert!(began.elapsed() > seconds(2), "it was waited for: {:?}", began.elapsed());
     });
     posts(&beside.gateway.ingest);
     wait_until("nothing is in work", seconds(10), || {
         beside.gateway.metric("tidegate_ingest_in_flight") == 0.0
     });
     assert!(
-        taken(&beside.gateway, "t") >= 6_100.0,
+        taken(&beside.gateway, "t") >= 1_900.0,
         "what nobody took the answer of is stored"
     );
     assert!(beside.gateway.metric("tidegate_wal_committed_sequence") >= 100.0);
