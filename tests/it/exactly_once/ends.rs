@@ -69,10 +69,10 @@ fn a_rewind_while_a_commit_is_not_confirmed_sends_again_what_it_says() {
         wait_until("clients are answered", seconds(30), || ledger.ok() > so_far + 200);
         let from = acked(&gateway) - 100;
         let rewind = |gateway: &Gateway| gateway.ask(&["wal", "rewind", "--from-seq", &from.to_string(), "--yes"]);
-        // Kafka's watermark may be ahead, and would count after a crash.
+        // Kafka's watermark may be ahead, and would count after a crash; or the forwarder waits for Kafka all the time.
         let (code, text, errors) = rewind(&gateway);
         assert!(
-            code == 75 && errors.contains("Nothing was changed"),
+            code == 75 && errors.to_lowercase().contains("nothing was changed"),
             "{code} {text} {errors}"
         );
         if kill {
