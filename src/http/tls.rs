@@ -84,6 +84,9 @@ impl Tls {
         // Looked at first: what changes while it is read is read again.
         let watched = Watched::new(paths.into_iter().flatten().cloned());
         let in_force = load(&files)?;
+        if let Some(expiry) = &in_force.1 {
+            expiry.tell(&files.certificate);
+        }
         Ok(Self {
             files,
             in_force: RwLock::new(in_force),
@@ -118,6 +121,9 @@ impl Tls {
             }
         })?;
         Some(loaded.map(|in_force| {
+            if let Some(expiry) = &in_force.1 {
+                expiry.tell(&self.files.certificate);
+            }
             let until = in_force
                 .1
                 .as_ref()
@@ -210,9 +216,6 @@ fn load(files: &TlsFiles) -> Result<(Arc<ServerConfig>, Option<Expiry>), TlsErro
     })?;
     config.alpn_protocols = vec![H2.to_vec(), b"http/1.1".to_vec()];
     config.ticketer = ring::Ticketer::new().map_err(|error| wrong(&files.certificate, error.to_string()))?;
-    if let Some(expiry) = &expiry {
-        expiry.tell(&files.certificate);
-    }
     Ok((Arc::new(config), expiry))
 }
 
