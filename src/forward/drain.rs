@@ -212,6 +212,7 @@ impl Drain {
     /// A new walk over the main log, from its watermark on: nothing is known of its records any more.
     pub(super) fn begin_anew(&mut self) {
         self.main = Flow::new(self.main.log.clone(), false);
+        self.shared.deliveries.forget();
         self.letters.retain(|(lane, _), _| *lane);
         self.at_end = None;
     }
@@ -294,6 +295,8 @@ impl Drain {
                 delivered.push(&mut self.topics, &self.latency, lane, slot);
             }
         }
+        let acknowledged = reports.iter().filter_map(|report| report.placed(self.identity.wal));
+        self.shared.deliveries.note(acknowledged, state == State::Staged);
         self.delivered(delivered);
         // In a transaction too Kafka has answered.
         if reports.iter().any(|report| report.error.is_none()) {

@@ -17,6 +17,7 @@
 //! | `command` | what an operator asks: send again, discard or redirect what is held |
 //! | `heal` | when Kafka has lost what it had acknowledged |
 //! | `transaction`, `takeover`, `denial` | `delivery = "exactly_once"`: transactions, and Kafka's own watermark |
+//! | `deliveries` | where Kafka put the last records |
 //! | `flow`, `window`, `mark`, `sift`, `topics`, `pace` | its parts; all but the first are pure |
 //! | `sender` | a replay's records, beside no log |
 //! | `settings`, `producer`, `tail`, `verdict`, `check` | what knows librdkafka, with `kafka/` |
@@ -25,6 +26,7 @@
 
 pub mod check;
 mod command;
+mod deliveries;
 mod denial;
 mod drain;
 mod embedded;
@@ -54,6 +56,7 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 
 pub use command::CommandError;
+pub use deliveries::{DELIVERIES_MAX, Place};
 pub use embedded::EmbeddedBroker;
 #[cfg(any(test, fuzzing))]
 pub(crate) use mark::Mark;
@@ -180,6 +183,7 @@ struct Shared {
     stop_at: Mutex<Option<Instant>>,
     signal: Arc<Signal>,
     commands: command::Commands,
+    deliveries: deliveries::Deliveries,
 }
 
 impl Shared {
@@ -204,6 +208,13 @@ impl Handle {
     pub fn status(&self) -> Status {
         self.shared.status().clone()
     }
+
+    /// Where Kafka put the record, if it was one of the last [`DELIVERIES_MAX`] since the start, or since records were last
+    /// sent again.
+    #[must_use]
+    pub fn place(&self, seq: Sequence) -> Option<Place> {
+        self.shared.deliveries.place(seq)
+    }
 }
 
 /// The running forwarder.
@@ -225,6 +236,7 @@ impl Forwarder {
             stop_at: Mutex::default(),
             signal: Arc::clone(&signal),
             commands: command::Commands::default(),
+            deliveries: deliveries::Deliveries::default(),
         });
         let link = Arc::new(Link::new(WORDS));
         let on_delivery = options.on_delivery.take().map(Arc::new);

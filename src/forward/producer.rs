@@ -22,11 +22,13 @@ use rdkafka::producer::{Producer as _, ProducerContext, PurgeConfig, ThreadedPro
 use rdkafka::statistics::Statistics;
 use tracing::debug;
 
+use super::deliveries::Place;
 use super::settings::{Kind, settings};
-use super::{Delivery, OnDelivery, Options};
+use super::{Delivery, OnDelivery, Options, tail};
 use crate::kafka::link::{Link, log_line};
 use crate::kafka::native::{self, Native};
 use crate::kafka::settings::explain;
+use crate::record::{Origin, Sequence};
 use crate::wal::Signal;
 
 /// How a report came out.
@@ -38,6 +40,21 @@ pub(super) struct Report {
     pub(super) error: Option<RDKafkaErrorCode>,
     /// It failed, and Kafka may have it all the same.
     pub(super) maybe_persisted: bool,
+    /// Where Kafka has put it.
+    pub(super) place: Option<Place>,
+    /// Who a record of the lane is, which counts for itself.
+    pub(super) origin: Option<Origin>,
+}
+
+impl Report {
+    /// Which record of this log Kafka has acknowledged, and where it is.
+    pub(super) fn placed(&self, wal: [u8; 16]) -> Option<(Sequence, Place)> {
+        let seq = match native::place(self.opaque) {
+            (false, seq) => seq,
+            (true, _) => self.origin.filter(|origin| origin.wal == wal)?.seq,
+        };
+        Some((seq, self.place?))
+    }
 }
 
 /// When Kafka has been away for so long, its brokers are named again, and again after twice the time, ...
@@ -127,20 +144,25 @@ impl ProducerContext for Context {
         let report = match result {
             Ok(message) => {
                 if let Some(on_delivery) = &self.on_delivery {
-                    let seq = native::header(message, native::SEQ)
-                        .and_then(|seq| std::str::from_utf8(seq).ok()?.parse().ok());
                     on_delivery(&Delivery {
                         topic: message.topic(),
                         partition: message.partition(),
                         offset: message.offset(),
-                        seq: seq.unwrap_or_default(),
+                        seq: tail::identity(message).map_or(0, |who| who.seq),
                         value: message.payload(),
                     });
                 }
+                let place = Place {
+                    partition: message.partition(),
+                    offset: message.offset(),
+                };
+                let (in_lane, _) = native::place(opaque);
                 Report {
                     opaque,
                     error: None,
                     maybe_persisted: false,
+                    place: Some(place),
+                    origin: in_lane.then(|| tail::identity(message)).flatten(),
                 }
             }
             Err((error, message)) => {
@@ -149,6 +171,8 @@ impl ProducerContext for Context {
                     opaque,
                     error: Some(code),
                     maybe_persisted: code == RDKafkaErrorCode::PurgeInflight || native::maybe_persisted(message),
+                    place: None,
+                    origin: None,
                 }
             }
         };

@@ -360,7 +360,7 @@ fn is_expired(found: Offset, low: i64, high: i64) -> bool {
 }
 
 /// Who a record in Kafka is, if a gateway sent it.
-fn identity(message: &BorrowedMessage<'_>) -> Option<Origin> {
+pub(super) fn identity(message: &BorrowedMessage<'_>) -> Option<Origin> {
     let wal = uuid::Uuid::try_parse_ascii(native::header(message, native::WAL)?).ok()?;
     let seq = std::str::from_utf8(native::header(message, native::SEQ)?)
         .ok()?

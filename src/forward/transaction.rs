@@ -303,6 +303,7 @@ impl Drain {
             lane.flow.window.commit(|slot| runs.push(topics, latency, true, slot));
         }
         self.delivered(runs);
+        self.shared.deliveries.committed();
         metrics::counter!(FORWARD_TRANSACTIONS_TOTAL).increment(1);
         self.open();
         Ok(())
@@ -406,6 +407,7 @@ impl Drain {
     }
 
     pub(super) fn rolled_back(&mut self) {
+        self.shared.deliveries.rolled_back();
         self.main.window.roll_back();
         self.main.rewind();
         if let Some(lane) = &mut self.lane {

@@ -29,6 +29,7 @@ mod picture;
 mod produce;
 mod rate;
 mod readers;
+mod receipts;
 mod records;
 mod rest_proxy;
 mod samples;
@@ -68,6 +69,7 @@ use crate::ingest;
 use crate::keys::Book;
 use crate::land::Demand;
 use crate::metrics as names;
+use crate::ops::Lookout;
 use crate::record::Topic;
 use crate::wal::Wal;
 
@@ -168,6 +170,10 @@ pub struct Gateway {
     scrape: PrometheusHandle,
     sources: HashMap<String, SourceState>,
     in_flight: Arc<Semaphore>,
+    /// Places of those who ask for receipts, and turns at looking for them.
+    receipts: Arc<Semaphore>,
+    looks: Arc<Semaphore>,
+    lookout: Lookout,
     rates: Rates,
     bodies: limits::Bodies,
     /// Turns at parsing large bodies.
@@ -220,6 +226,9 @@ impl Gateway {
             .collect();
         Ok(Arc::new(Self {
             in_flight: Arc::new(Semaphore::new(options.in_flight_max)),
+            receipts: Arc::new(Semaphore::new(receipts::places(&options))),
+            looks: Arc::new(Semaphore::new(receipts::LOOKS_MAX)),
+            lookout: Lookout::default(),
             rates: Rates::new(
                 options.requests_per_second_max_per_address,
                 options.requests_per_second_max_per_key,
@@ -255,9 +264,8 @@ impl Gateway {
 
     /// Requests in work on the ingest listener.
     fn in_flight(&self) -> usize {
-        self.options
-            .in_flight_max
-            .saturating_sub(self.in_flight.available_permits())
+        let places = self.options.in_flight_max + receipts::places(&self.options);
+        places.saturating_sub(self.in_flight.available_permits() + self.receipts.available_permits())
     }
 }
 
@@ -350,6 +358,7 @@ fn ingest_router(gateway: Arc<Gateway>) -> Router {
         .route("/hello/{name}", get(pages::greeting).fallback(pages::get_only))
         .route("/user/{username}", get(pages::user).fallback(pages::get_only))
         .route("/v1/topics/{topic}", any(produce::topic))
+        .route("/v1/receipts/{seq}", get(receipts::show).fallback(pages::get_only))
         .route("/topics/{topic}", any(rest_proxy::v2))
         .route("/v3/clusters", any(rest_proxy::clusters))
         .route("/v3/clusters/{id}", any(rest_proxy::cluster))
@@ -407,6 +416,17 @@ impl Ingest {
         }
         if gateway.is_shutting_down() {
             return Err(Problem::shutting_down());
+        }
+        if request.uri().path().starts_with("/v1/receipts/") {
+            return Arc::clone(&gateway.receipts).try_acquire_owned().map_err(|_| {
+                Problem::new(
+                    Reason::InFlight,
+                    format!(
+                        "{} others ask for receipts. Ask again in a moment.",
+                        receipts::places(options)
+                    ),
+                )
+            });
         }
         Arc::clone(&gateway.in_flight).try_acquire_owned().map_err(|_| {
             Problem::new(

@@ -11,6 +11,7 @@ mod import;
 mod item;
 mod letters;
 mod page;
+mod standing;
 
 pub use held::{HeldOrder, HeldTopic, HeldTopics, Redirected, RewindOrder, held_topics};
 pub use import::{Imported, Items, ItemsError, import};
@@ -19,3 +20,4 @@ pub use letters::{
     Discarded, Failure, LetterItem, LetterPage, LetterQuery, Letters, Name, Requeued, Selection, State, WholeLetter,
 };
 pub use page::{Limits, Page, Query, page};
+pub use standing::{Lookout, Stage, Standing};

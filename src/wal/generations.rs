@@ -90,6 +90,8 @@ pub struct Row {
     told: Arc<[Range]>,
     /// Sequences that were committed and cannot be read, as far as this process has found out.
     damaged: Vec<Range>,
+    /// Of those, the ones that were not acknowledged when that was found.
+    unsent: Vec<Range>,
 }
 
 /// What became of a generation, and the bytes of its file.
@@ -255,6 +257,7 @@ impl Row {
             entries: list(folder)?.into(),
             told: told.all().into(),
             damaged: Vec::new(),
+            unsent: Vec::new(),
         })
     }
 
@@ -426,6 +429,7 @@ impl Row {
     /// The system's.
     pub fn remember_unsent(&mut self, aside: &[Entry]) -> io::Result<u64> {
         self.damaged = ranges::joined([unsent(aside)?, unsent(self.entries.iter())?].concat());
+        self.unsent.clone_from(&self.damaged);
         Ok(ranges::count(&self.damaged))
     }
 
@@ -439,6 +443,12 @@ impl Row {
     #[must_use]
     pub fn told(&self) -> Arc<[Range]> {
         Arc::clone(&self.told)
+    }
+
+    /// What was committed and not acknowledged when it was found that it cannot be read, in order.
+    #[must_use]
+    pub fn unsent(&self) -> &[Range] {
+        &self.unsent
     }
 
     /// Notes damage, once; returns what of it is new. What is not `acked` is remembered, until an
@@ -455,6 +465,7 @@ impl Row {
         self.damaged = ranges::joined(damaged);
         let unsent = new.iter().filter(|(_, last)| *last > acked);
         let unsent: Vec<Range> = unsent.map(|(first, last)| ((*first).max(acked + 1), *last)).collect();
+        self.unsent = ranges::joined([self.unsent.as_slice(), &unsent].concat());
         let at = self.entries.partition_point(|entry| entry.first <= first);
         let marked = match at.checked_sub(1).and_then(|at| self.entries.get_mut(at)) {
             Some(entry) => {

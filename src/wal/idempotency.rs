@@ -9,6 +9,8 @@
 //! a key takes about 240 bytes, on disk 52 (keys.rs, which also reads them back at a start): the text of a key is only in
 //! its record, here it is a hash.
 //!
+//! A key goes with the loss of any of its records: its client may still have what the disk has not.
+//!
 //! Time is the record's own, and clocks jump: a key whose time is ahead of the clock counts from the moment that this is
 //! seen, until the clock has passed it.
 //!
@@ -235,6 +237,22 @@ impl Keys {
         lock(&self.state).insert(what, self.options);
     }
 
+    /// Forgets whose records are among `first ..= last`, which are lost: a request that comes again is stored again, which
+    /// heals the loss. Returns how many they were.
+    pub fn forget(&self, first: Sequence, last: Sequence) -> usize {
+        let mut state = lock(&self.state);
+        let lost: Vec<Remembered> = (state.by_seq.range(..=last).rev())
+            .map(|(_, known)| known.what)
+            // In order and apart from each other: behind one that ends before the range all others do.
+            .take_while(|what| what.last_seq() >= first)
+            .collect();
+        for what in &lost {
+            state.by_seq.remove(&what.first_seq);
+            state.by_id.remove(&what.id);
+        }
+        lost.len()
+    }
+
     /// How many are known, those whose time is over and that nobody has asked for included.
     #[must_use]
     pub fn count(&self) -> usize {
@@ -392,6 +410,23 @@ mod tests {
         assert!(is_known(&keys, 3, 3 * HOUR) && !is_known(&keys, 2, 3 * HOUR));
         assert_eq!(keys.count(), lock(&keys.state).by_id.len());
         assert!(matches!(self::keys(0, 1, 0).reserve([1; 16], 0), Reserved::Off));
+    }
+
+    #[test]
+    fn a_key_goes_with_any_of_its_records() {
+        let keys = keys(9, 1, 0);
+        for (id, first_seq, records) in [(1, 1, 3), (2, 4, 1), (3, 10, 5), (4, 15, 2)] {
+            keys.restore(Remembered {
+                records,
+                ..what(id, first_seq, 0)
+            });
+        }
+        assert_eq!(keys.forget(5, 9), 0);
+        assert_eq!(keys.forget(3, 3), 1);
+        assert_eq!(keys.forget(14, 15), 2);
+        assert!(!is_known(&keys, 1, 0) && is_known(&keys, 2, 0));
+        assert!(!is_known(&keys, 3, 0) && !is_known(&keys, 4, 0));
+        assert_eq!(lock(&keys.state).by_id.len(), 1);
     }
 
     #[test]

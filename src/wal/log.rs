@@ -162,6 +162,15 @@ impl Log {
         for (first, last) in recovered.damaged {
             shared.note_damage(first, last, "found at start");
         }
+        let gone = {
+            let row = lock(&shared.row);
+            let told = row.told();
+            // What a salvage could not save and Kafka has is among the former.
+            let told = told.iter().filter(|(_, last)| *last > acked);
+            let told = told.map(|(first, last)| ((*first).max(acked + 1), *last));
+            told.chain(row.unsent().iter().copied()).collect::<Vec<_>>()
+        };
+        gone.iter().for_each(|(first, last)| shared.forget_keys(*first, *last));
         lock(&shared.witness)
             .write(Marks {
                 committed: next - 1,
@@ -355,6 +364,33 @@ impl Log {
         lock(&self.shared.row).backlog_bytes(marks.acked, marks.committed)
     }
 
+    /// Everything up to here is settled. Waits for nobody.
+    #[must_use]
+    pub fn acked(&self) -> Sequence {
+        self.shared.acked_sequence()
+    }
+
+    /// Whether the record was committed and not acknowledged when it was found that it cannot be read; until that is dismissed.
+    /// May wait for the disk.
+    #[must_use]
+    pub fn is_lost(&self, seq: Sequence) -> bool {
+        ranges::has(lock(&self.shared.row).unsent(), seq)
+    }
+
+    /// Whether the sequence holds nothing, and that is no news: a start passed over it, or a salvage could not save it. May wait
+    /// for the disk.
+    #[must_use]
+    pub fn is_passed_over(&self, seq: Sequence) -> bool {
+        let told = lock(&self.shared.row).told();
+        ranges::has(&told, seq)
+    }
+
+    /// Records that cannot be read, as far as is known.
+    #[must_use]
+    pub fn has_losses(&self) -> bool {
+        self.damaged() > 0
+    }
+
     /// The sequence `records` before `end`; those that no record has are not counted, so that it may be further back, by
     /// `span` at most.
     #[must_use]
@@ -541,10 +577,30 @@ impl Shared {
         });
     }
 
+    /// Kafka cannot get these records from here any more.
+    fn forget_keys(&self, first: Sequence, last: Sequence) {
+        let Some(keys) = &self.keys else { return };
+        let forgotten = keys.forget(first, last);
+        if forgotten > 0 {
+            // The file still has them.
+            keys.owed.store(true, Ordering::Relaxed);
+            tracing::warn!(
+                first,
+                last,
+                "the Idempotency-Keys of {forgotten} requests are forgotten, because records of theirs are lost: where a client \
+                 sends such a request again, it is stored again"
+            );
+        }
+    }
+
     /// Sequences that were committed and cannot be read: counted once, told, and their generation is set
     /// aside instead of removed when its time comes.
     pub(super) fn note_damage(&self, first: Sequence, last: Sequence, reason: &str) {
         let new = lock(&self.row).note_damage(&self.options.folder, (first, last), self.acked_sequence());
+        let acked = self.acked_sequence();
+        for (first, last) in new.iter().filter(|(_, last)| *last > acked) {
+            self.forget_keys((*first).max(acked + 1), *last);
+        }
         let (first, last) = new
             .first()
             .zip(new.last())

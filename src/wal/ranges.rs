@@ -123,6 +123,13 @@ impl Told {
     }
 }
 
+/// Whether one of the ranges, which are in order, has it.
+#[must_use]
+pub fn has(ranges: &[Range], seq: Sequence) -> bool {
+    let at = ranges.partition_point(|(_, last)| *last < seq);
+    ranges.get(at).is_some_and(|(first, _)| *first <= seq)
+}
+
 /// How many sequences of `first ..= last` may hold something.
 #[must_use]
 pub fn count_unknown(first: Sequence, last: Sequence, known: &[Range]) -> u64 {

@@ -34,6 +34,7 @@ mod land_postgres;
 mod operator;
 mod overload;
 mod protocols;
+mod receipts;
 mod retries;
 mod runbook;
 mod sinks;
@@ -80,6 +81,7 @@ fn main() -> ExitCode {
         protocols::CASES,
         access::CASES,
         conformance::CASES,
+        receipts::CASES,
         retries::CASES,
         overload::CASES,
         forward::CASES,

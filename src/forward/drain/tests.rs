@@ -4,6 +4,7 @@
 use std::sync::Mutex;
 
 use super::super::WORDS;
+use super::super::deliveries::Place;
 use super::super::mark::{Mark, RUNS_MAX, Reached};
 use super::super::settings::tests::options;
 use super::super::transaction::Stage;
@@ -29,6 +30,7 @@ pub(in crate::forward) fn drain(folder: &tempfile::TempDir) -> Drain {
         stop_at: Mutex::default(),
         signal: Arc::new(Signal::default()),
         commands: super::super::command::Commands::default(),
+        deliveries: Default::default(),
     });
     let (options, link) = (options(&[]), Arc::new(Link::new(WORDS)));
     let kind = Kind::Gapless { batch_bytes: None };
@@ -164,11 +166,17 @@ fn nothing_is_settled_before_its_transaction_is_committed() {
         opaque: native::opaque(false, seq, seq),
         error: None,
         maybe_persisted: false,
+        place: Some(Place {
+            partition: 0,
+            offset: 40 + seq as i64,
+        }),
+        origin: None,
     });
     drain.take(&reports);
     drain.settle().unwrap();
     assert_eq!(drain.wal.log().watermarks().acked, 0);
     assert_eq!((drain.in_transaction(), drain.mark().main.acked), (3, 3));
+    assert_eq!(drain.shared.deliveries.place(2), None);
     drain.rolled_back();
     assert_eq!(
         (drain.in_transaction(), drain.mark().main.acked, drain.main.next),

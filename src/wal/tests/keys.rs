@@ -407,6 +407,48 @@ fn a_salvage_takes_the_keys_along() {
     assert!(known(&wal, "removed", now).is_some() && known(&wal, "there", now).is_some());
 }
 
+/// A key whose record is lost answers OK for nothing: it is forgotten, also when its file still has it, for good, and in a
+/// salvaged log. One that Kafka has got stays.
+#[test]
+fn a_key_goes_with_the_loss_of_its_record() {
+    let folder = tempfile::tempdir().unwrap();
+    let (path, target) = (folder.path().join("wal"), folder.path().join("new"));
+    let options = small(&path);
+    let mut wal = Wal::open(options.clone()).unwrap();
+    let now = now_ms();
+    let acked = post(&wal, "acknowledged", 1, 1, now);
+    post(&wal, "lost", 1, 3, now);
+    rotate(&wal);
+    post(&wal, "whole", 1, 1, now);
+    wal.log().ack(acked.last_seq).unwrap();
+    // The file is through with the generation that is about to be lost.
+    wait_until("the keys are in the file", || {
+        read(&path).unwrap().unwrap().unwrap().through >= acked.last_seq + 3
+    });
+    let id = wal.id();
+    wal.close().unwrap();
+    drop(wal);
+    let first = generations::list(&path).unwrap().remove(0);
+    fs::remove_file(first.data_path()).unwrap();
+    crate::wal::salvage(&Archive::open(&path).unwrap(), id, &target, &|_| {}).unwrap();
+    wal = Wal::open(options.clone()).unwrap();
+    for time in ["found", "remembered"] {
+        if time == "found" {
+            // A reader finds it; a start alone reads the newest generation.
+            read_all(wal.log(), acked.last_seq + 1);
+        }
+        assert_eq!(known(&wal, "lost", now), None, "{time}");
+        for there in ["acknowledged", "whole"] {
+            assert!(known(&wal, there, now).is_some(), "{there}, {time}");
+        }
+        wal.log().ack(wal.log().committed()).unwrap();
+        wal = reopened(wal, &options);
+    }
+    let salvaged = Wal::open(small(&target)).unwrap();
+    assert_eq!(known(&salvaged, "lost", now), None);
+    assert!(known(&salvaged, "whole", now).is_some());
+}
+
 /// What a full window costs: printed by `--nocapture`, in docs/benchmarks.md.
 #[test]
 fn a_full_window_is_written_in_little_time_and_memory() {

@@ -160,6 +160,8 @@ fn a_loss_is_not_forgotten_when_the_watermark_has_passed_it() {
         let wal = Wal::open(options.clone()).unwrap();
         for i in 0..100u32 {
             append(&wal, &vec![vec![i as u8; 1000]; 100]);
+            // The next generation may take longer to make than this takes to fill one.
+            assert!(wal.log().wait_for_room(Duration::from_secs(20)));
         }
         wal.log().ack(10).unwrap();
         wal.close().unwrap();
