@@ -95,6 +95,30 @@ impl Reason {
         self.facts().1
     }
 
+    /// What a person reads first.
+    pub(super) const fn title(self) -> &'static str {
+        self.facts().2
+    }
+
+    /// After how many seconds a client may try again, if it may.
+    pub(super) const fn retry_after(self) -> Option<u32> {
+        self.facts().3
+    }
+
+    /// The problem's type.
+    pub(super) fn urn(self) -> String {
+        format!("urn:tidegate:problem:{}", self.facts().0)
+    }
+
+    /// The REST Proxy's code: of a topic that is denied or is not there it has two digits more than the status.
+    pub(super) fn rest_proxy_code(self) -> u16 {
+        let status = self.status().as_u16();
+        match self {
+            Self::Forbidden | Self::NotFound | Self::Unauthorized => status * 100 + 1,
+            _ => status,
+        }
+    }
+
     /// Counts one refusal on the ingest listener.
     pub(super) fn count(self) {
         metrics::counter!(names::INGEST_REJECTED_TOTAL, "reason" => self.facts().0).increment(1);
@@ -151,8 +175,7 @@ impl Problem {
     }
 
     fn retry_after(&self) -> Option<u32> {
-        let (.., usual) = self.reason.facts();
-        self.retry_after.or(usual)
+        self.retry_after.or(self.reason.retry_after())
     }
 
     pub(super) fn with(mut self, name: header::HeaderName, value: &'static str) -> Self {
@@ -174,11 +197,10 @@ impl Problem {
     }
 
     fn document(&self) -> Vec<u8> {
-        let (label, status, title, _) = self.reason.facts();
         let document = Document {
-            r#type: format!("urn:tidegate:problem:{label}"),
-            title,
-            status: status.as_u16(),
+            r#type: self.reason.urn(),
+            title: self.reason.title(),
+            status: self.reason.status().as_u16(),
             detail: &self.detail,
             retry_after: self.retry_after(),
         };
@@ -207,7 +229,7 @@ impl Problem {
 }
 
 /// The media type of every refusal.
-const PROBLEM_JSON: &str = "application/problem+json";
+pub(super) const PROBLEM_JSON: &str = "application/problem+json";
 
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
@@ -219,12 +241,7 @@ impl IntoResponse for Problem {
 impl Problem {
     /// As Confluent's REST Proxy says it: `{"error_code": CODE, "message": TEXT}` of this media type.
     pub(super) fn of_rest_proxy(self, media: &'static str) -> Response {
-        let status = self.reason.status().as_u16();
-        // Its codes for a topic that is denied or is not there have two digits more.
-        let code = match self.reason {
-            Reason::Forbidden | Reason::NotFound | Reason::Unauthorized => status * 100 + 1,
-            _ => status,
-        };
+        let code = self.reason.rest_proxy_code();
         let document = serde_json::json!({"error_code": code, "message": self.detail}).to_string();
         self.with_body(media, document.into_bytes())
     }

@@ -5,7 +5,7 @@
 //! no limit with ingest, so that it answers while ingest is full.
 //!
 //! The way of a request: `server` (accept, connection limits) -> `connection` (time limits) -> [`Ingest`]
-//! (head limits, in-flight limit, metrics) -> axum's router -> `produce` (body -> records -> commit).
+//! (head limits, in-flight limit, metrics) -> axum's router (`routes`) -> `produce` (body -> records -> commit).
 //!
 //! Deliberately does not know: how the log writes and how Kafka is reached. The forwarder shows itself
 //! through a closure ([`ForwardStatus`]).
@@ -21,6 +21,7 @@ mod health;
 mod idempotency;
 mod lander;
 mod limits;
+mod openapi;
 mod ops;
 mod order;
 mod page;
@@ -32,6 +33,7 @@ mod readers;
 mod receipts;
 mod records;
 mod rest_proxy;
+mod routes;
 mod samples;
 mod sending;
 mod server;
@@ -48,10 +50,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use axum::Router;
+use axum::body::Bytes;
 use axum::http::{HeaderValue, Request};
 use axum::response::Response;
-use axum::routing::{any, get};
 use hyper::body::Incoming;
 use ipnet::IpNet;
 use metrics_exporter_prometheus::PrometheusHandle;
@@ -182,6 +183,8 @@ pub struct Gateway {
     /// The WAL's identity, ready to be sent.
     wal_id: String,
     wal_header: HeaderValue,
+    /// `/openapi.json`.
+    openapi: Bytes,
     shutting_down: AtomicBool,
 }
 
@@ -238,6 +241,7 @@ impl Gateway {
             encoders: Arc::new(Semaphore::new(produce::ENCODERS_MAX)),
             sources,
             counters,
+            openapi: openapi::document(&options, &wal_id),
             wal_id,
             wal_header,
             shutting_down: AtomicBool::new(false),
@@ -286,7 +290,7 @@ pub async fn serve_ingest(gateway: Arc<Gateway>, listener: TcpListener, shutdown
         headers_max: gateway.options.headers_max,
     };
     let ingest = Arc::new(Ingest {
-        routes: server::Routes::new(ingest_router(Arc::clone(&gateway))),
+        routes: server::Routes::new(routes::router(Arc::clone(&gateway))),
         gateway: Arc::clone(&gateway),
     });
     let keeping = upkeep(Arc::clone(&gateway), shutdown.clone());
@@ -349,23 +353,6 @@ fn tell_refreshed<E: std::fmt::Display>(what: &str, refreshed: Option<Result<Str
 /// See [`serve_ingest`].
 pub async fn serve_admin(gateway: Arc<Gateway>, listener: TcpListener, shutdown: CancellationToken) -> io::Result<()> {
     admin::serve(gateway, listener, shutdown).await
-}
-
-fn ingest_router(gateway: Arc<Gateway>) -> Router {
-    Router::new()
-        .route("/", get(pages::hello).fallback(pages::get_only))
-        .route("/hello", get(pages::hello).fallback(pages::get_only))
-        .route("/hello/{name}", get(pages::greeting).fallback(pages::get_only))
-        .route("/user/{username}", get(pages::user).fallback(pages::get_only))
-        .route("/v1/topics/{topic}", any(produce::topic))
-        .route("/v1/receipts/{seq}", get(receipts::show).fallback(pages::get_only))
-        .route("/topics/{topic}", any(rest_proxy::v2))
-        .route("/v3/clusters", any(rest_proxy::clusters))
-        .route("/v3/clusters/{id}", any(rest_proxy::cluster))
-        .route("/v3/clusters/{id}/topics/{topic}/records", any(rest_proxy::v3))
-        .route("/{source}", any(produce::source))
-        .fallback(produce::unknown_path)
-        .with_state(gateway)
 }
 
 /// The ingest listener's requests: limits first, then the router, then the numbers.

@@ -25,8 +25,8 @@ use super::{Gateway, pages};
 use crate::ingest::Key;
 use crate::ingest::rest_proxy::Size;
 
-const V2: &str = "application/vnd.kafka.v2+json";
-const V3: &str = "application/json";
+pub(super) const V2: &str = "application/vnd.kafka.v2+json";
+pub(super) const V3: &str = "application/json";
 const POST: &str = "POST";
 /// How many records an answer tells of in one piece: a long one is made while it is read, so that clients that do not
 /// read cost no memory.

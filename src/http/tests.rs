@@ -31,7 +31,7 @@ struct Running {
     _folder: TempDir,
 }
 
-fn options() -> Options {
+pub(super) fn options() -> Options {
     let source = |name: &str, key: Option<&str>| Source {
         name: name.into(),
         topic: Topic::parse(name).unwrap(),

@@ -94,6 +94,11 @@ impl Tls {
         })
     }
 
+    /// Whether a client needs a certificate.
+    pub(super) fn wants_certificates(&self) -> bool {
+        self.files.client_ca.is_some()
+    }
+
     /// Until when the certificate in force holds, if it says so.
     #[must_use]
     pub fn expiry(&self) -> Option<Expiry> {

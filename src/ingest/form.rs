@@ -14,7 +14,7 @@ use super::{FieldKey, IngestError, Out};
 use crate::record::Record;
 
 /// The most fields of one form. It keeps the search for repeated names short: no index is built.
-const FIELDS_MAX: usize = 1000;
+pub(crate) const FIELDS_MAX: usize = 1000;
 
 /// Reads a form as one record.
 pub(super) fn read<F: FnMut(&Record)>(

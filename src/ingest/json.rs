@@ -18,7 +18,7 @@ use super::{FieldKey, IngestError, Media, Out, Shape, cloud_events};
 use crate::record::Record;
 
 /// How deep objects and arrays may be nested: what serde_json, and so the lander, reads back.
-const DEPTH_MAX: usize = 127;
+pub(crate) const DEPTH_MAX: usize = 127;
 
 /// Reads a JSON body: an object, or (of shape `Many`) an array.
 pub(super) fn read<F: FnMut(&Record)>(

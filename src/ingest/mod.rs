@@ -17,6 +17,8 @@ mod json;
 pub mod rest_proxy;
 
 pub use encoding::Encoding;
+pub(crate) use form::FIELDS_MAX as FORM_FIELDS_MAX;
+pub(crate) use json::DEPTH_MAX as JSON_DEPTH_MAX;
 
 use crate::record::{HEADER_IDEMPOTENCY_KEY, HEADER_PREFIX_RESERVED, Record, Topic};
 
@@ -519,7 +521,7 @@ enum FieldKey {
 
 /// The most headers of a record that are not the request's own: a header costs memory beyond its bytes, here and in
 /// Kafka's client.
-const HEADERS_MAX: usize = 100;
+pub(crate) const HEADERS_MAX: usize = 100;
 
 const CONTENT_TYPE: &str = "content-type";
 

@@ -72,6 +72,18 @@ impl Demand {
         Self { rule, table }
     }
 
+    /// How many members a record has, and whether they are the declared ones.
+    #[must_use]
+    pub fn rule(&self) -> &Rule {
+        &self.rule
+    }
+
+    /// The declared fields, and what each holds.
+    pub fn fields(&self) -> impl Iterator<Item = (&str, table::Kind)> {
+        let columns = self.table.columns.iter();
+        columns.map(|column| (column.field.as_str(), column.kind))
+    }
+
     /// Why a value breaks it, in the words of the column `reason`; `None`: it does not.
     #[must_use]
     pub fn broken_by(&self, value: Option<&[u8]>) -> Option<String> {
