@@ -34,12 +34,12 @@ cases!["access":
 const SECRET: &str = "secret-of-gw";
 
 /// A folder with a file of keys.
-struct Keys {
-    folder: tempfile::TempDir,
+pub struct Keys {
+    pub folder: tempfile::TempDir,
 }
 
 impl Keys {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         Self { folder }
     }
@@ -57,14 +57,14 @@ impl Keys {
     }
 
     /// A new key.
-    fn create(&self, name: &str, more: &[&str]) -> String {
+    pub fn create(&self, name: &str, more: &[&str]) -> String {
         let ended = self.verb(&[&["create", "--name", name], more].concat());
         assert_eq!(ended.code, Some(0), "{ended:?}");
         ended.stdout.trim_end().to_owned()
     }
 
     /// A configuration that asks for keys.
-    fn config(&self) -> Config {
+    pub fn config(&self) -> Config {
         let mut config = Config::new(NOWHERE);
         config.set("http.api_keys_file", self.path().to_str().unwrap());
         config

@@ -31,6 +31,7 @@ mod land;
 mod land_faults;
 mod land_files;
 mod land_postgres;
+mod openapi;
 mod operator;
 mod overload;
 mod protocols;
@@ -83,6 +84,7 @@ fn main() -> ExitCode {
         conformance::CASES,
         receipts::CASES,
         retries::CASES,
+        openapi::CASES,
         overload::CASES,
         forward::CASES,
         crash::CASES,
