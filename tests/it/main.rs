@@ -16,6 +16,7 @@ mod checker;
 mod cli;
 mod cli_doctor;
 mod cli_status;
+mod clients;
 mod clock;
 mod conformance;
 mod crash;
@@ -85,6 +86,7 @@ fn main() -> ExitCode {
         receipts::CASES,
         retries::CASES,
         openapi::CASES,
+        clients::CASES,
         overload::CASES,
         forward::CASES,
         crash::CASES,

@@ -76,6 +76,8 @@ pub enum Part {
     Curl,
     /// Python with `tests/python/requirements.txt`.
     Python,
+    /// JavaScript without a browser.
+    Node,
     /// 12,000 open files.
     Files,
     /// A tiny file system of its own: a mount namespace with a tmpfs.
@@ -105,6 +107,7 @@ impl Part {
                 let python = python();
                 (!python.exists()).then(|| format!("no {} (./tests/run makes it)", python.display()))
             }
+            Self::Node => (!answers("node", &["--version"])).then(|| "no `node` (Debian: nodejs)".to_owned()),
             Self::Files => {
                 let files = open_files_max();
                 (files < 12_000).then(|| format!("only {files} open files are allowed (ulimit -n 12000)"))
