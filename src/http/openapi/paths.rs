@@ -189,14 +189,19 @@ pub(in super::super) fn receipt(facts: &Facts<'_>, path: &str) -> Paths {
     let operation = Operation {
         id: "receipt".into(),
         summary: "What became of a record.".into(),
-        description: "With wait the answer comes once Kafka has the record, or after timeout.".into(),
+        description:
+            "With wait the answer comes once Kafka has the record, or after timeout, which goes with wait only.".into(),
         parameters: vec![
-            in_path("seq", "The record's sequence, from its receipt.", schemas::sequence()),
+            in_path(
+                "seq",
+                "The record's sequence, as an answer told it.",
+                schemas::any_sequence(),
+            ),
             parameter("wait", "Wait for Kafka.", json!({"const": "acked"})),
             parameter(
                 "timeout",
-                "How long to wait, such as 10s or 500ms.",
-                json!({"type": "string", "pattern": "^[0-9]{1,6}(?:ms|s|m)$"}),
+                "How long to wait, such as 10s or 500ms; 60s at most.",
+                json!({"type": "string", "pattern": "^(?:0|(?:60|[1-5]?[0-9])s|[1-9]?[0-9]{1,3}ms)$"}),
             ),
             parameter(
                 "wal",

@@ -91,6 +91,11 @@ pub(super) fn sequence() -> Value {
     json!({"type": "integer", "minimum": 1, "maximum": crate::record::SEQUENCE_MAX})
 }
 
+/// A place that a client names, which no record may have.
+pub(super) fn any_sequence() -> Value {
+    json!({"type": "integer", "minimum": 1, "maximum": u64::MAX})
+}
+
 pub(super) fn problem(status: u16, reasons: &[Reason]) -> Value {
     let types: Vec<String> = reasons.iter().map(|reason| reason.urn()).collect();
     json!({"allOf": [
@@ -330,7 +335,7 @@ pub(super) fn receipt_answer() -> Value {
         "required": ["wal", "seq", "state", "partition", "offset", "reason"],
         "properties": {
             "wal": {"type": "string", "format": "uuid"},
-            "seq": sequence(),
+            "seq": any_sequence(),
             "state": {
                 "description": "committed: on disk; acknowledged: Kafka has it; held: its topic does not exist or is denied; \
                     dead_lettered: Kafka refused it; lost: damage has it; unknown: never taken, or forgotten.",
