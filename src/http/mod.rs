@@ -42,6 +42,7 @@ mod status;
 #[cfg(test)]
 mod tests;
 mod tls;
+mod trace_context;
 
 use std::collections::HashMap;
 use std::io;

@@ -16,7 +16,7 @@ use tokio::time::timeout;
 
 use super::error::{Problem, Reason};
 use super::idempotency::{self, Content, Turn};
-use super::{Gateway, SourceState, auth, pages, rest_proxy};
+use super::{Gateway, SourceState, auth, pages, rest_proxy, trace_context};
 use crate::ingest::cloud_events::{self, Attributes};
 use crate::ingest::rest_proxy::{Embedded, Sizes};
 use crate::ingest::{self, Encoding, Envelope, Headers, IngestError, Key, Media, Shape, Taken};
@@ -406,6 +406,12 @@ fn client_headers(headers: &HeaderMap, mut key: Key) -> Result<(Key, Headers), I
             key = key.or(Key::Given(value.as_bytes().to_vec()))?;
         }
     }
+    // A header that the client names itself is what it wants to be read.
+    let trace = trace_context::of(headers).into_iter();
+    let trace: Headers = trace
+        .filter(|(name, _)| own.iter().all(|(named, _)| named != name))
+        .collect();
+    own.extend(trace);
     Ok((key, own))
 }
 
@@ -527,6 +533,13 @@ mod tests {
         let (key, own) = client_headers(&headers, Key::None).unwrap();
         assert_eq!(key, Key::Given(b"k\xff".to_vec()));
         assert_eq!(own, [("trace-id".to_owned(), b"7".to_vec())]);
+        let parent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+        headers.insert("traceparent", HeaderValue::from_static(parent));
+        let (_, own) = client_headers(&headers, Key::None).unwrap();
+        assert_eq!(own[1], ("traceparent".to_owned(), parent.as_bytes().to_vec()));
+        headers.insert("tidegate-header-traceparent", HeaderValue::from_static("mine"));
+        let (_, own) = client_headers(&headers, Key::None).unwrap();
+        assert!(own.contains(&("traceparent".to_owned(), b"mine".to_vec())) && own.len() == 2);
         assert!(client_headers(&headers, Key::Field("a".into())).is_err());
         headers.insert("tidegate-header-tidegate-seq", HeaderValue::from_static("7"));
         assert!(client_headers(&headers, Key::None).is_err());

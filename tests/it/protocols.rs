@@ -22,6 +22,7 @@ cases!["protocols":
     a_compressed_body_is_what_was_compressed [Kafka],
     a_bomb_is_refused_and_costs_no_memory [Alone],
     a_source_that_rejects_says_why_and_stores_nothing [],
+    a_trace_goes_on_into_kafka_with_every_record [Kafka],
 ];
 
 const EVENTS: &str = "application/cloudevents-batch+json";
@@ -358,4 +359,36 @@ fn a_source_that_rejects_says_why_and_stores_nothing() {
             "{path} {body}"
         );
     }
+}
+
+fn a_trace_goes_on_into_kafka_with_every_record() {
+    const PARENT: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+    const STATE: &str = "congo=t61rcWkgMzE,rojo=00f067aa0ba902b7";
+    let (kafka, gateway, topic) = start("traces");
+    let (client, path) = (gateway.client(), format!("/v1/topics/{topic}"));
+    let trace = [("traceparent", PARENT), ("tracestate", STATE)];
+    let json = ("content-type", JSON);
+    let v2 = ("content-type", "application/vnd.kafka.json.v2+json");
+    let answers = [
+        client.post_with(&path, &[json, trace[0], trace[1]], br#"[{"n":1},{"n":2}]"#),
+        client.post_with(
+            &format!("/topics/{topic}"),
+            &[v2, trace[0]],
+            br#"{"records":[{"value":{"n":3}}]}"#,
+        ),
+        // The standard's word for it: as if it had not been sent. The record is.
+        client.post_with(&path, &[json, ("traceparent", "00-0-0-01"), trace[1]], br#"{"n":4}"#),
+        client.post_with(&path, &[json], br#"{"n":5}"#),
+    ];
+    for answer in answers {
+        let answer = answer.unwrap();
+        assert!([200, 202].contains(&answer.status), "{answer:?}");
+    }
+    let messages = read(kafka, &topic, 5);
+    let traces: Vec<_> = messages
+        .iter()
+        .map(|message| (message.header("traceparent"), message.header("tracestate")))
+        .collect();
+    let whole = (Some(PARENT), Some(STATE));
+    assert_eq!(traces, [whole, whole, (Some(PARENT), None), (None, None), (None, None)]);
 }
