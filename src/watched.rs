@@ -32,6 +32,11 @@ impl Watched {
         }
     }
 
+    /// Whether what is in force is not what is in the files now, for that cannot be used.
+    pub(crate) fn is_refused(&self) -> bool {
+        self.told.is_some()
+    }
+
     /// Loads them again if any of them is another one than was used last, or gone, or there again. `None`: there is nothing
     /// new, or it was told before why it cannot be used.
     pub(crate) fn refresh<T, E: Display>(&mut self, load: impl FnOnce() -> Result<T, E>) -> Option<Result<T, E>> {

@@ -71,10 +71,10 @@ async fn start(plan: Plan<'_>, recent: telemetry::Recent) -> Result<()> {
     let guard = Guard::open(config)?;
 
     // Before the log: what it finds on opening is counted too.
-    let scrape = metrics::install()?;
-    for source in &config.sources {
-        metrics::zero_lag(source.topic.as_str());
-    }
+    let scrape = metrics::install(match plan.land {
+        None => metrics::Process::Gateway,
+        Some(_) => metrics::Process::Both,
+    })?;
 
     let wal = open_log(config).await?;
     let forwarder = Forwarder::start(wal.clone(), plan.forward)?;

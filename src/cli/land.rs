@@ -55,7 +55,7 @@ pub(super) fn run(flags: &Flags, config: &Config) -> Result<()> {
 
 async fn start(config: &Config, mode: Mode) -> Result<()> {
     let stop = signals::shutdown_token().context("signals cannot be handled")?;
-    let scrape = metrics::install()?;
+    let scrape = metrics::install(metrics::Process::Lander)?;
     let landing = Landing::start(config, options::land(config, mode), scrape).await?;
     let handle = landing.handle.clone();
     let ended = tokio::select! {

@@ -258,11 +258,17 @@ async fn metrics_text(State(admin): State<Arc<Admin>>) -> Response {
     let forward = (gateway.forward)();
     set_forward_gauges(&forward, (gateway.clock)());
     metrics::gauge!(names::INGEST_IN_FLIGHT).set(float(gateway.in_flight() as u64));
+    if let Some(expiry) = gateway.options.tls.as_ref().and_then(|tls| tls.expiry()) {
+        metrics::gauge!(names::HTTP_CERTIFICATE_EXPIRY_TIMESTAMP_SECONDS)
+            .set(float(u64::try_from(expiry.timestamp_seconds).unwrap_or(0)));
+    }
     scraped(&gateway.scrape, &gateway.options.gateway_id)
 }
 
 /// Every metric as it stands now, as an answer.
 pub(super) fn scraped(scrape: &PrometheusHandle, name: &str) -> Response {
+    names::look_at_process();
+    metrics::gauge!(names::CLOCK_TIMESTAMP_SECONDS).set(jiff::Timestamp::now().as_duration().as_secs_f64());
     metrics::gauge!(
         names::BUILD_INFO,
         "version" => env!("CARGO_PKG_VERSION"),
@@ -293,7 +299,10 @@ fn set_wal_gauges(status: &wal::Status) {
         (names::WAL_DISK_BYTES, status.disk_bytes),
         (names::WAL_CAPACITY_BYTES, status.capacity_bytes),
         (names::WAL_FREE_BYTES, status.free_bytes),
+        (names::WAL_ROOM_BYTES, status.room_bytes),
+        (names::WAL_REFUSING, u64::from(status.refusing.is_some())),
         (names::WAL_GENERATIONS, status.generations),
+        (names::WAL_DAMAGED_RECORDS, status.corruption_records),
         (names::WAL_POISONED, u64::from(status.poisoned.is_some())),
         (names::HELD_RECORDS, status.held_records),
         (names::DEAD_LETTERS, status.dead_letters),

@@ -144,9 +144,12 @@ async fn metrics_text(State(shown): State<Arc<Shown>>) -> Response {
     for (topic, partition) in gauges.iter() {
         gauge(topic, *partition).set(0.0);
     }
+    let status = shown.lander.handle.status();
+    metrics::gauge!(names::LAND_BROKER_UP).set(f64::from(u8::from(status.kafka_up)));
+    metrics::gauge!(names::LAND_SINK_UP).set(f64::from(u8::from(status.sink_up)));
     // Two sources may read one topic: the one that is further behind counts.
     let mut lags: HashMap<(String, i32), u64> = HashMap::new();
-    for partition in shown.lander.handle.status().partitions {
+    for partition in status.partitions {
         let lag = lags.entry((partition.topic, partition.partition)).or_default();
         *lag = partition.lag_records.max(*lag);
     }

@@ -329,11 +329,17 @@ impl Gateway {
                 tracing::warn!("http.api_keys_file has no key any more: nobody can send");
             }
             tell_refreshed("http.api_keys_file", refreshed);
+            refused(names::FILE_API_KEYS, keys.is_refused());
         }
         if let Some(tls) = &self.options.tls {
             tell_refreshed("a file of http.tls_*", tls.refresh());
+            refused(names::FILE_TLS, tls.is_refused());
         }
     }
+}
+
+fn refused(file: &'static str, is_refused: bool) {
+    metrics::gauge!(names::HTTP_FILES_REFUSED, "file" => file).set(f64::from(u8::from(is_refused)));
 }
 
 /// `refreshed`: what is in force now, in words.

@@ -35,6 +35,7 @@ use super::error::Reason;
 use super::sending;
 use super::socket::Socket;
 use super::tls::{self, NoTls, Tls};
+use crate::metrics as names;
 
 /// Newcomers that may wait for room at once.
 const DOOR_MAX: usize = 128;
@@ -374,6 +375,7 @@ impl<A: App> Serve<A> {
                 }
             }
             Ok(Err(NoTls::Plain(tcp))) => {
+                no_tls(names::HANDSHAKE_PLAIN);
                 let mut socket = pin!(Socket::new(tcp, Arc::clone(connection)));
                 socket.refuse(
                     Reason::Malformed,
@@ -382,10 +384,14 @@ impl<A: App> Serve<A> {
                 self.close(socket).await;
             }
             Ok(Err(NoTls::Failed(error))) => {
+                no_tls(names::HANDSHAKE_BROKEN);
                 // Certificates that do not fit are found out here, and their owners ask the operator.
                 tracing::debug!(%error, peer = %peer.address, listener = self.options.name, "no TLS connection");
             }
-            Err(_) => tracing::debug!(peer = %peer.address, "a TLS handshake took too long"),
+            Err(_) => {
+                no_tls(names::HANDSHAKE_TIMEOUT);
+                tracing::debug!(peer = %peer.address, "a TLS handshake took too long");
+            }
         }
     }
 
@@ -503,6 +509,11 @@ impl<A: App> Serve<A> {
             tracing::debug!(%error, listener = self.options.name, "a refused client was gone");
         }
     }
+}
+
+/// Counts a connection that did not become one of TLS.
+fn no_tls(reason: &'static str) {
+    metrics::counter!(names::HTTP_HANDSHAKES_FAILED_TOTAL, "reason" => reason).increment(1);
 }
 
 #[cfg(test)]

@@ -105,6 +105,12 @@ impl Tls {
         self.in_force.read().unwrap_or_else(PoisonError::into_inner).1.clone()
     }
 
+    /// Whether one of the files was changed to something that cannot be used.
+    #[must_use]
+    pub fn is_refused(&self) -> bool {
+        self.watched.lock().unwrap_or_else(PoisonError::into_inner).is_refused()
+    }
+
     /// Reads the files again if one has changed: what is in force now, in words. Until they can be used again, those of before
     /// are in force.
     ///
@@ -254,6 +260,8 @@ pub struct Expiry {
     pub until: String,
     /// Whole days; below 0 when it is over.
     pub days: i32,
+    /// The same as Unix time.
+    pub timestamp_seconds: i64,
 }
 
 impl Expiry {
@@ -271,6 +279,7 @@ impl Expiry {
 
     fn of(certificate: &CertificateDer<'_>) -> Option<Self> {
         let certificate = X509::from_der(certificate).ok()?;
+        let since = Asn1Time::from_unix(0).ok()?.diff(certificate.not_after()).ok()?;
         let left = Asn1Time::days_from_now(0).ok()?.diff(certificate.not_after()).ok()?;
         // Hours beyond the last whole day count against it once they are negative.
         let days = if left.days <= 0 && left.secs < 0 {
@@ -281,6 +290,7 @@ impl Expiry {
         Some(Self {
             until: certificate.not_after().to_string(),
             days,
+            timestamp_seconds: i64::from(since.days) * 86_400 + i64::from(since.secs),
         })
     }
 

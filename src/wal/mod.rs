@@ -178,6 +178,8 @@ pub struct Status {
     pub capacity_bytes: u64,
     /// What the file system has left.
     pub free_bytes: u64,
+    /// What new records may still take until they are refused.
+    pub room_bytes: u64,
     /// Of the main log.
     pub generations: u64,
     /// Records that were committed and cannot be read: found since the start, or before it and not
@@ -507,6 +509,7 @@ impl Wal {
             disk_bytes: self.inner.logs().map(Log::disk_bytes).sum(),
             capacity_bytes: inner.quota.bytes_max(),
             free_bytes: inner.quota.free(),
+            room_bytes: inner.quota.room(),
             generations: inner.main.generations() as u64,
             corruption_records: self.inner.logs().map(Log::damaged).sum(),
             poisoned: inner.poison.reason(),

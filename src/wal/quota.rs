@@ -58,6 +58,13 @@ impl Quota {
         rustix::fs::statvfs(&self.path).map_or(u64::MAX, |stat| stat.f_bavail.saturating_mul(stat.f_frsize))
     }
 
+    /// What new records may still take.
+    #[must_use]
+    pub fn room(&self) -> u64 {
+        let own = self.bytes_max.saturating_sub(self.used());
+        own.min(self.free().saturating_sub(self.free_bytes_min))
+    }
+
     /// Whether `more` bytes fit; `reserve`: for what leaves the main log.
     ///
     /// # Errors

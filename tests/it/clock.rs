@@ -49,14 +49,14 @@ fn library() -> &'static Path {
 }
 
 /// The clock of a gateway under test.
-struct Clock {
+pub struct Clock {
     _folder: tempfile::TempDir,
     offset: File,
 }
 
 impl Clock {
     /// Puts it into a configuration.
-    fn new(config: &mut Config) -> Self {
+    pub fn new(config: &mut Config) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("offset");
         let clock = Self {
@@ -70,7 +70,7 @@ impl Clock {
     }
 
     /// So many seconds off from now on.
-    fn set(&self, seconds: i64) {
+    pub fn set(&self, seconds: i64) {
         self.offset.write_all_at(&seconds.to_le_bytes(), 0).unwrap();
     }
 }

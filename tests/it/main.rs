@@ -116,6 +116,7 @@ fn main() -> ExitCode {
         wal_verbs::CASES,
         operator::CASES,
         runbook::CASES,
+        runbook::watched::CASES,
         heal::CASES,
         status_page::CASES,
         cli_doctor::CASES,

@@ -4,6 +4,8 @@
 //! `# exit N` must end with N. A ```text block below says what the block above printed: each of its lines is found in a
 //! line of the output, with `...` for anything. Between two blocks the test does what the page asks of people.
 
+pub mod watched;
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -64,15 +66,16 @@ fn every_page_has_a_test_and_a_place_in_the_index() {
             continue;
         }
         pages += 1;
+        let cases = || CASES.iter().chain(watched::CASES);
         let case = format!("runbook::{}", name.trim_end_matches(".md").replace('-', "_"));
         assert!(
-            CASES.iter().any(|known| known.name == case),
+            cases().any(|known| known.name == case),
             "docs/runbook/{name} has no test: {case}"
         );
         assert!(index.contains(&format!("({name})")), "{name} is not in the index");
         assert!(!Page::read(&name).blocks.is_empty(), "{name} has no commands");
     }
-    assert_eq!(pages + 1, CASES.len(), "a test without a page");
+    assert_eq!(pages + 1, CASES.len() + watched::CASES.len(), "a test without a page");
     for name in metrics {
         let known = tidegate::metrics::ALL.iter().any(|metric| metric.name == name);
         assert!(known, "{name} is no metric");

@@ -376,6 +376,7 @@ mod tests {
                 let expiry = days.map(|days| Expiry {
                     until: "May 1".into(),
                     days,
+                    timestamp_seconds: 0,
                 });
                 facts.guard = Ok(Guarded {
                     keys,

@@ -11,6 +11,9 @@ use openssl::pkey::{PKey, Private};
 use openssl::x509::extension::{BasicConstraints, SubjectAlternativeName};
 use openssl::x509::{X509, X509Builder, X509NameBuilder};
 
+/// How long a certificate holds when nobody says otherwise.
+const DAYS: u32 = 2;
+
 /// Somebody who signs.
 pub struct Authority {
     certificate: X509,
@@ -39,8 +42,14 @@ impl Authority {
 
     /// A certificate of this common name, for this address if it is one, and its key, as PEM.
     pub fn issue(&self, name: &str) -> (Vec<u8>, Vec<u8>) {
+        self.issue_for(name, DAYS)
+    }
+
+    /// [`Self::issue`] of one that holds for so many days.
+    pub fn issue_for(&self, name: &str, days: u32) -> (Vec<u8>, Vec<u8>) {
         let key = key();
         let mut builder = builder(name, &key);
+        builder.set_not_after(&Asn1Time::days_from_now(days).unwrap()).unwrap();
         builder.set_issuer_name(self.certificate.subject_name()).unwrap();
         let context = builder.x509v3_context(Some(&self.certificate), None);
         let mut names = SubjectAlternativeName::new();
@@ -79,6 +88,6 @@ fn builder(name: &str, key: &PKey<Private>) -> X509Builder {
     builder.set_subject_name(&builder_name(name)).unwrap();
     builder.set_pubkey(key).unwrap();
     builder.set_not_before(&Asn1Time::days_from_now(0).unwrap()).unwrap();
-    builder.set_not_after(&Asn1Time::days_from_now(2).unwrap()).unwrap();
+    builder.set_not_after(&Asn1Time::days_from_now(DAYS).unwrap()).unwrap();
     builder
 }
