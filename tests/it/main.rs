@@ -32,6 +32,7 @@ mod land;
 mod land_faults;
 mod land_files;
 mod land_postgres;
+mod observe;
 mod openapi;
 mod operator;
 mod overload;
@@ -114,6 +115,7 @@ fn main() -> ExitCode {
         cli::CASES,
         cli_status::CASES,
         wal_verbs::CASES,
+        observe::CASES,
         operator::CASES,
         runbook::CASES,
         runbook::watched::CASES,

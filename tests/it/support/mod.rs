@@ -20,6 +20,7 @@ pub mod load;
 pub mod mount;
 pub mod pool;
 pub mod postgres;
+pub mod prometheus;
 pub mod proxy;
 pub mod raw;
 pub mod store;
@@ -68,6 +69,8 @@ pub enum Part {
     OwnKafka,
     /// PostgreSQL's server: a cluster of the run's own.
     Postgres,
+    /// Prometheus and promtool.
+    Prometheus,
     /// ApacheBench.
     Ab,
     /// Chromium and its WebDriver.
@@ -100,6 +103,7 @@ impl Part {
             Self::Kafka => std::env::var_os("TIDEGATE_TEST_KAFKA").map_or_else(kafka::missing, |_| None),
             Self::OwnKafka => kafka::missing(),
             Self::Postgres => postgres::missing(),
+            Self::Prometheus => prometheus::missing(),
             Self::Ab => (!answers("ab", &["-V"])).then(|| "no `ab` (Debian: apache2-utils)".to_owned()),
             Self::Chromium => browser::missing(),
             Self::Curl => (!answers("curl", &["--version"])).then(|| "no `curl`".to_owned()),
