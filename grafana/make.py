@@ -92,11 +92,10 @@ def panel(title, what, *queries, kind="timeseries", unit="short", width=8, heigh
 
 
 def variable(name, label, query, many):
-    text = "All" if many else ""
+    everything = {"allValue": ".*", "current": {"text": "All", "value": "$__all"}} if many else {}
     return {"type": "query", "name": name, "label": label, "datasource": DATASOURCE, "definition": query,
             "query": {"query": query, "refId": name}, "refresh": 2, "sort": 1, "multi": many, "includeAll": many,
-            "allValue": ".*" if many else None, "current": {"text": text, "value": "$__all"} if many else {}, "options": [], "hide": 0,
-            "regex": "", "skipUrlSync": False}
+            "options": [], "hide": 0, "regex": "", "skipUrlSync": False, **everything}
 
 
 def dashboard(uid, title, what, variables, rows):
@@ -114,7 +113,7 @@ def dashboard(uid, title, what, variables, rows):
             panels.append({"id": number, **item, "gridPos": {"x": x, "y": y, **size}})
             x, height = x + size["w"], max(height, size["h"])
         y += height
-    source = {"type": "datasource", "name": "datasource", "label": "Prometheus", "query": "prometheus", "current": {}, "options": [],
+    source = {"type": "datasource", "name": "datasource", "label": "Prometheus", "query": "prometheus", "options": [],
               "hide": 0, "includeAll": False, "multi": False, "refresh": 1, "regex": "", "skipUrlSync": False}
     links = [{"type": "dashboards", "title": "tidegate", "tags": ["tidegate"], "asDropdown": False, "includeVars": False,
               "keepTime": True, "targetBlank": False, "icon": "external link", "tooltip": "", "url": ""}]
@@ -132,9 +131,24 @@ def land(name):
     return of(name, 'site=~"$site", instance=~"$lander"')
 
 
-def by(label, name, **more):
+def lander(name):
+    """Of what both kinds of process have, the landers'."""
+    return of(name, 'job="tidegate-lander", site=~"$site", instance=~"$lander"')
+
+
+def busy(label, expression):
+    """Without the many values of a label that are 0; one line at 0 when all are."""
+    return f'sum by ({label}) ({expression}) > 0 or on() label_replace(vector(0), "{label}", "none", "", "")'
+
+
+def by(label, name, of=of):
     """A counter's rate by a label."""
-    return f"sum by ({label}) (rate({more.get('of', of)(name)}[$__rate_interval]))"
+    return busy(label, f"rate({of(name)}[$__rate_interval])")
+
+
+def in_an_hour(label, name, of=of):
+    """A counter's increase by a label."""
+    return busy(label, f"increase({of(name)}[1h])")
 
 
 def heat(name, of=of):
@@ -180,7 +194,7 @@ GATEWAY = [
         panel("Growth", "Records a second that come in above what goes out. Above 0 for long without an outage: Kafka or the line is "
               "too slow for what is sent.",
               (f"{of('instance:tidegate_ingest_records:rate5m')} - {of('instance:tidegate_forward_records:rate5m')}", "in - out"),
-              unit="rps", low=None),
+              unit="cps", low=None),
         panel("Time until the disk is full", "At the pace of the last 30 minutes, 30 days at most. Below 4 hours somebody is woken: "
               "runbook disk-filling.", (of("instance:tidegate_wal_full:seconds"), "until full"), unit="s", colors=TIME_LEFT),
         panel("Disk", "What the log takes, its limit, and what its file system has left. Free falls while the log does not grow: "
@@ -193,11 +207,11 @@ GATEWAY = [
         panel("Records a second", "Committed, acknowledged by Kafka. Out stays below in: the backlog grows. In falls to "
               "nothing: ask the senders.",
               (of("instance:tidegate_ingest_records:rate5m"), "in"), (of("instance:tidegate_forward_records:rate5m"), "out"),
-              unit="rps"),
+              unit="cps"),
         panel("Bytes a second", "Payload. Out at a level line: forward.bytes_per_second_max, or the line's own limit.",
               (of("instance:tidegate_ingest_bytes:rate5m"), "in"), (of("instance:tidegate_forward_bytes:rate5m"), "out"), unit="Bps"),
         panel("Records in, by topic", "Who sends how much. A topic that was there and is not: ask its senders.",
-              (by("topic", "tidegate_ingest_records_total"), "{{topic}}"), unit="rps", stacked=True),
+              (by("topic", "tidegate_ingest_records_total"), "{{topic}}"), unit="cps", stacked=True),
         panel("Answers by code", "2xx is on disk. 5xx is the gateway's matter (disk, limits), 4xx the senders': see the next panel.",
               (by("code", "tidegate_ingest_requests_total"), "{{code}}"), unit="reqps", stacked=True),
         panel("Rejected, by reason", "wal_full, disk_low: runbook disk-full. unauthorized, forbidden, rate: runbook refused-clients. "
@@ -221,16 +235,16 @@ GATEWAY = [
               (of("instance:tidegate_forward_delivery_seconds:p99_5m"), "delivery"), unit="s"),
         panel("Records a commit", "Group commit at work: it grows with the load. Near 1 at a high load: have senders put more "
               "records into a request.", heat("tidegate_wal_commit_records"), kind="heatmap", unit="short", low=None),
-        panel("Records by watermark", "next, committed, acknowledged: sequences a second. acknowledged stands while committed moves: "
+        panel("Records by watermark", "Sequences a second, of 5 minutes. acknowledged stands while committed moves: "
               "Kafka is away.", (f"deriv({of('tidegate_wal_committed_sequence')}[5m])", "committed"),
-              (f"deriv({of('tidegate_wal_acked_sequence')}[5m])", "acknowledged"), unit="rps", low=None),
+              (f"deriv({of('tidegate_wal_acked_sequence')}[5m])", "acknowledged"), unit="cps", low=None),
     ]),
     ("Kafka", [
         panel("Kafka reachable", "0 while no broker is. Records wait on disk meanwhile. Runbook kafka-away when it lasts.",
               (of("tidegate_forward_broker_up"), "gateway"), (land("tidegate_land_broker_up"), "lander {{instance}}"), most=1),
         panel("Sent again, by reason", "healed: Kafka had lost records, runbook kafka-lost-data. batch, transient, fatal, config heal by "
               "themselves; steadily: the log names the topic.",
-              (by("reason", "tidegate_forward_retries_total"), "{{reason}}"), unit="rps", stacked=True),
+              (by("reason", "tidegate_forward_retries_total"), "{{reason}}"), unit="cps", stacked=True),
         panel("On the way to Kafka", "Handed to the producer and not acknowledged. High and level: Kafka takes connections and answers "
               "nothing. Runbook kafka-away.", (of("tidegate_forward_in_flight_records"), "in flight")),
         panel("Lag", "How far the forwarder is behind, as the age of what it has not settled. As the backlog's time.",
@@ -246,7 +260,7 @@ GATEWAY = [
     ("Kept for an operator", [
         panel("Dead letters, by reason", "New ones in an hour. MessageSizeTooLarge: the topic's max.message.bytes. Others: its policy or "
               "schema. Runbook dead-letters.",
-              (f"sum by (reason) (increase({of('tidegate_dead_letters_total')}[1h]))", "{{reason}}"), stacked=True),
+              (in_an_hour("reason", "tidegate_dead_letters_total"), "{{reason}}"), stacked=True),
         panel("Held", "Records and topics that wait until their topic exists or may be written to. Runbook held-topics.",
               (of("tidegate_held_records"), "records"), (of("tidegate_held_topics"), "topics")),
         panel("Corruption", "Anything but 0: the disk has given back what was not written. Poisoned is 1 when a write failed and the log has "
@@ -263,21 +277,21 @@ GATEWAY = [
         panel("Rows a second", "Many that are not valid: a sender has changed what it sends; the views <source>_invalid show what. Duplicates "
               "are dropped: some after each crash, rewind or replay.",
               (by("valid", "tidegate_land_records_total", of=land), "valid: {{valid}}"),
-              (f"sum(rate({land('tidegate_land_duplicates_total')}[$__rate_interval]))", "duplicates"), unit="rps", stacked=True),
+              (f"sum(rate({land('tidegate_land_duplicates_total')}[$__rate_interval]))", "duplicates"), unit="cps", stacked=True),
         panel("Batches", "Time of one transaction. A band that climbs: the database gets slow. Runbook lander-lag.",
               heat("tidegate_land_batch_seconds", of=land), kind="heatmap", unit="s", low=None),
         panel("Errors, by reason", "In an hour. identity_clash: runbook gateway-cloned. out_of_range, file_damaged: records are missing. "
               "Others heal by themselves; steadily: runbook lander-lag.",
-              (f"sum by (reason) (increase({land('tidegate_land_errors_total')}[1h]))", "{{reason}}"), stacked=True),
+              (in_an_hour("reason", "tidegate_land_errors_total", of=land), "{{reason}}"), stacked=True),
         panel("Database takes rows", "0: the database or the folder takes nothing; the lander's log and /readyz say why. Runbook lander-lag.",
               (land("tidegate_land_sink_up"), "{{instance}}"), most=1),
     ]),
     ("Process and machine", [
         panel("Memory", "It is bounded by the limits in the configuration. Grows for hours: it is a fault of ours: report it.",
-              (of("process_resident_memory_bytes"), "gateway"), (land("process_resident_memory_bytes"), "lander {{instance}}"), unit="bytes"),
-        panel("Processor", "Processors in use. At the number that the machine has: give it more, or have senders batch.",
-              (f"rate({of('process_cpu_seconds_total')}[$__rate_interval])", "gateway"),
-              (f"rate({land('process_cpu_seconds_total')}[$__rate_interval])", "lander {{instance}}")),
+              (of("process_resident_memory_bytes"), "gateway"), (lander("process_resident_memory_bytes"), "lander {{instance}}"), unit="bytes"),
+        panel("Processor", "Processors in use, over 5 minutes. At the number that the machine has: give it more, or have senders batch.",
+              (f"rate({of('process_cpu_seconds_total')}[5m])", "gateway"),
+              (f"rate({lander('process_cpu_seconds_total')}[5m])", "lander {{instance}}")),
         panel("Open files", "Near the limit: raise it (LimitNOFILE), or lower http.connections_max.",
               (of("process_open_fds"), "open"), (of("process_max_fds"), "limit"), (of("process_threads"), "threads")),
         panel("Clock", "How far this machine's clock is before Prometheus's. Above 30 s: runbook clock-off.",
@@ -330,7 +344,7 @@ FLEET = [
         panel("Records a second", "All in, all out, all landed. Out stays below in: backlogs grow. Landed stays below out: runbook lander-lag.",
               (f"sum({of('instance:tidegate_ingest_records:rate5m')})", "in"),
               (f"sum({of('instance:tidegate_forward_records:rate5m')})", "out"),
-              ("sum(instance:tidegate_land_records:rate5m)", "landed"), unit="rps"),
+              ("sum(instance:tidegate_land_records:rate5m)", "landed"), unit="cps"),
         panel("Bytes a second", "Payload of all. Out at a level line: a limit of the lines, or forward.bytes_per_second_max.",
               (f"sum({of('instance:tidegate_ingest_bytes:rate5m')})", "in"),
               (f"sum({of('instance:tidegate_forward_bytes:rate5m')})", "out"), unit="Bps"),
@@ -339,7 +353,7 @@ FLEET = [
         panel("Gateways", "How many are reached, and how many reach Kafka. Both fall: the network. The second alone: Kafka.",
               (f"sum(up{{job=\"tidegate\", {COUNTED}}})", "reached"), (f"sum({of('tidegate_forward_broker_up')})", "with Kafka")),
         panel("Rejected a second", "Requests refused, the ten gateways with most. One alone: open it and see the reasons. All at once: what was "
-              "rolled out to the senders?", (f"topk(10, {of('instance:tidegate_ingest_rejected:rate5m')} > 0) or vector(0)", "{{instance}}"),
+              "rolled out to the senders?", (f"topk(10, {of('instance:tidegate_ingest_rejected:rate5m')} > 0) or on() vector(0)", "{{instance}}"),
               unit="reqps"),
         panel("Versions", "Two at once are fine while you upgrade.", ("count by (version) (tidegate_build_info)", "{{version}}"), stacked=True),
         panel("Commit, all gateways", "A second band far above the first: some disks are slow; the table of the slowest names them. Not narrowed "
