@@ -218,6 +218,10 @@ impl Member {
                 }
                 Event::Failed(why) => self.state.view().stopped = Some(why),
             }
+            // Nothing is read here any more, so nothing would take the complaint back.
+            if self.work.assigned.is_empty() && std::mem::take(&mut self.work.complained) {
+                self.state.reading_works();
+            }
             let mut view = self.state.view();
             view.partitions = self.work.assigned.iter().map(|id| (*id, Place::default())).collect();
         }
@@ -483,9 +487,11 @@ impl Member {
                     );
                 }
             }
-            // What the link says for all members, once.
+            // What the link says for all members, once. It hears of it a second later than a member, and one without
+            // partitions reads nothing that would take its complaint back.
             Some(RDKafkaErrorCode::AllBrokersDown) => {}
-            Some(RDKafkaErrorCode::BrokerTransportFailure) if !self.consumer.context().is_up() => {}
+            Some(RDKafkaErrorCode::BrokerTransportFailure)
+                if self.work.assigned.is_empty() || !self.consumer.context().is_up() => {}
             _ => self.complain(error.to_string()),
         }
     }

@@ -17,6 +17,7 @@ cases!["land_faults":
     a_topic_made_anew_is_read_from_its_beginning [Kafka],
     what_kafka_deleted_first_is_told [Kafka],
     another_cluster_is_read_from_its_beginning [Kafka, OwnKafka],
+    a_lander_with_nothing_to_read_is_ready_again_after_an_outage [OwnKafka],
     a_database_that_is_busy_is_waited_for [Kafka],
     a_postgres_that_is_away_is_waited_for [Kafka, Postgres],
     a_row_that_the_database_refuses_is_kept_apart [Kafka, Postgres],
@@ -120,6 +121,22 @@ fn another_cluster_is_read_from_its_beginning() {
         store.query("SELECT value FROM moved ORDER BY value").concat(),
         ["1", "2", "same"]
     );
+}
+
+fn a_lander_with_nothing_to_read_is_ready_again_after_an_outage() {
+    let kafka = Kafka::private();
+    let store = Store::sqlite();
+    let mut config = store.config(&kafka);
+    // Neither topic is there, as before a site's first record, or for one of more landers than there are partitions.
+    config.landed("one", "not-yet", &[]).landed("other", "nor-this", &[]);
+    let lander = Lander::start(&config);
+    let is_ready = || lander.admin("/readyz").unwrap().status == 200;
+    wait_until("it is ready", seconds(30), is_ready);
+    kafka.kill();
+    wait_until("it says that Kafka is away", seconds(30), || !is_ready());
+    kafka.start();
+    wait_until("it is ready again", seconds(60), is_ready);
+    assert_eq!(lander.metric("tidegate_land_broker_up"), 1.0);
 }
 
 fn a_database_that_is_busy_is_waited_for() {
