@@ -290,13 +290,11 @@ impl Book {
     }
 
     /// Whether the file was changed to something that cannot be used.
-    #[must_use]
-    pub fn is_refused(&self) -> bool {
+    pub(crate) fn is_refused(&self) -> bool {
         self.watched.lock().unwrap_or_else(PoisonError::into_inner).is_refused()
     }
 
-    /// Reads the file again if it has changed: what is in force now, in words. Until it can be used again, the keys of before
-    /// are in force.
+    /// Reads the file again if it has changed: what is in force now, in words; what was before while it is wrong.
     ///
     /// # Errors
     /// See [`Book::open`]; each reason once.
