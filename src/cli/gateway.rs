@@ -18,11 +18,12 @@ use tokio_util::sync::CancellationToken;
 use super::exit::{LogError, NoSpaceError, StoppedError};
 use super::guard::Guard;
 use super::land::{Landing, stopped};
+use super::supervisor::{Look, Supervisor};
 use super::{listen, options, signals};
 use crate::config::Config;
 use crate::forward::Forwarder;
 use crate::wal::Wal;
-use crate::{forward, http, land, metrics, record, telemetry};
+use crate::{forward, http, land, metrics, record, telemetry, wal};
 
 /// How long a poisoned process still answers what it has taken (with 503): it must end soon.
 const POISON_GRACE: Duration = Duration::from_secs(2);
@@ -161,6 +162,10 @@ impl Running {
         tracing::info!(addr = %addresses.ingest, "ingest listening");
         tracing::info!(addr = %addresses.admin, "admin listening");
         on_listening(addresses);
+        let supervisor = {
+            let (wal, forwarder) = (self.wal.clone(), self.forwarder.handle());
+            Supervisor::ready(move || look(&wal.status(), &forwarder.status()))
+        };
 
         let ended = tokio::select! {
             () = stop.cancelled() => Ended::Signal,
@@ -170,6 +175,7 @@ impl Running {
             result = &mut ingest => Ended::Listener("ingest", format!("{result:?}")),
             result = &mut admin => Ended::Listener("admin", format!("{result:?}")),
         };
+        supervisor.stopping();
         let grace = if matches!(ended, Ended::Poisoned(_)) {
             POISON_GRACE
         } else {
@@ -245,6 +251,22 @@ impl Running {
         }
         Ok(())
     }
+}
+
+/// What the service manager is told.
+fn look(wal: &wal::Status, forward: &forward::Status) -> Look {
+    if let Some(reason) = wal.poisoned.as_ref().or(forward.stopped.as_ref()) {
+        return Err(format!("stopped: {reason}"));
+    }
+    let intake = match &wal.refusing {
+        Some(reason) => format!("takes no records: {reason}"),
+        None => "takes records".to_owned(),
+    };
+    let kafka = if forward.broker_up { "up" } else { "away" };
+    let (backlog, held) = (wal.backlog_records, wal.held_records);
+    Ok(format!(
+        "{intake}; Kafka is {kafka}, {backlog} to be forwarded, {held} held"
+    ))
 }
 
 fn log_line(line: telemetry::Line) -> http::LogLine {

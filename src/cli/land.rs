@@ -11,6 +11,7 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::exit::{LanderError, StoppedError};
+use super::supervisor::{Look, Supervisor};
 use super::{listen, options, print, signals};
 use crate::config::{Broker, Config};
 use crate::land::{self, Handle, Lander, Mode, Target};
@@ -58,10 +59,15 @@ async fn start(config: &Config, mode: Mode) -> Result<()> {
     let scrape = metrics::install(metrics::Process::Lander)?;
     let landing = Landing::start(config, options::land(config, mode), scrape).await?;
     let handle = landing.handle.clone();
+    let supervisor = {
+        let handle = handle.clone();
+        Supervisor::ready(move || look(&handle.status()))
+    };
     let ended = tokio::select! {
         () = stop.cancelled() => Ok(()),
         ended = ended(&handle) => ended,
     };
+    supervisor.stopping();
     if stop.is_cancelled() {
         tracing::info!(
             "what was read is written, for at most land.shutdown; the rest stays in Kafka for the next start"
@@ -83,6 +89,19 @@ async fn start(config: &Config, mode: Mode) -> Result<()> {
         false => Ok(()),
     });
     ended.map_err(|reason| StoppedError::Lander(reason).into())
+}
+
+/// What the service manager is told.
+fn look(status: &land::Status) -> Look {
+    if let Some(reason) = &status.stopped {
+        return Err(format!("stopped: {reason}"));
+    }
+    let word = |up| if up { "up" } else { "away" };
+    let (kafka, sink) = (word(status.kafka_up), word(status.sink_up));
+    Ok(format!(
+        "Kafka is {kafka}, {} is {sink}; {} records behind",
+        status.sink, status.lag_records
+    ))
 }
 
 /// Resolves when a lander has stopped although nobody asked it to.

@@ -21,6 +21,7 @@ mod reference;
 mod serve;
 mod signals;
 mod status;
+mod supervisor;
 mod wal;
 mod whole;
 

@@ -40,6 +40,7 @@ mod protocols;
 mod receipts;
 mod retries;
 mod runbook;
+mod service;
 mod sinks;
 mod status_page;
 mod wal_verbs;
@@ -119,6 +120,7 @@ fn main() -> ExitCode {
         operator::CASES,
         runbook::CASES,
         runbook::watched::CASES,
+        service::CASES,
         heal::CASES,
         status_page::CASES,
         cli_doctor::CASES,

@@ -42,6 +42,7 @@ const BANNED: &[Ban] = &[
     only("clap_complete", &["cli/"]),
     only("clap_mangen", &["cli/"]),
     only("ureq", &["cli/ask.rs"]),
+    only("sd_notify", &["cli/supervisor.rs"]),
     only("anyhow", &["cli/", "main.rs"]),
     // Everybody else gets an Options of its own.
     only("crate::config", &["config", "telemetry.rs", "cli/", "decoders.rs"]),

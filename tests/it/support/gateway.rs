@@ -111,6 +111,13 @@ impl Config {
         self
     }
 
+    /// Variables of the process's environment.
+    pub fn variables(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.environment
+            .iter()
+            .map(|(name, value)| (name.as_str(), value.as_str()))
+    }
+
     /// The file.
     pub fn text(&self) -> String {
         self.table.to_string()
@@ -380,7 +387,7 @@ fn spawn(folder: &Path, config: &Config, log: &Path) -> Child {
         .arg("--config")
         .arg(&file)
         .arg("serve")
-        .envs(config.environment.iter().map(|(name, value)| (name, value)))
+        .envs(config.variables())
         .current_dir(folder)
         .stdout(log.try_clone().expect("a second handle"))
         .stderr(log)

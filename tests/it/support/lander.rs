@@ -163,6 +163,7 @@ fn spawn_with(folder: &tempfile::TempDir, config: &Config, arguments: &[&str]) -
         .arg(&file)
         .arg("land")
         .args(arguments)
+        .envs(config.variables())
         .current_dir(folder.path())
         .stdout(output("stdout"))
         .stderr(output("stderr"))
