@@ -43,6 +43,7 @@ mod runbook;
 mod service;
 mod sinks;
 mod status_page;
+mod upgrade;
 mod wal_verbs;
 
 use std::io::Write as _;
@@ -121,6 +122,7 @@ fn main() -> ExitCode {
         runbook::CASES,
         runbook::watched::CASES,
         service::CASES,
+        upgrade::CASES,
         heal::CASES,
         status_page::CASES,
         cli_doctor::CASES,
