@@ -34,6 +34,7 @@ mod land_files;
 mod land_postgres;
 mod observe;
 mod openapi;
+mod nginx;
 mod operator;
 mod overload;
 mod protocols;
@@ -123,6 +124,7 @@ fn main() -> ExitCode {
         runbook::watched::CASES,
         service::CASES,
         upgrade::CASES,
+        nginx::CASES,
         heal::CASES,
         status_page::CASES,
         cli_doctor::CASES,

@@ -77,6 +77,8 @@ pub enum Part {
     Chromium,
     /// The program `curl`.
     Curl,
+    /// nginx's server.
+    Nginx,
     /// Python with `tests/python/requirements.txt`.
     Python,
     /// JavaScript without a browser.
@@ -107,6 +109,7 @@ impl Part {
             Self::Ab => (!answers("ab", &["-V"])).then(|| "no `ab` (Debian: apache2-utils)".to_owned()),
             Self::Chromium => browser::missing(),
             Self::Curl => (!answers("curl", &["--version"])).then(|| "no `curl`".to_owned()),
+            Self::Nginx => (!answers("nginx", &["-v"])).then(|| "no `nginx` (Debian: nginx)".to_owned()),
             Self::Python => {
                 let python = python();
                 (!python.exists()).then(|| format!("no {} (./tests/run makes it)", python.display()))
