@@ -73,6 +73,10 @@ def compose(binary, file):
         for published in service.get("ports", []):
             if published.get("host_ip") != "127.0.0.1":
                 fail(f"compose: {name} publishes {published['target']} beyond this machine")
+        for volume in service.get("volumes", []):
+            # Certificates are the user's own.
+            if volume["type"] == "bind" and not (os.path.exists(volume["source"]) or "certificates" in volume["source"]):
+                fail(f"compose: {name} mounts {volume['source']}, which is not there")
         if not re.search(r":v?\d+\.\d+", service["image"]):
             fail(f"compose: the image of {name} has no version: {service['image']}")
         if name not in ("secrets", "topics") and not service.get("healthcheck"):

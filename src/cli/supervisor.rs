@@ -147,7 +147,8 @@ mod tests {
         let (free, hanging) = channel::<()>();
         let hanging = Mutex::new(hanging);
         let (told, _runtime) = told(move || {
-            drop(hanging.lock().unwrap().recv());
+            // Until the other end is dropped.
+            assert!(hanging.lock().unwrap().recv().is_err());
             Ok("takes records".to_owned())
         });
         assert!(told.recv_timeout(WATCHDOG * 10).is_err());
