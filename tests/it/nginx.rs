@@ -40,11 +40,13 @@ impl Nginx {
         fs::write(path.join("key.pem"), key).unwrap();
 
         let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/nginx/tidegate.conf");
-        let mut text = fs::read_to_string(shipped).unwrap();
+        let text = fs::read_to_string(shipped).unwrap();
+        // The addresses of version 6 are not the loopback's.
+        let lines = text.lines().filter(|line| !line.trim_start().starts_with("listen ["));
+        let mut text = lines.collect::<Vec<_>>().join("\n");
         for (from, to) in [
             ("server 127.0.0.1:4000 ", format!("server {} ", gateway.ingest)),
             ("listen 4443 ssl;", format!("listen 127.0.0.1:{port} ssl;")),
-            ("listen [::]:4443 ssl;", String::new()),
             (
                 "/etc/nginx/tidegate/certificate.pem",
                 path.join("certificate.pem").display().to_string(),
