@@ -121,9 +121,9 @@ impl Nginx {
     }
 
     /// A file to send.
-    fn file(&self, bytes: usize) -> String {
+    fn file(&self, bytes: &[u8]) -> String {
         let path = self.daemon.folder.path().join("body");
-        fs::write(&path, vec![b'x'; bytes]).unwrap();
+        fs::write(&path, bytes).unwrap();
         path.to_str().unwrap().to_owned()
     }
 }
@@ -159,7 +159,7 @@ fn records_go_in_over_tls_and_the_answers_of_the_gateway_come_back() {
     assert_eq!((refused.status, refused.body.as_str()), (405, "Methods Error"));
     assert_eq!(refused.header("allow"), "POST");
     // As a stream, of a length that nobody knows beforehand.
-    let file = nginx.file(300_000);
+    let file = nginx.file(&[b'x'; 300_000]);
     let streamed = nginx.ask(
         "/v1/topics/t",
         &[
@@ -172,14 +172,26 @@ fn records_go_in_over_tls_and_the_answers_of_the_gateway_come_back() {
         ],
     );
     assert_eq!(streamed.status, 202, "{streamed:?}");
-    assert_eq!(gateway.status()["wal"]["committed"].as_u64(), Some(4));
+    // Almost as large as the gateway takes.
+    let large = vec![serde_json::json!({ "a": "x".repeat(100_000) }); 160];
+    let file = nginx.file(&serde_json::to_vec(&large).unwrap());
+    let large = nginx.ask(
+        "/v1/topics/t",
+        &["-H", "content-type: application/json", "-d", &format!("@{file}")],
+    );
+    assert_eq!(
+        (large.status, large.json()["records"].as_u64()),
+        (202, Some(160)),
+        "{large:?}"
+    );
+    assert_eq!(gateway.status()["wal"]["committed"].as_u64(), Some(164));
 }
 
 fn a_body_that_is_too_large_is_413_whoever_says_so() {
     let gateway = Gateway::start(&behind_nginx());
     let nginx = Nginx::before(&gateway);
     let send = |bytes: usize, header: &str| {
-        let body = format!("@{}", nginx.file(bytes));
+        let body = format!("@{}", nginx.file(&vec![b'x'; bytes]));
         let answer = nginx.ask(
             "/v1/topics/t",
             &["-H", "content-type: text/plain", "-H", header, "--data-binary", &body],
@@ -209,7 +221,7 @@ fn a_full_log_is_503_with_retry_after() {
         .set("wal.compression", "none");
     let gateway = Gateway::start(&config);
     let nginx = Nginx::before(&gateway);
-    let body = format!("@{}", nginx.file(500_000));
+    let body = format!("@{}", nginx.file(&[b'x'; 500_000]));
     let full = poll("the log is full", seconds(30), || {
         let answer = nginx.ask(
             "/v1/topics/t",
