@@ -137,16 +137,20 @@ struct Figures {
     p99: f64,
     p999: f64,
     rss: f64,
+    /// Processor time of the server, microseconds a request.
+    cpu: f64,
 }
 
 fn wrk(server: &Server, path: &str, connections: u32, script: &Path) -> Figures {
     let url = format!("{}://127.0.0.1:{}{path}", server.scheme, server.port);
+    let before = common::cpu_seconds(server.child.id());
     let output = Command::new("wrk")
         .args(["-t1", &format!("-c{connections}"), &format!("-d{SECONDS}"), "-s"])
         .arg(script)
         .arg(&url)
         .output()
         .expect("wrk is needed (Debian package wrk)");
+    let spent = common::cpu_seconds(server.child.id()) - before;
     let text = String::from_utf8_lossy(&output.stdout);
     let line = text
         .lines()
@@ -160,6 +164,7 @@ fn wrk(server: &Server, path: &str, connections: u32, script: &Path) -> Figures 
         p99: n[2],
         p999: n[3],
         rss: common::rss_mib(server.child.id()),
+        cpu: spent * 1e6 / n[5],
     }
 }
 
@@ -182,9 +187,9 @@ fn main() {
 end
 function done(summary, latency)
   local e = summary.errors
-  print(string.format("figures %.1f %.3f %.3f %.3f %d", summary.requests / summary.duration * 1e6,
+  print(string.format("figures %.1f %.3f %.3f %.3f %d %d", summary.requests / summary.duration * 1e6,
     latency:percentile(50) / 1e3, latency:percentile(99) / 1e3, latency:percentile(99.9) / 1e3,
-    e.connect + e.read + e.write + e.status + e.timeout))
+    e.connect + e.read + e.write + e.status + e.timeout, summary.requests))
 end
 "#
         ),
@@ -282,6 +287,7 @@ end
             common::print_table(&format!("{title}, {connections} connections"), unit, &rows, PLAIN);
         };
         table("What keys and TLS cost, keep-alive", "requests/s", |run| run.per_second);
+        table("The gateway's own processor time", "us a request", |run| run.cpu);
         table("Answer, 99th percentile", "ms", |run| run.p99);
         table("Resident memory after the run", "MiB", |run| run.rss);
     }

@@ -266,3 +266,125 @@ fn topic_at(lane: &Log, at: Sequence) -> Result<Option<String>, ReadError> {
         .and_then(|(_, record)| record.ok())
         .map(|record| record.topic.to_owned()))
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::record::Record;
+    use crate::wal::{Batch, Letter};
+
+    fn open(folder: &std::path::Path) -> Wal {
+        Wal::open(crate::wal::Options {
+            path: folder.to_owned(),
+            bytes_max: 1 << 30,
+            free_bytes_min: 0,
+            generation_bytes: 1 << 20,
+            compression: true,
+            retain: crate::wal::Retain::Off,
+            linger: std::time::Duration::ZERO,
+            keys: crate::wal::KeysOptions::default(),
+        })
+        .unwrap()
+    }
+
+    fn append(log: &Log, origins: impl Iterator<Item = Option<Origin>>) -> Sequence {
+        let mut batch = Batch::new();
+        for origin in origins {
+            batch.push(&Record {
+                topic: "t".into(),
+                key: None,
+                value: None,
+                headers: Vec::new(),
+                received_ms: 1,
+                origin,
+                idempotency: None,
+            });
+        }
+        log.append(batch).unwrap().wait().unwrap().last_seq
+    }
+
+    #[test]
+    fn each_record_is_where_it_is() {
+        let folder = tempfile::tempdir().unwrap();
+        let wal = open(folder.path());
+        let of = |seq| Origin {
+            wal: wal.id().0.into_bytes(),
+            seq,
+        };
+        append(wal.log(), [None; 10].into_iter());
+        let lookout = Lookout::default();
+        let state = |seq| lookout.find(&wal, None, seq).unwrap().state;
+        assert_eq!(
+            (state(0), state(11), state(10)),
+            (Stage::Unknown, Stage::Unknown, Stage::Committed)
+        );
+        // 2 and 4 are held, with a stranger's 3; 5 is a dead letter; 6 and more wait.
+        let lane = wal.held_or_create().unwrap();
+        let stranger = Origin { wal: [9; 16], seq: 3 };
+        append(&lane, [of(2), stranger].into_iter().map(Some));
+        wal.log().ack(3).unwrap();
+        assert_eq!(
+            [1, 2, 3, 4].map(state),
+            [Stage::Acknowledged, Stage::Held, Stage::Acknowledged, Stage::Committed]
+        );
+        append(&lane, [Some(of(4))].into_iter());
+        wal.add_dead_letters(&[Letter {
+            origin: of(5),
+            record: Record {
+                topic: "t".into(),
+                key: None,
+                value: None,
+                headers: Vec::new(),
+                received_ms: 1,
+                origin: None,
+                idempotency: None,
+            },
+            code: "c".into(),
+            reason: "too large".into(),
+            first_failed_ms: 2,
+            last_failed_ms: 3,
+        }])
+        .unwrap();
+        wal.log().ack(5).unwrap();
+        assert_eq!(
+            [3, 4, 5, 6].map(state),
+            [Stage::Acknowledged, Stage::Held, Stage::DeadLettered, Stage::Committed]
+        );
+        assert_eq!(
+            lookout.find(&wal, None, 5).unwrap().reason.as_deref(),
+            Some("too large")
+        );
+        // What leaves the lane is acknowledged; what goes to its end again stays held.
+        append(&lane, [Some(of(4))].into_iter());
+        lane.ack(3).unwrap();
+        assert_eq!([2, 4].map(state), [Stage::Acknowledged, Stage::Held]);
+        lane.ack(4).unwrap();
+        assert_eq!(state(4), Stage::Acknowledged);
+        wal.close().unwrap();
+    }
+
+    #[test]
+    fn where_too_many_are_held_nothing_is_claimed() {
+        let folder = tempfile::tempdir().unwrap();
+        let wal = open(folder.path());
+        let of = |seq| Origin {
+            wal: wal.id().0.into_bytes(),
+            seq,
+        };
+        append(wal.log(), [None; 10].into_iter());
+        wal.log().ack(10).unwrap();
+        let lane = wal.held_or_create().unwrap();
+        let mut last = 0;
+        for first in (0..=HELD_MAX as Sequence).step_by(10_000) {
+            last = append(&lane, (first..first + 10_000).map(|seq| Some(of(100 + seq))));
+        }
+        let lookout = Lookout::default();
+        let state = |seq| lookout.find(&wal, None, seq).unwrap().state;
+        assert_eq!([1, 10].map(state), [Stage::Committed; 2]);
+        append(&lane, [Some(of(1))].into_iter());
+        lane.ack(last).unwrap();
+        assert_eq!([1, 10].map(state), [Stage::Held, Stage::Acknowledged]);
+        wal.close().unwrap();
+    }
+}
