@@ -1,4 +1,4 @@
-//! The rules of the source tree as an ordinary test: layers, file sizes, module docs, reasons.
+//! The rules of the source tree as an ordinary test: layers, file sizes, module docs, reasons, links.
 //!
 //! It reads text, not syntax, with the comments cut. There is no list of exceptions, and there is to be none.
 
@@ -6,6 +6,8 @@
 
 #[path = "tidy/layers.rs"]
 mod layers;
+#[path = "tidy/links.rs"]
+mod links;
 
 use std::fs;
 use std::io::Write as _;

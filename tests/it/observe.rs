@@ -181,6 +181,9 @@ fn every_name_in_docs_rules_and_dashboards_is_a_metric_and_each_metric_is_used()
     }
     for path in [
         "README.md",
+        "docs/http.md",
+        "docs/operate.md",
+        "docs/scale.md",
         "docs/metrics.md",
         "docs/ARCHITECTURE.md",
         "docs/runbook/README.md",
