@@ -9,7 +9,7 @@
 //! outage. Label values come from bounded sets: [`Label`] caps those that a client could multiply.
 
 use std::collections::HashSet;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{LazyLock, Mutex, PoisonError};
 use std::time::Duration;
 
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
@@ -369,6 +369,7 @@ pub struct InstallError(#[from] metrics_exporter_prometheus::BuildError);
 /// # Errors
 /// When this process has a recorder already.
 pub fn install(process: Process) -> Result<PrometheusHandle, InstallError> {
+    LazyLock::force(&STARTED);
     let handle = PrometheusBuilder::new()
         .set_buckets_for_metric(Matcher::Suffix("_seconds".into()), SECONDS_BUCKETS)?
         .set_buckets_for_metric(Matcher::Full(WAL_COMMIT_RECORDS.into()), RECORDS_BUCKETS)?
@@ -403,9 +404,14 @@ fn zero(metric: &Metric, labels: Vec<metrics::Label>) {
     }
 }
 
+/// When [`install`] was called, as Unix time: at the process's start.
+static STARTED: LazyLock<f64> = LazyLock::new(|| jiff::Timestamp::now().as_duration().as_secs_f64());
+
 /// What can be said of any process, as it stands now.
 pub fn look_at_process() {
     metrics_process::Collector::default().collect();
+    // Over the collector's: that needs /proc/stat, which a hardened unit does not show (`ProcSubset=pid`).
+    metrics::gauge!(PROCESS_START_TIME_SECONDS).set(*STARTED);
 }
 
 /// Puts the four per-topic counters at 0 for a topic known from the configuration.

@@ -137,4 +137,11 @@ fn what_is_said_of_the_process_is_in_the_table() {
         .map(|metric| metric.name)
         .filter(|name| name.starts_with("process_"));
     assert_eq!(shown, known.collect());
+    // Whatever /proc shows of it.
+    let mut lines = text.lines();
+    let started = lines
+        .find_map(|line| line.strip_prefix(PROCESS_START_TIME_SECONDS))
+        .unwrap();
+    let started: f64 = started.trim().parse().unwrap();
+    assert!((started - *STARTED).abs() < 0.001, "{started} and {}", *STARTED);
 }
