@@ -9,6 +9,7 @@
 //!
 //! | module | what it is | what it never knows |
 //! |---|---|---|
+//! | `docs` | for tests: pages of docs/ that are made from the code | anybody |
 //! | [`record`] | a record, its topic, its sequence, the identity of a WAL | anybody |
 //! | [`metrics`] | every metric name, once | anybody |
 //! | `words` | how values are written for people | anybody |
@@ -30,6 +31,8 @@ pub mod cli;
 pub mod config;
 #[cfg(any(test, fuzzing))]
 pub mod decoders;
+#[cfg(test)]
+mod docs;
 pub mod forward;
 pub mod http;
 pub mod ingest;

@@ -4,7 +4,6 @@
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
-use std::fs;
 use std::path::Path;
 
 use super::*;
@@ -72,16 +71,7 @@ fn line(text: &mut String, metric: &Metric) {
 fn the_metrics_in_docs_are_those_of_the_table() {
     let made = markdown();
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let path = root.join("docs/metrics.md");
-    if std::env::var_os("TIDEGATE_BLESS").is_some() {
-        fs::write(&path, &made).unwrap();
-    }
-    let kept = fs::read_to_string(&path).unwrap_or_default();
-    let differs = made.lines().zip(kept.lines()).find(|(made, kept)| made != kept);
-    assert!(
-        made == kept,
-        "docs/metrics.md is not the table (first: {differs:?}): `TIDEGATE_BLESS=1 cargo test --lib metrics` writes it anew"
-    );
+    crate::docs::check("metrics.md", &made, "the table", "metrics");
     for page in made.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
         assert!(root.join("docs").join(page).exists(), "{page} is not there");
     }

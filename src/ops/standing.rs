@@ -102,6 +102,14 @@ impl Standing {
     }
 }
 
+/// The record that this log first took, as the side logs name it.
+fn own(wal: &Wal, seq: Sequence) -> Origin {
+    Origin {
+        wal: wal.id().0.into_bytes(),
+        seq,
+    }
+}
+
 /// Finds records. One for all who ask.
 #[derive(Default)]
 pub struct Lookout(Mutex<Lane>);
@@ -142,10 +150,7 @@ impl Lookout {
         if seq > acked {
             return Ok(Standing::of(Stage::Committed));
         }
-        let origin = Origin {
-            wal: wal.id().0.into_bytes(),
-            seq,
-        };
+        let origin = own(wal, seq);
         let mut place = None;
         match wal.letter(&origin) {
             Some((_, LetterState::Requeued(again))) if again > acked => return Ok(Standing::of(Stage::Committed)),
@@ -288,18 +293,22 @@ mod tests {
         .unwrap()
     }
 
+    fn record(origin: Option<Origin>) -> Record {
+        Record {
+            topic: "t".into(),
+            key: None,
+            value: None,
+            headers: Vec::new(),
+            received_ms: 1,
+            origin,
+            idempotency: None,
+        }
+    }
+
     fn append(log: &Log, origins: impl Iterator<Item = Option<Origin>>) -> Sequence {
         let mut batch = Batch::new();
         for origin in origins {
-            batch.push(&Record {
-                topic: "t".into(),
-                key: None,
-                value: None,
-                headers: Vec::new(),
-                received_ms: 1,
-                origin,
-                idempotency: None,
-            });
+            batch.push(&record(origin));
         }
         log.append(batch).unwrap().wait().unwrap().last_seq
     }
@@ -308,10 +317,7 @@ mod tests {
     fn each_record_is_where_it_is() {
         let folder = tempfile::tempdir().unwrap();
         let wal = open(folder.path());
-        let of = |seq| Origin {
-            wal: wal.id().0.into_bytes(),
-            seq,
-        };
+        let of = |seq| own(&wal, seq);
         append(wal.log(), [None; 10].into_iter());
         let lookout = Lookout::default();
         let state = |seq| lookout.find(&wal, None, seq).unwrap().state;
@@ -331,15 +337,7 @@ mod tests {
         append(&lane, [Some(of(4))].into_iter());
         wal.add_dead_letters(&[Letter {
             origin: of(5),
-            record: Record {
-                topic: "t".into(),
-                key: None,
-                value: None,
-                headers: Vec::new(),
-                received_ms: 1,
-                origin: None,
-                idempotency: None,
-            },
+            record: record(None),
             code: "c".into(),
             reason: "too large".into(),
             first_failed_ms: 2,
@@ -368,10 +366,7 @@ mod tests {
     fn where_too_many_are_held_nothing_is_claimed() {
         let folder = tempfile::tempdir().unwrap();
         let wal = open(folder.path());
-        let of = |seq| Origin {
-            wal: wal.id().0.into_bytes(),
-            seq,
-        };
+        let of = |seq| own(&wal, seq);
         append(wal.log(), [None; 10].into_iter());
         wal.log().ack(10).unwrap();
         let lane = wal.held_or_create().unwrap();

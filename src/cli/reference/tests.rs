@@ -121,17 +121,7 @@ fn the_reference_in_docs_is_what_the_program_says() {
     for verb in all() {
         assert!(made.contains(&format!("# tidegate {verb}\n")), "{verb} is missing");
     }
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/cli.md");
-    if std::env::var_os("TIDEGATE_BLESS").is_some() {
-        fs::write(&path, &made).unwrap();
-    }
-    let kept = fs::read_to_string(&path).unwrap_or_default();
-    let differs = made.lines().zip(kept.lines()).find(|(made, kept)| made != kept);
-    assert!(
-        made == kept,
-        "docs/cli.md is not what --help says (first: {differs:?}): `TIDEGATE_BLESS=1 cargo test --lib reference` \
-         writes it anew"
-    );
+    crate::docs::check("cli.md", &made, "--help", "reference");
 }
 
 #[test]

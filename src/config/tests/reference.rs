@@ -1,8 +1,5 @@
 //! `docs/configuration.md`, made from the shipped file: its sections, keys and defaults, with their comments.
 
-use std::fs;
-use std::path::Path;
-
 use super::super::layers::{BUILT_IN, Layers, VARIABLE_PREFIX, VARIABLE_SEPARATOR};
 
 /// The shipped file as Markdown. It knows no more of TOML than that file has.
@@ -85,15 +82,5 @@ fn the_reference_of_the_keys_is_the_shipped_file() {
         assert_eq!(made.matches(&item).count(), 1, "{item}");
     }
     assert_eq!(made.matches("- **`").count(), layers.entries.len());
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/configuration.md");
-    if std::env::var_os("TIDEGATE_BLESS").is_some() {
-        fs::write(&path, &made).unwrap();
-    }
-    let kept = fs::read_to_string(&path).unwrap_or_default();
-    let differs = made.lines().zip(kept.lines()).find(|(made, kept)| made != kept);
-    assert!(
-        made == kept,
-        "docs/configuration.md is not what config.toml says (first: {differs:?}): \
-         `TIDEGATE_BLESS=1 cargo test --lib reference` writes it anew"
-    );
+    crate::docs::check("configuration.md", &made, "config.toml", "reference");
 }
