@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use crate::support::gateway::{Config, Gateway, NOWHERE};
 use crate::support::kafka::Kafka;
 use crate::support::raw::{connect, receive, send};
-use crate::support::{JSON, Random, poll, seconds, unique, wait_until};
+use crate::support::{JSON, Random, seconds, unique, wait_until};
 
 cases!["receipts":
     a_receipt_says_where_kafka_has_put_the_record [Kafka],
@@ -219,11 +219,13 @@ fn those_who_wait_keep_nobody_from_sending() {
             stream
         })
         .collect();
-    // One more finds no place.
-    poll("they all wait", seconds(30), || {
-        let answer = gateway.client().get(&format!("/v1/receipts/{seq}")).unwrap();
-        (answer.status == 503 && answer.header("retry-after") == "1").then_some(())
+    // Whoever asked for a receipt meanwhile would take the last one's place.
+    wait_until("they all wait", seconds(10), || {
+        gateway.metric("tidegate_ingest_in_flight") == 64.0
     });
+    // One more finds no place.
+    let answer = gateway.client().get(&format!("/v1/receipts/{seq}")).unwrap();
+    assert_eq!((answer.status, answer.header("retry-after")), (503, "1"), "{answer:?}");
     for _ in 0..20 {
         post(&gateway, "t", "{}");
     }

@@ -22,6 +22,8 @@ pub enum Line {
     LosesRequests,
     /// The same of what the server answers: it has done what it was asked.
     LosesAnswers,
+    /// Every answer ends in its middle, and its connection with it.
+    BreaksAnswers,
 }
 
 /// Between a client and a server on 127.0.0.1, for as long as the process runs.
@@ -120,12 +122,13 @@ fn pass(mut from: TcpStream, mut to: TcpStream, loss: Line, state: &State) {
         if lost {
             continue;
         }
-        if line == loss {
+        let breaks = line == Line::BreaksAnswers && loss == Line::LosesAnswers;
+        if line == loss || breaks {
             lost = true;
             passes = read / 2;
         }
         let passed = slowly(&mut to, &bytes[..passes], state);
-        if passed.is_err() {
+        if passed.is_err() || breaks {
             break;
         }
     }
