@@ -19,6 +19,7 @@ mod cli_status;
 mod clients;
 mod clock;
 mod conformance;
+mod connect;
 mod crash;
 mod damage;
 mod exactly_once;
@@ -87,6 +88,7 @@ fn main() -> ExitCode {
         protocols::CASES,
         access::CASES,
         conformance::CASES,
+        connect::CASES,
         receipts::CASES,
         retries::CASES,
         openapi::CASES,

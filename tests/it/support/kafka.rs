@@ -44,6 +44,17 @@ fn libs() -> PathBuf {
     target().join("kafka/libs")
 }
 
+/// Kafka Connect's folder of plugins, each in a folder of its own.
+pub fn plugins() -> PathBuf {
+    target().join("kafka/connect")
+}
+
+/// What is missing for Debezium's connector; `None` when it is there.
+pub fn missing_connector() -> Option<String> {
+    let plugin = plugins().join("debezium-connector-jdbc");
+    (!plugin.exists()).then(|| format!("no {} (./tests/run gets it)", plugin.display()))
+}
+
 /// A broker: its address, and the process when it is ours and runs.
 pub struct Kafka {
     bootstrap: String,
@@ -59,7 +70,7 @@ pub struct Machine {
     pub within: Option<u32>,
 }
 
-const USUAL: Machine = Machine {
+pub const USUAL: Machine = Machine {
     heap_mib: 512,
     within: None,
 };
@@ -390,8 +401,8 @@ impl Kafka {
     }
 }
 
-/// `java` with Kafka's class path.
-fn java(folder: &Path, Machine { heap_mib, within }: Machine) -> Command {
+/// `java` with Kafka's class path; what it writes by itself goes to `folder`.
+pub fn java(folder: &Path, Machine { heap_mib, within }: Machine) -> Command {
     let mut command = Command::new(if within.is_some() { "nsenter" } else { "java" });
     if let Some(pid) = within {
         if !is_root() {

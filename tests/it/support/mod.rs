@@ -67,6 +67,8 @@ pub enum Part {
     Kafka,
     /// Kafka's jars and a Java to run them: the test stops and starts a broker of its own.
     OwnKafka,
+    /// Debezium's connector for JDBC.
+    Connect,
     /// PostgreSQL's server: a cluster of the run's own.
     Postgres,
     /// Prometheus and promtool.
@@ -104,6 +106,7 @@ impl Part {
         match self {
             Self::Kafka => std::env::var_os("TIDEGATE_TEST_KAFKA").map_or_else(kafka::missing, |_| None),
             Self::OwnKafka => kafka::missing(),
+            Self::Connect => kafka::missing_connector(),
             Self::Postgres => postgres::missing(),
             Self::Prometheus => prometheus::missing(),
             Self::Ab => (!answers("ab", &["-V"])).then(|| "no `ab` (Debian: apache2-utils)".to_owned()),
