@@ -18,16 +18,17 @@ use std::time::{Duration, Instant};
 
 use rdkafka::admin::{AdminClient, AdminOptions, ResourceSpecifier};
 use rdkafka::client::{ClientContext, DefaultClientContext};
-use rdkafka::config::{FromClientConfigAndContext as _, RDKafkaLogLevel};
+use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use rdkafka::message::DeliveryResult;
 use rdkafka::metadata::{Metadata, MetadataTopic};
-use rdkafka::producer::{Producer as _, ProducerContext, ThreadedProducer};
+use rdkafka::producer::{Producer as _, ProducerContext};
 use rdkafka::statistics::Statistics;
 
 use super::settings::{Kind, settings};
 use super::{Options, verdict};
 use crate::kafka::native;
+use crate::kafka::polled::Polled;
 use crate::kafka::settings::explain;
 
 /// One question of several, so that a reason that was told meanwhile ends the asking.
@@ -181,7 +182,7 @@ impl ProducerContext for Context {
 
 /// A client that only asks.
 pub struct Check {
-    producer: ThreadedProducer<Context>,
+    producer: Polled<Context>,
     config: rdkafka::ClientConfig,
     heard: Arc<Heard>,
 }
@@ -196,7 +197,7 @@ impl Check {
         config.set("allow.auto.create.topics", "false");
         config.set("statistics.interval.ms", STATISTICS.as_millis().to_string());
         let heard = Arc::new(Heard::default());
-        let producer = ThreadedProducer::from_config_and_context(&config, Context(Arc::clone(&heard)));
+        let producer = Polled::create(&config, Context(Arc::clone(&heard)));
         Ok(Self {
             producer: producer.map_err(|error| explain(&error))?,
             config,

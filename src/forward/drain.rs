@@ -33,6 +33,8 @@ const GATHER: Duration = Duration::from_millis(2);
 pub(super) const LOOKUP_MAX: Duration = Duration::from_secs(2);
 /// Between two tries of something that did not work.
 pub(super) const RETRY: Duration = Duration::from_secs(1);
+/// Between two questions for a topic while Kafka is away for long: librdkafka knocks 15 times a second meanwhile.
+const PAUSE_MAX: Duration = Duration::from_secs(5);
 
 /// The log takes nothing more: the process is about to end, and so is this thread.
 #[derive(Debug, thiserror::Error)]
@@ -511,7 +513,7 @@ impl Drain {
                     Lookup::Refused(code) => self.topics.hold(topic, code, false),
                     Lookup::Away => {
                         self.link.error("Kafka does not answer".to_owned());
-                        self.retry_at = Some(Instant::now() + RETRY);
+                        self.retry_at = Some(Instant::now() + RETRY.max((self.link.away() / 16).min(PAUSE_MAX)));
                         return Ok(false);
                     }
                 }
@@ -565,11 +567,7 @@ impl Drain {
 
     /// Waits for reports, commits, or the time of something.
     fn rest(&mut self) {
-        let away = self
-            .link
-            .state()
-            .down_since
-            .map_or(Duration::ZERO, |since| since.elapsed());
+        let away = self.link.away();
         self.producer.remind(away);
         // Records that come one by one are taken together: thousands of walks a second would only cost.
         std::thread::sleep(GATHER.saturating_sub(self.walked_at.elapsed()));

@@ -14,11 +14,11 @@ use std::time::Duration;
 
 use rdkafka::TopicPartitionList;
 use rdkafka::client::ClientContext;
-use rdkafka::config::{FromClientConfigAndContext, RDKafkaLogLevel};
+use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::ConsumerGroupMetadata;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{DeliveryResult, Message as _};
-use rdkafka::producer::{Producer as _, ProducerContext, PurgeConfig, ThreadedProducer};
+use rdkafka::producer::{Producer as _, ProducerContext, PurgeConfig};
 use rdkafka::statistics::Statistics;
 use tracing::debug;
 
@@ -27,6 +27,7 @@ use super::settings::{Kind, settings};
 use super::{Delivery, OnDelivery, Options, tail};
 use crate::kafka::link::{Link, log_line};
 use crate::kafka::native::{self, Native};
+use crate::kafka::polled::Polled;
 use crate::kafka::settings::explain;
 use crate::record::{Origin, Sequence};
 use crate::wal::Signal;
@@ -222,7 +223,7 @@ impl Producer {
             link: Arc::clone(link),
             on_delivery: on_delivery.cloned(),
         };
-        let producer = ThreadedProducer::from_config_and_context(&config, context).map_err(|error| explain(&error))?;
+        let producer = Polled::create(&config, context).map_err(|error| explain(&error))?;
         Ok(Self {
             native: Native::new(producer, config.get("partitioner")),
             inbox,

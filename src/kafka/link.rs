@@ -1,7 +1,7 @@
 //! What is known of the connection to Kafka, from evidence only, and what it last complained of.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
@@ -53,6 +53,11 @@ impl Link {
 
     pub(crate) fn state(&self) -> LinkState {
         self.lock().clone()
+    }
+
+    /// For how long Kafka has been away.
+    pub(crate) fn away(&self) -> Duration {
+        self.lock().down_since.map_or(Duration::ZERO, |since| since.elapsed())
     }
 
     /// Kafka answered.

@@ -6,4 +6,5 @@
 
 pub(crate) mod link;
 pub(crate) mod native;
+pub(crate) mod polled;
 pub(crate) mod settings;

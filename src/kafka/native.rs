@@ -23,10 +23,11 @@ use std::time::Duration;
 use rdkafka::bindings as sys;
 use rdkafka::client::{Client, ClientContext};
 use rdkafka::message::BorrowedMessage;
-use rdkafka::producer::{Producer as _, ProducerContext, ThreadedProducer};
+use rdkafka::producer::{Producer as _, ProducerContext};
 use rdkafka::topic_partition_list::TopicPartitionList;
 use rdkafka::types::{RDKafkaErrorCode, RDKafkaRespErr};
 
+use super::polled::Polled;
 use crate::record::Sequence;
 
 const _: () = assert!(usize::BITS == 64, "the opaque needs 64 bits");
@@ -70,7 +71,7 @@ impl Drop for Topic {
 pub(crate) struct Native<C: ProducerContext<DeliveryOpaque = usize> + 'static> {
     /// First, so that it is dropped first.
     topics: Vec<Option<Topic>>,
-    producer: ThreadedProducer<C>,
+    producer: Polled<C>,
     /// Index in [`PARTITIONERS`].
     partitioner: usize,
 }
@@ -112,7 +113,7 @@ unsafe extern "C" fn partition(
 
 impl<C: ProducerContext<DeliveryOpaque = usize>> Native<C> {
     /// `partitioner` is the property of that name, checked by librdkafka before.
-    pub(crate) fn new(producer: ThreadedProducer<C>, partitioner: Option<&str>) -> Self {
+    pub(crate) fn new(producer: Polled<C>, partitioner: Option<&str>) -> Self {
         let partitioner = PARTITIONERS
             .iter()
             .position(|(name, _)| Some(*name) == partitioner)
@@ -124,7 +125,7 @@ impl<C: ProducerContext<DeliveryOpaque = usize>> Native<C> {
         }
     }
 
-    pub(crate) fn producer(&self) -> &ThreadedProducer<C> {
+    pub(crate) fn producer(&self) -> &Polled<C> {
         &self.producer
     }
 
