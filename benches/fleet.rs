@@ -1,11 +1,14 @@
-//! A thousand sites whose Kafka comes back: gateways as processes of their own, each with its log and a backlog, that all
+//! Many sites whose Kafka comes back: gateways as processes of their own, each with its log and a backlog, that all
 //! reconnect to one real broker at once, with `forward.bytes_per_second_max` and without; and what they cost at rest. Beside
 //! them somebody else uses the same broker: how long it waits for an ack says what the crowd does to others.
 //!
+//! The broker has a processor of its own, and all gateways together another one: elsewhere they are not on its machine.
+//!
 //! Every record is looked for in Kafka afterwards, and one that is missing or there twice ends the run.
 //!
-//! `cargo bench --bench fleet`; the broker is the tests' (`./tests/run` fetches it). `TIDEGATE_BENCH_GATEWAYS` (1,000: 6 GB of
-//! memory and 25,000 threads), `TIDEGATE_BENCH_BACKLOG` (1,000 records each), `TIDEGATE_BENCH_RUNS` (outages; 3).
+//! `cargo bench --bench fleet`; the broker is the tests' (`./tests/run` fetches it). `TIDEGATE_BENCH_GATEWAYS` (200; 1,000 take
+//! 8 GB of memory and 20,000 threads, and more processors than two while they knock), `TIDEGATE_BENCH_BACKLOG` (1,000 records
+//! each), `TIDEGATE_BENCH_RUNS` (outages of each kind, 3; 0: only what they cost at rest).
 #![allow(missing_docs, dead_code, unused_imports, unused_macros)]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
 
@@ -15,7 +18,7 @@ mod support;
 
 use std::collections::HashMap;
 use std::fs;
-use std::net::TcpStream;
+use std::process::{Command, Stdio};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
@@ -74,6 +77,15 @@ fn pid_of(kafka: &Kafka) -> u32 {
         (command.starts_with("java") && command.contains(&folder)).then_some(pid)
     });
     processes.next().expect("the broker runs")
+}
+
+/// Has a process run on this processor only, so far as there is one.
+fn pin(pid: u32, processor: usize) {
+    if thread::available_parallelism().map_or(1, usize::from) > processor {
+        let arguments = ["-acp", &processor.to_string(), &pid.to_string()];
+        let pinned = Command::new("taskset").args(arguments).stdout(Stdio::null()).status();
+        assert!(pinned.unwrap().success(), "taskset {arguments:?}");
+    }
 }
 
 /// Connections that the broker has.
@@ -267,6 +279,7 @@ impl Fleet<'_> {
         let knocking_cores = (self.cpu() - before) / REST.as_secs_f64();
         self.kafka.start();
         let broker = pid_of(self.kafka);
+        pin(broker, 0);
         let before = (cpu_seconds(broker), self.cpu(), Instant::now());
         let consumer = consumer(self.kafka);
         let ((), acks) = beside(self.kafka, || self.wait(&consumer));
@@ -295,7 +308,7 @@ impl Fleet<'_> {
 
 fn main() {
     let (count, backlog) = (
-        setting("TIDEGATE_BENCH_GATEWAYS", 1000),
+        setting("TIDEGATE_BENCH_GATEWAYS", 200),
         setting("TIDEGATE_BENCH_BACKLOG", 1000) as u64,
     );
     let runs = setting("TIDEGATE_BENCH_RUNS", 3);
@@ -306,6 +319,7 @@ fn main() {
     kafka.create_topic(TOPIC, PARTITIONS, &[("message.timestamp.type", "LogAppendTime")]);
     kafka.create_topic(OTHER, 1, &[]);
     let broker = pid_of(&kafka);
+    pin(broker, 0);
     let ((), alone) = beside(&kafka, || thread::sleep(REST));
     let (memory, others) = (rss_mib(broker), connections(&kafka));
 
@@ -317,6 +331,7 @@ fn main() {
         Gateway::start(&config)
     });
     println!("started in {:.0} s", began.elapsed().as_secs_f64());
+    gateways.iter().for_each(|gateway| pin(gateway.pid(), 1));
     let mut fleet = Fleet {
         kafka: &kafka,
         gateways,
@@ -364,6 +379,11 @@ fn main() {
     ];
     print_table(&format!("A gateway of {count} at rest"), "each", &rows, "");
     drop(consumer);
+    if runs == 0 {
+        drop(fleet);
+        Kafka::end_shared();
+        return;
+    }
 
     let free: Vec<Outage> = (0..runs).map(|_| fleet.outage()).collect();
     each(&fleet.gateways, |_, gateway| gateway.terminate());
@@ -371,6 +391,7 @@ fn main() {
         gateway.wait_for_exit(LIMIT);
         gateway.set("forward.bytes_per_second_max", PACE);
         gateway.restart();
+        pin(gateway.pid(), 1);
     }
     let paced: Vec<Outage> = (0..runs).map(|_| fleet.outage()).collect();
 

@@ -420,7 +420,9 @@ impl Drain {
         if self.retry_at.is_some_and(|at| now < at) || (!self.pace.wait(now).is_zero() && !group) {
             return 0;
         }
-        let most = self.options.in_flight_bytes_max.max(1 << 20);
+        let most = self
+            .pace
+            .in_flight_bytes_max(self.options.in_flight_bytes_max.max(1 << 20));
         let lane_bytes = self.lane.as_ref().map_or(0, |lane| lane.flow.window.sent_bytes());
         let room = most.saturating_sub(self.main.window.sent_bytes() + lane_bytes);
         let full = self.flow_mut(lane).is_none_or(|flow| flow.is_full());

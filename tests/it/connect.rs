@@ -6,7 +6,7 @@ use std::ops::RangeInclusive;
 use std::path::Path;
 use std::process::Command;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::support::client::{agent, answer};
 use crate::support::daemon::Daemon;
@@ -14,6 +14,7 @@ use crate::support::gateway::{Config, Gateway};
 use crate::support::kafka::{Kafka, USUAL, java, plugins};
 use crate::support::postgres::{PASSWORD, Postgres};
 use crate::support::prometheus::copy_with;
+use crate::support::store::{Raw, produce, raw};
 use crate::support::{free_port, poll, seconds, unique, wait_until};
 
 cases!["connect":
@@ -73,20 +74,25 @@ impl Connect {
         let pid = self.server.launch(&command, None);
         poll("the connector runs", seconds(120), || {
             assert!(Daemon::is_running(pid), "{}", self.server.console());
-            (self.task() == "RUNNING").then_some(())
+            self.assert_lands();
+            (self.task()["state"] == "RUNNING").then_some(())
         });
     }
 
-    /// The state of the connector's task, or why it is not known.
-    fn task(&self) -> String {
+    /// Its task has not failed.
+    #[track_caller]
+    fn assert_lands(&self) {
+        let task = self.task();
+        assert_ne!(task["state"], "FAILED", "{task}\n{}", self.server.console());
+    }
+
+    /// What it says of its task.
+    fn task(&self) -> Value {
         let url = format!("http://{}/connectors/tidegate-postgres/status", self.rest);
         match answer(agent().get(url).call()) {
-            Ok(answer) if answer.status == 200 => {
-                let task = &answer.json()["tasks"][0];
-                assert_ne!(task["state"], "FAILED", "{task}\n{}", self.server.console());
-                task["state"].as_str().unwrap_or_default().to_owned()
-            }
-            other => format!("{other:?}"),
+            Ok(answer) if answer.status == 200 => answer.json()["tasks"][0].clone(),
+            // Not yet.
+            _ => Value::Null,
         }
     }
 }
@@ -122,7 +128,7 @@ fn kafka_connect_lands_each_record_once() {
     };
     let landed = |records: u64| {
         wait_until(format_args!("{records} rows"), seconds(120), || {
-            connect.task();
+            connect.assert_lands();
             count() == records
         });
     };
@@ -173,4 +179,19 @@ fn kafka_connect_lands_each_record_once() {
         assert_eq!([&row[0], &row[1]], expected);
         assert_eq!((row[3].as_str(), row[4].as_str()), (topic.as_str(), "t"));
     }
+    // What the lander would keep apart (docs/lander.md): another value takes the place of the first, ...
+    let id = ids.first().unwrap().as_str();
+    let other = Raw {
+        identity: Some((id, "1")),
+        ..raw(b"other")
+    };
+    produce(&kafka, &topic, &[other]);
+    wait_until("the other value", seconds(60), || {
+        ask("SELECT value FROM TABLE WHERE seq = 1") == [["other"]]
+    });
+    // ... and what has no identity ends the task.
+    produce(&kafka, &topic, &[raw(b"x")]);
+    wait_until("the task has failed", seconds(60), || {
+        connect.task()["state"] == "FAILED"
+    });
 }

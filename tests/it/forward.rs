@@ -11,7 +11,7 @@ use crate::support::kafka::Kafka;
 use crate::support::ledger::{Ledger, Outcome};
 use crate::support::load::{Load, outcome, post, value};
 use crate::support::{FORM, SEED_BODY, SEED_VALUE};
-use crate::support::{Random, ab, disk_bytes, seconds, unique, wait_until};
+use crate::support::{Random, ab, disk_bytes, poll, seconds, unique, wait_until};
 
 cases!["forward":
     the_seeds_load_waits_for_kafka_and_leaves_a_small_log [OwnKafka, Ab],
@@ -19,6 +19,7 @@ cases!["forward":
     a_missing_topic_does_not_delay_the_other_and_drains_in_order [Kafka],
     one_poison_record_of_a_hundred_is_dead_lettered_alone [Kafka],
     a_topic_with_small_batches_gets_every_record [Kafka],
+    the_pace_holds_over_an_outage [OwnKafka],
     catching_up_is_paced [Kafka],
     sigterm_forwards_what_was_taken_and_exits_0 [Kafka],
     sigterm_with_kafka_away_keeps_the_log_and_ends_in_time [Kafka],
@@ -279,6 +280,35 @@ fn catching_up_is_paced() {
     let elapsed = started.elapsed();
     assert!(elapsed > Duration::from_millis(1_500), "{elapsed:?}");
     assert!(gateway.metric("tidegate_forward_throttled_seconds_total") > 0.0);
+    ledger.check(&[(&topic, kafka.read_topic(&topic, true))]).unwrap();
+}
+
+/// While Kafka is away, its client is not filled with what it would send at once later.
+fn the_pace_holds_over_an_outage() {
+    let kafka = Kafka::private();
+    let topic = unique("paced-outage");
+    kafka.create_topic(&topic, 1, &[]);
+    let mut config = Config::with(&kafka);
+    config.set("forward.bytes_per_second_max", "32 KiB");
+    let gateway = Gateway::start(&config);
+    let (client, ledger, mut random) = (gateway.client(), Ledger::default(), Random::new());
+    let mut batch = |records: usize| -> Vec<Vec<u8>> {
+        let record = |_| format!(r#"{{"x":"{}"}}"#, random.text(1_016)).into_bytes();
+        (0..records).map(record).collect()
+    };
+    post_batch(&client, &ledger, &topic, "k", &batch(1));
+    gateway.wait_drained(seconds(30));
+    kafka.stop();
+    post_batch(&client, &ledger, &topic, "k", &batch(300));
+    // Of 1 KiB each: 64 are what two seconds carry, and seven seconds would carry 224.
+    let (began, mut most) = (Instant::now(), 0.0_f64);
+    poll("seven seconds have passed", seconds(60), || {
+        most = most.max(gateway.metric("tidegate_forward_in_flight_records"));
+        (began.elapsed() > seconds(7)).then_some(())
+    });
+    assert!((50.0..=70.0).contains(&most), "{most} records on their way");
+    kafka.start();
+    gateway.wait_drained(seconds(60));
     ledger.check(&[(&topic, kafka.read_topic(&topic, true))]).unwrap();
 }
 
