@@ -18,6 +18,7 @@ mod support;
 
 use std::collections::HashMap;
 use std::fs;
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -34,6 +35,7 @@ use rdkafka::topic_partition_list::Offset;
 use common::{Row, cpu_seconds, json_record, number, print_table, rss_mib, spread};
 use support::gateway::{Config, Gateway};
 use support::kafka::Kafka;
+use support::prometheus::Prometheus;
 
 const TOPIC: &str = "fleet";
 const PARTITIONS: i32 = 12;
@@ -70,13 +72,18 @@ fn each<T: Sync, U: Send>(items: &[T], work: impl Fn(usize, &T) -> U + Sync) -> 
 /// The broker's process.
 fn pid_of(kafka: &Kafka) -> u32 {
     let folder = kafka.partition_folder("x", 0);
-    let folder = folder.ancestors().nth(2).unwrap().to_str().unwrap().to_owned();
+    pid_in(folder.ancestors().nth(2).unwrap())
+}
+
+/// The process whose command names this folder, but for the shell that watches over it.
+fn pid_in(folder: &Path) -> u32 {
+    let folder = folder.to_str().unwrap();
     let mut processes = fs::read_dir("/proc").unwrap().filter_map(|entry| {
         let pid: u32 = entry.ok()?.file_name().to_str()?.parse().ok()?;
         let command = fs::read_to_string(format!("/proc/{pid}/cmdline")).ok()?;
-        (command.starts_with("java") && command.contains(&folder)).then_some(pid)
+        (!command.starts_with("sh\0") && command.contains(folder)).then_some(pid)
     });
-    processes.next().expect("the broker runs")
+    processes.next().expect("it runs")
 }
 
 /// Has a process run on this processor only, so far as there is one.
@@ -222,6 +229,41 @@ fn read(kafka: &Kafka, gateways: usize, each: u64, since: &[i64]) -> (Vec<f64>, 
     (last.collect(), ends)
 }
 
+/// A Prometheus that scrapes all of them each 15 s and computes the shipped rules: its memory in MiB above that of one that
+/// has just begun, its processor time and that of all gateways in seconds a second.
+fn scraped(fleet: &Fleet<'_>) -> (f64, f64, f64) {
+    let folder = tempfile::Builder::new().prefix("tidegate-fleet-").tempdir().unwrap();
+    let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/prometheus");
+    let targets: Vec<String> = fleet
+        .gateways
+        .iter()
+        .map(|gateway| format!("'{}'", gateway.admin))
+        .collect();
+    let configuration = format!(
+        "global: {{ scrape_interval: 15s, evaluation_interval: 15s }}\n\
+         rule_files: ['{}/tidegate.*.yml']\n\
+         scrape_configs: [{{ job_name: tidegate, static_configs: [{{ targets: [{}], labels: {{ site: s }} }}] }}]\n",
+        shipped.display(),
+        targets.join(", ")
+    );
+    fs::write(folder.path().join("prometheus.yml"), configuration).unwrap();
+    let path = folder.path().to_owned();
+    let prometheus = Prometheus::start(folder);
+    let pid = pid_in(&path);
+    let memory = rss_mib(pid);
+    let up = || prometheus.query("sum(up)").first().map_or(0.0, |sample| sample.value);
+    support::wait_until("all are scraped", LIMIT, || up() as usize == fleet.gateways.len());
+    // Each once more at least: a rate needs two.
+    let before = (cpu_seconds(pid), fleet.cpu(), Instant::now());
+    thread::sleep(2 * REST);
+    let seconds = before.2.elapsed().as_secs_f64();
+    (
+        rss_mib(pid) - memory,
+        (cpu_seconds(pid) - before.0) / seconds,
+        (fleet.cpu() - before.1) / seconds,
+    )
+}
+
 /// What an outage came to.
 struct Outage {
     /// Seconds from the broker's first answer until half of the gateways had sent everything, and until all had.
@@ -347,6 +389,7 @@ fn main() {
     let ((), at_rest) = beside(&kafka, || thread::sleep(REST));
     let seconds = before.2.elapsed().as_secs_f64();
     let (own, theirs) = (cpu_seconds(broker) - before.0, fleet.cpu() - before.1);
+    let (scrape_memory, scraper, while_scraped) = scraped(&fleet);
     let pids: Vec<u32> = fleet.gateways.iter().map(Gateway::pid).collect();
     let of_each = |what: fn(u32) -> f64| pids.iter().map(|pid| what(*pid)).collect::<Vec<f64>>();
     let row = |name: &str, figures: Vec<f64>| Row {
@@ -359,6 +402,10 @@ fn main() {
         row("its share of memory (Pss), MiB", of_each(pss_mib)),
         row("its threads", of_each(threads)),
         row("its processor time, ms a second", per_gateway(theirs / seconds * 1e3)),
+        row(
+            "the same while it is scraped each 15 s",
+            per_gateway(while_scraped * 1e3),
+        ),
         row(
             "connections at the broker",
             per_gateway((connections(&kafka) - others) as f64),
@@ -376,6 +423,14 @@ fn main() {
             vec![scrape.lines().filter(|line| !line.starts_with('#')).count() as f64],
         ),
         row("bytes of a scrape", vec![scrape.len() as f64]),
+        row(
+            "memory of a Prometheus with the shipped rules (resident), KiB",
+            per_gateway(scrape_memory * 1024.0),
+        ),
+        row(
+            "processor time of that Prometheus, ms a second",
+            per_gateway(scraper * 1e3),
+        ),
     ];
     print_table(&format!("A gateway of {count} at rest"), "each", &rows, "");
     drop(consumer);
