@@ -19,7 +19,6 @@ use super::start::{AWAY_MAX, AWAY_MIN, CHUNK_BYTES};
 use super::tail::{self, Seen};
 use super::topics::State as TopicState;
 use super::window::State;
-use crate::kafka::settings::explain;
 use crate::metrics::FORWARD_RETRIES_TOTAL;
 use crate::record::{Origin, Sequence};
 use crate::wal::{LetterState, Read, ReadError, RewindError};
@@ -293,8 +292,7 @@ impl Drain {
                     return Ok(Some(outcome.cut));
                 }
                 Err(error) => {
-                    let why = explain(&error);
-                    self.link.error(format!("cannot read the topics' tails back: {why}"));
+                    self.link.error(tail::unanswered("newest", &error));
                 }
             }
             self.publish(true);

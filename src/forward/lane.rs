@@ -23,11 +23,11 @@ use super::flow::{self, Flow, Identity, Out};
 use super::producer::{Lookup, Producer};
 use super::settings::Kind;
 use super::start::Survey;
+use super::tail;
 use super::topics::State as TopicState;
 use super::transaction;
 use super::verdict::{self, Verdict};
 use super::window::State;
-use crate::kafka::settings::explain;
 use crate::record::{Origin, Record, RecordRef, Sequence, now_ms};
 use crate::wal::{AppendError, Batch, Read, ReadError};
 
@@ -310,7 +310,7 @@ impl Drain {
         });
         let survey = survey.map_err(|error| error.to_string())?;
         self.read_back_once(true, &survey)
-            .map_err(|error| format!("cannot read held topics' tails back: {}", explain(&error)))?;
+            .map_err(|error| tail::unanswered("held", &error))?;
         for id in unverified {
             if let Some(hold) = self.topics.get_mut(id).and_then(|topic| topic.hold.as_mut()) {
                 hold.unverified = false;

@@ -11,7 +11,6 @@ use super::mark::Reached;
 use super::tail::{self, Outcome, Seen};
 use super::topics::Topics;
 use super::window::State;
-use crate::kafka::settings::explain;
 use crate::record::{Origin, Sequence};
 use crate::wal::{Read, ReadError};
 
@@ -275,8 +274,7 @@ impl Drain {
             match self.read_back_once(lane, survey) {
                 Ok(()) => return Ok(false),
                 Err(error) => {
-                    let why = explain(&error);
-                    self.link.error(format!("cannot read the topics' tails back: {why}"));
+                    self.link.error(tail::unanswered("waiting", &error));
                 }
             }
             self.publish(true);

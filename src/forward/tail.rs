@@ -25,6 +25,7 @@ use super::producer::{Lookup, refusal};
 use super::settings::base_settings;
 use crate::kafka::link::{Link, log_line};
 use crate::kafka::native;
+use crate::kafka::settings::explain;
 use crate::record::{Origin, now_ms};
 
 /// The most records that are read back, over all topics.
@@ -167,6 +168,15 @@ pub(super) fn read_back(
         );
     }
     Ok(tail.outcome)
+}
+
+/// What an operator reads while Kafka does not say what it has. `which`: the records that it is asked for.
+pub(super) fn unanswered(which: &str, error: &KafkaError) -> String {
+    format!(
+        "Kafka could not be asked yet which of the {which} records it already has. Until it answers none of them is sent, so \
+         that none is sent twice; the gateway goes on asking by itself: {}",
+        explain(error)
+    )
 }
 
 /// Asking again would not help: no right to read, or no such topic any more.
@@ -431,6 +441,25 @@ mod tests {
         assert!(!is_expired(Offset::End, 50, 90), "the end is lost, not the beginning");
         assert!(!is_expired(Offset::Offset(0), 0, 90), "nothing is gone");
         assert!(!is_expired(Offset::End, 0, 0), "all of it is lost");
+    }
+
+    #[test]
+    fn that_nobody_answers_is_told_with_what_it_means_and_its_cause_last() {
+        // Nobody listens on port 1.
+        let link = Arc::new(Link::new(WORDS));
+        let topics = [("t".to_owned(), 0)];
+        let patience = || Duration::from_millis(100);
+        let looked = read_back(&options(&[]), false, &link, &topics, &mut |_, _| Seen::Other, &patience);
+        let error = looked.err().unwrap();
+        let told = unanswered("waiting", &error);
+        for words in [
+            "which of the waiting records",
+            "none is sent twice",
+            "goes on asking by itself",
+        ] {
+            assert!(told.contains(words), "nothing like {words:?} in {told}");
+        }
+        assert!(told.ends_with(&format!(": {error}")), "{told}");
     }
 
     #[test]
