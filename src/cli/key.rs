@@ -9,7 +9,7 @@ use serde::Serialize;
 use super::exit::Usage;
 use super::print;
 use crate::config::Config;
-use crate::keys::{self, Entry};
+use crate::keys::{self, Entry, KeysError};
 use crate::record::fits;
 
 #[derive(Debug, Subcommand)]
@@ -90,7 +90,8 @@ fn create(path: &Path, given: Create, config: &Config) -> Result<()> {
         }
     }
     let is_new = !path.exists();
-    let key = keys::create(path, &given.name, given.topics, given.sources, created)?;
+    let made = keys::create(path, &given.name, given.topics, given.sources, created);
+    let key = made.map_err(|error| without_folder(path, error))?;
     if given.json {
         let name = &given.name;
         print(format!("{}\n", serde_json::to_string(&Made { key: &key, name })?).as_bytes())?;
@@ -110,6 +111,20 @@ fn create(path: &Path, given: Create, config: &Config) -> Result<()> {
         path.display()
     );
     Ok(())
+}
+
+/// A file is made where there is none; the folder that it is to be in is not, for it says who may read there.
+fn without_folder(path: &Path, error: KeysError) -> anyhow::Error {
+    match path.parent() {
+        Some(folder) if error.is_missing() && !folder.exists() => Usage(format!(
+            "there is no folder {} for the file of keys {}, so no key was made: make the folder, or set http.api_keys_file to \
+             a file in another one",
+            folder.display(),
+            path.display()
+        ))
+        .into(),
+        _ => error.into(),
+    }
 }
 
 /// Without a file there is no key: that is an answer, not a failure.

@@ -255,6 +255,15 @@ fn the_verbs_on_keys_say_what_they_do() {
     );
     let gone = keys.verb(&["revoke", &key, "--yes"]);
     assert!(gone.code == Some(1) && !gone.stderr.contains(&key), "{gone:?}");
+    let mut nowhere = command();
+    nowhere.env("TIDEGATE_HTTP__API_KEYS_FILE", "missing/keys.toml");
+    let refused = run(keys.folder.path(), nowhere, &["key", "create", "--name", "x"]);
+    let folder = keys.folder.path().join("missing");
+    let words = format!("there is no folder {}", folder.display());
+    assert!(
+        refused.code == Some(2) && refused.stderr.contains(&words) && !folder.exists(),
+        "{refused:?}"
+    );
     let without = run(keys.folder.path(), command(), &["key", "list"]);
     assert!(
         without.code == Some(2) && without.stderr.contains("http.api_keys_file"),
