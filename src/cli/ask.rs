@@ -83,8 +83,13 @@ impl Part {
 #[derive(Debug, thiserror::Error)]
 pub(super) enum AskError {
     /// Nobody is there.
-    #[error("no {} answers on {address}{why}: start one with `{}`, or name {}{}", .part.name(), .part.command(), .part.listener(), .part.instead())]
-    Away { part: Part, address: String, why: String },
+    #[error("no {} answers on {address} ({named}){why}: start one with `{}`, or, if one runs, name {}{}", .part.name(), .part.command(), .part.listener(), .part.instead())]
+    Away {
+        part: Part,
+        address: String,
+        named: String,
+        why: String,
+    },
     /// The token is missing, or another one.
     #[error(
         "the {} on {address} wants its token ({code}): set admin.token (TIDEGATE_ADMIN__TOKEN) to the one that it was started with",
@@ -92,8 +97,13 @@ pub(super) enum AskError {
     )]
     Denied { part: Part, address: String, code: u16 },
     /// Something else listens there.
-    #[error("what answers on {address} is no {}: {why}. Name {}{}", .part.name(), .part.listener(), .part.beside())]
-    Stranger { part: Part, address: String, why: String },
+    #[error("what answers on {address} ({named}) is no {}: {why}. Name {}{}", .part.name(), .part.listener(), .part.beside())]
+    Stranger {
+        part: Part,
+        address: String,
+        named: String,
+        why: String,
+    },
     /// It is there and does not tell.
     #[error("the {} on {address} does not tell its state: {why}", .part.name())]
     Unwell { part: Part, address: String, why: String },
@@ -193,19 +203,26 @@ pub(super) struct Answer {
 pub(super) struct Listener {
     part: Part,
     place: Place,
+    /// By which flag, or by which key and from where.
+    named: String,
     token: Option<String>,
 }
 
 impl Listener {
     /// The one that the configuration names, or the one at `place`.
     pub(super) fn new(part: Part, place: Option<Place>, config: &Config) -> Self {
-        let configured = match part {
-            Part::Gateway => config.admin.listen,
-            Part::Lander => config.land.listen,
+        let (flag, key, configured) = match part {
+            Part::Gateway => ("--admin", "admin.listen", config.admin.listen),
+            Part::Lander => ("--lander", "land.listen", config.land.listen),
+        };
+        let (place, named) = match place {
+            Some(place) => (place, flag.to_owned()),
+            None => (configured.into(), format!("{key}, {}", config.origin(key))),
         };
         Self {
             part,
-            place: place.unwrap_or_else(|| configured.into()),
+            place,
+            named,
             token: config.admin.token.reveal().map(str::to_owned),
         }
     }
@@ -213,6 +230,11 @@ impl Listener {
     /// Host and port as messages show them.
     pub(super) fn address(&self) -> &str {
         &self.place.0
+    }
+
+    /// By which flag the place was named, or by which key and from where.
+    pub(super) fn named(&self) -> &str {
+        &self.named
     }
 
     /// `GET /v1/status`.
@@ -359,6 +381,7 @@ impl Listener {
         AskError::Away {
             part: self.part,
             address: self.place.0.clone(),
+            named: self.named.clone(),
             why,
         }
     }
@@ -375,6 +398,7 @@ impl Listener {
         AskError::Stranger {
             part: self.part,
             address: self.place.0.clone(),
+            named: self.named.clone(),
             why,
         }
     }
@@ -478,6 +502,7 @@ mod tests {
         let listener = Listener {
             part: Part::Gateway,
             place,
+            named: "--admin".to_owned(),
             token: Some("a-token".to_owned()),
         };
         let result = listener.status();

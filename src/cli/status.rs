@@ -20,7 +20,8 @@ use super::at::in_use;
 use super::exit::NoStatus;
 use super::{print_while_read, signals};
 use crate::config::{Config, Origin};
-use crate::wal;
+use crate::wal::{self, ArchiveError};
+use folder::FolderError;
 
 /// Between two looks.
 const PAUSE: Duration = Duration::from_secs(2);
@@ -159,6 +160,19 @@ impl Watched {
         match folder::status(path, config) {
             Ok(answer) => Ok(answer),
             Err(_) if !self.only_folder && !path.exists() => Err(away),
+            // Its gateway runs, and is asked in the wrong place.
+            Err(FolderError::Archive(ArchiveError::InUse { path, pid })) if !self.only_folder => {
+                Err(AskError::Folder {
+                    why: format!(
+                        "process {pid} has the log in {} open, and no gateway answers on {} ({}): if that process is a gateway, \
+                     name its admin listener with --admin URL, or set admin.listen to where it is",
+                        path.display(),
+                        self.gateway.address(),
+                        self.gateway.named()
+                    ),
+                    is_misdirected: false,
+                })
+            }
             Err(error) => Err(AskError::Folder {
                 why: error.to_string(),
                 is_misdirected: error.is_misdirected(),
@@ -302,6 +316,7 @@ mod tests {
         Err(AskError::Away {
             part,
             address: "127.0.0.1:4001".to_owned(),
+            named: "admin.listen, built-in".to_owned(),
             why: String::new(),
         })
     }
@@ -339,7 +354,7 @@ mod tests {
         assert_eq!(
             seen.errors().next().map(ToString::to_string).as_deref(),
             Some(
-                "no gateway answers on 127.0.0.1:4001: start one with `tidegate serve`, or name its admin listener with --admin URL. A verb that only looks also takes a log's folder: --wal DIR"
+                "no gateway answers on 127.0.0.1:4001 (admin.listen, built-in): start one with `tidegate serve`, or, if one runs, name its admin listener with --admin URL. A verb that only looks also takes a log's folder: --wal DIR"
             )
         );
     }

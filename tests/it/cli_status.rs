@@ -98,7 +98,7 @@ fn it_shows_the_lag_going_to_0_and_a_lander_that_has_stopped() {
     lander.sigkill();
     let ended = status(&[], &places);
     let line = format!(
-        "no lander answers on {}: start one with `tidegate land`, or name its listener with --lander URL\n",
+        "no lander answers on {} (--lander): start one with `tidegate land`, or, if one runs, name its listener with --lander URL\n",
         lander.admin
     );
     assert!(ended.code == Some(0) && ended.stdout.ends_with(&line), "{ended:?}");
@@ -120,8 +120,13 @@ fn nobody_there_is_exit_75_with_what_to_do() {
     );
     assert!(ended.code == Some(75) && ended.stdout.is_empty(), "{ended:?}");
     for words in [
-        format!("no gateway answers on {admin}: start one with `tidegate serve`"),
-        format!("no lander answers on {lander}: start one with `tidegate land`"),
+        format!(
+            "no gateway answers on {admin} (admin.listen, environment TIDEGATE_ADMIN__LISTEN): start one with `tidegate serve`"
+        ),
+        format!(
+            "no lander answers on {lander} (land.listen, environment TIDEGATE_LAND__LISTEN): start one with `tidegate land`"
+        ),
+        "--admin URL".to_owned(),
     ] {
         assert!(ended.stderr.contains(&words), "nothing like {words:?} in {ended:?}");
     }
@@ -144,9 +149,29 @@ fn a_folder_with_faults_tells_those_that_are_seen() {
         .post("/v1/topics/t", "application/json", b"{}")
         .unwrap();
     assert_eq!(answer.status, 202, "{answer:?}");
-    gateway.sigkill();
     let wal = gateway.wal();
     let lander = nobody();
+    // A gateway has it that is not asked there.
+    let admin = nobody();
+    let ended = status(
+        &[
+            ("TIDEGATE_WAL__PATH", wal.to_str().unwrap()),
+            ("TIDEGATE_ADMIN__LISTEN", &admin),
+            ("TIDEGATE_LAND__LISTEN", &lander),
+        ],
+        &[],
+    );
+    for words in [
+        &*format!("process {} has the log in", gateway.pid()),
+        &admin,
+        "--admin URL",
+    ] {
+        assert!(
+            ended.code == Some(75) && ended.stderr.contains(words),
+            "nothing like {words:?} in {ended:?}"
+        );
+    }
+    gateway.sigkill();
     let question = ["--wal", wal.to_str().unwrap(), "--lander", &lander];
     let ended = status(&[], &question);
     assert_eq!(ended.code, Some(0), "{ended:?}");
