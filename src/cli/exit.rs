@@ -24,7 +24,10 @@ pub(super) const CODES: &[(u8, &str)] = &[
         FOUND,
         "damage, loss or something that does not work was found (verify, salvage, doctor)",
     ),
-    (WAL_IN_USE, "the log is in use by a running gateway"),
+    (
+        WAL_IN_USE,
+        "the log is in use by another process, mostly a running gateway",
+    ),
     (
         TRY_AGAIN_LATER,
         "try again later: Kafka, the disk or the database does not work now",
