@@ -133,7 +133,10 @@ pub struct Delivery<'a> {
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// librdkafka does not know a property, or cannot use its value: exit code 2.
-    #[error("kafka.properties: {0}")]
+    #[error(
+        "kafka.properties cannot be used: {0}. Correct the property that is named; a file that it names must be there, and \
+         readable by this user"
+    )]
     Properties(String),
     /// The system gave no thread.
     #[error("cannot start the forwarder's thread: {0}")]
@@ -217,6 +220,33 @@ impl Handle {
     }
 }
 
+/// Whether a start would take the properties, and the files that they name. Asks no broker.
+///
+/// # Errors
+/// [`StartError::Properties`].
+pub fn check_properties(mut options: Options) -> Result<(), StartError> {
+    // A producer begins to connect as soon as it is made.
+    options.bootstrap_servers.clear();
+    let link = Arc::new(Link::new(WORDS));
+    producer(&options, WalId(uuid::Uuid::nil()), &Arc::default(), &link, None).map(drop)
+}
+
+/// The first producer, once librdkafka has taken the read-back's settings too.
+fn producer(
+    options: &Options,
+    wal: WalId,
+    signal: &Arc<Signal>,
+    link: &Arc<Link>,
+    on_delivery: Option<&Arc<OnDelivery>>,
+) -> Result<Producer, StartError> {
+    tail::settings(options, false)
+        .create_native_config()
+        .map_err(|error| StartError::Properties(explain(&error)))?;
+    let transactions = options.transactions(wal);
+    let kind = Kind::Gapless { batch_bytes: None };
+    Producer::create(options, kind, transactions.as_deref(), signal, link, on_delivery).map_err(StartError::Properties)
+}
+
 /// The running forwarder.
 pub struct Forwarder {
     shared: Arc<Shared>,
@@ -240,20 +270,7 @@ impl Forwarder {
         });
         let link = Arc::new(Link::new(WORDS));
         let on_delivery = options.on_delivery.take().map(Arc::new);
-        tail::settings(&options, false)
-            .create_native_config()
-            .map_err(|error| StartError::Properties(explain(&error)))?;
-        let kind = Kind::Gapless { batch_bytes: None };
-        let transactions = options.transactions(wal.id());
-        let producer = Producer::create(
-            &options,
-            kind,
-            transactions.as_deref(),
-            &signal,
-            &link,
-            on_delivery.as_ref(),
-        )
-        .map_err(StartError::Properties)?;
+        let producer = producer(&options, wal.id(), &signal, &link, on_delivery.as_ref())?;
         let drain = drain::Drain::new(wal, options, on_delivery, Arc::clone(&shared), link, producer);
         // Tells of a thread that panicked: a forwarder must not be dead while the process looks alive.
         let guard = Guard(Arc::clone(&shared));

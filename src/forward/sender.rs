@@ -46,7 +46,10 @@ pub struct Refused {
 #[derive(Debug, thiserror::Error)]
 pub enum SendError {
     /// librdkafka does not know a property, or cannot use its value: exit code 2.
-    #[error("kafka.properties: {0}")]
+    #[error(
+        "kafka.properties cannot be used: {0}. Correct the property that is named; a file that it names must be there, and \
+         readable by this user"
+    )]
     Properties(String),
     /// Kafka did not take anything for too long.
     #[error("Kafka did not take anything for {} s: {why}", .patience.as_secs())]

@@ -33,7 +33,10 @@ const AWAY_MAX: Duration = Duration::from_secs(30);
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// librdkafka does not take a property.
-    #[error("kafka.properties: {0}")]
+    #[error(
+        "kafka.properties cannot be used: {0}. Correct the property that is named; a file that it names must be there, and \
+         readable by this user"
+    )]
     Properties(String),
     /// Somebody has to change something about the database or folder.
     #[error("{0}")]

@@ -133,12 +133,30 @@ fn an_unknown_environment_key_is_refused_and_others_are_not() {
         ended.code == Some(2) && ended.stderr.contains("TIDEGATE_HTTP__LISEN"),
         "{ended:?}"
     );
-    let ended = run(folder.path(), with("TIDEGATE_WHATEVER"), &["config", "check"]);
+    let arguments = ["config", "check", "--bootstrap-servers", NOWHERE];
+    let ended = run(folder.path(), with("TIDEGATE_WHATEVER"), &arguments);
     assert_eq!(ended.code, Some(0), "{ended:?}");
 }
 
 fn serve_without_brokers_says_so() {
     assert_refused(&Config::new(""), 2, &["kafka.bootstrap_servers"]);
+    assert_checked(&Config::new(""), &["kafka.bootstrap_servers"]);
+}
+
+/// `config check` has found what `serve` ends with at its start, and has no other verdict.
+#[track_caller]
+fn assert_checked(config: &Config, words: &[&str]) {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("config.toml"), config.text()).unwrap();
+    let ended = run(
+        folder.path(),
+        command(),
+        &["--config", "config.toml", "config", "check"],
+    );
+    assert!(ended.code == Some(2) && ended.stdout.is_empty(), "{ended:?}");
+    for word in words {
+        assert!(ended.stderr.contains(word), "nothing about {word:?} in {ended:?}");
+    }
 }
 
 fn a_protected_property_is_refused() {
@@ -150,7 +168,19 @@ fn a_protected_property_is_refused() {
     ] {
         assert_refused(config().property(name, "1"), 2, &[name]);
     }
-    assert_refused(config().property("no.such.property", "1"), 2, &["no.such.property"]);
+    let mut unknown = config();
+    unknown.property("no.such.property", "1");
+    assert_refused(&unknown, 2, &["no.such.property"]);
+    assert_checked(&unknown, &["no.such.property"]);
+    // A file that is not there.
+    for name in ["ssl.ca.location", "ssl.certificate.location", "ssl.key.location"] {
+        let mut config = config();
+        config
+            .property("security.protocol", "ssl")
+            .property(name, "not-there.pem");
+        assert_refused(&config, 2, &[name]);
+        assert_checked(&config, &[name]);
+    }
 }
 
 fn listeners_for_strangers_need_a_word() {
@@ -255,7 +285,10 @@ fn config_check_and_show_tell_what_is_in_force() {
     fs::write(folder.path().join("config.toml"), config.text()).unwrap();
     let arguments = ["--config", "config.toml", "config"];
     let ended = run(folder.path(), command(), &[&arguments[..], &["check"]].concat());
-    assert_eq!(ended.code, Some(0), "{ended:?}");
+    assert!(
+        ended.code == Some(0) && ended.stdout.ends_with("\nok\n") && ended.stderr.is_empty(),
+        "{ended:?}"
+    );
     let mut from_environment = command();
     from_environment.env("TIDEGATE_WAL__BYTES_MAX", "5 GiB");
     let ended = run(folder.path(), from_environment, &[&arguments[..], &["show"]].concat());
