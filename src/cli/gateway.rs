@@ -207,8 +207,8 @@ impl Running {
         }
         if let Ended::Signal = ended {
             tracing::info!(
-                seconds = left(deadline).as_secs(),
-                "no new requests; what is committed is forwarded for at most this long (http.shutdown)"
+                "no new requests are taken; what is committed is forwarded for at most {:.1} s, what is left of http.shutdown",
+                left(deadline).as_secs_f64()
             );
         }
         let forwarder = self.forwarder;
