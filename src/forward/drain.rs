@@ -33,8 +33,9 @@ const GATHER: Duration = Duration::from_millis(2);
 pub(super) const LOOKUP_MAX: Duration = Duration::from_secs(2);
 /// Between two tries of something that did not work.
 pub(super) const RETRY: Duration = Duration::from_secs(1);
-/// Between two questions for a topic while Kafka is away for long: librdkafka knocks 15 times a second meanwhile.
-const PAUSE_MAX: Duration = Duration::from_secs(5);
+/// With a pace, nothing more is handed to a client that has not heard from Kafka for so long: what it has by then goes out
+/// at once when Kafka is back.
+const SILENCE_MAX: Duration = Duration::from_secs(2);
 
 /// The log takes nothing more: the process is about to end, and so is this thread.
 #[derive(Debug, thiserror::Error)]
@@ -420,12 +421,13 @@ impl Drain {
         if self.retry_at.is_some_and(|at| now < at) || (!self.pace.wait(now).is_zero() && !group) {
             return 0;
         }
-        let most = self
-            .pace
-            .in_flight_bytes_max(self.options.in_flight_bytes_max.max(1 << 20));
+        let most = self.options.in_flight_bytes_max.max(1 << 20);
         let lane_bytes = self.lane.as_ref().map_or(0, |lane| lane.flow.window.sent_bytes());
         let room = most.saturating_sub(self.main.window.sent_bytes() + lane_bytes);
         let full = self.flow_mut(lane).is_none_or(|flow| flow.is_full());
+        if self.pace.is_set() && self.sent() > 0 && !group && self.reported_at.elapsed() > SILENCE_MAX {
+            return 0;
+        }
         // Not for a few records at a time; but one is always allowed when nothing is on its way.
         if full || (room < most / 8 && self.sent() > 0 && !group) {
             return 0;
@@ -515,7 +517,7 @@ impl Drain {
                     Lookup::Refused(code) => self.topics.hold(topic, code, false),
                     Lookup::Away => {
                         self.link.error("Kafka does not answer".to_owned());
-                        self.retry_at = Some(Instant::now() + RETRY.max((self.link.away() / 16).min(PAUSE_MAX)));
+                        self.retry_at = Some(Instant::now() + RETRY);
                         return Ok(false);
                     }
                 }

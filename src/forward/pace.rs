@@ -1,10 +1,6 @@
-//! `forward.bytes_per_second_max`: a bucket of tokens over payload bytes, and a limit of what is on its way: Kafka's client takes
-//! records while Kafka is away, and sends all of them at once when it is back. Pure: the caller gives the time.
+//! `forward.bytes_per_second_max`: a bucket of tokens over payload bytes. Pure: the caller gives the time.
 
 use std::time::{Duration, Instant};
-
-/// So many seconds' worth may be on its way: more than any line takes for an ack, and no burst when Kafka comes back.
-const IN_FLIGHT_SECONDS: f64 = 2.0;
 
 /// The bucket. What is taken may exceed what is there: the debt is waited for before the next take.
 #[derive(Debug)]
@@ -48,10 +44,9 @@ impl Pace {
         }
     }
 
-    /// The most bytes to have on their way, of the `wanted` ones that the memory has room for.
-    pub fn in_flight_bytes_max(&self, wanted: u64) -> u64 {
-        self.rate
-            .map_or(wanted, |rate| wanted.min((rate * IN_FLIGHT_SECONDS) as u64))
+    /// Whether there is a limit.
+    pub fn is_set(&self) -> bool {
+        self.rate.is_some()
     }
 
     /// The most bytes to read at once, so that a chunk does not owe for long.
@@ -84,18 +79,10 @@ mod tests {
     }
 
     #[test]
-    fn what_is_on_its_way_is_no_burst() {
-        let pace = Pace::new(Some(10_000), Instant::now());
-        assert_eq!(pace.in_flight_bytes_max(1 << 30), 20_000);
-        assert_eq!(pace.in_flight_bytes_max(1000), 1000);
-    }
-
-    #[test]
     fn without_a_rate_nothing_waits() {
         let mut pace = Pace::new(None, Instant::now());
         pace.take(usize::MAX);
         assert_eq!(pace.wait(Instant::now()), Duration::ZERO);
         assert_eq!(pace.chunk_bytes(1000), 1000);
-        assert_eq!(pace.in_flight_bytes_max(1000), 1000);
     }
 }

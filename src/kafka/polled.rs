@@ -16,7 +16,7 @@ use rdkafka::error::{KafkaError, KafkaResult};
 use rdkafka::producer::{BaseProducer, ProducerContext};
 
 /// How long the thread waits for a report at most, which is how long the end of the producer may wait for the thread. A little
-/// more than whole milliseconds: they are over, then, when the wait for them is.
+/// more than whole milliseconds: a look in which nothing comes is over, then, when the wait for them is.
 const LOOK: Duration = Duration::from_micros(100_020);
 
 /// See the module. The last of its clones ends it.
