@@ -169,10 +169,7 @@ fn raw(kafka: &Kafka, records: u64, headers: bool) -> f64 {
 
 fn main() {
     common::print_machine();
-    let gigabytes: f64 = std::env::var("TIDEGATE_BENCH_GB")
-        .ok()
-        .and_then(|text| text.parse().ok())
-        .unwrap_or(1.0);
+    let gigabytes: f64 = common::setting("TIDEGATE_BENCH_GB", 1.0);
     let base = std::env::var_os("TIDEGATE_BENCH_DIR").map_or_else(|| "target".into(), std::path::PathBuf::from);
     let (mut bare, mut with_headers) = (Vec::new(), Vec::new());
     let (mut drained, mut once) = (Vec::new(), Vec::new());

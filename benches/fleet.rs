@@ -32,7 +32,7 @@ use rdkafka::message::{Headers as _, Message as _};
 use rdkafka::producer::{BaseRecord, DeliveryResult, Producer as _, ProducerContext, ThreadedProducer};
 use rdkafka::topic_partition_list::Offset;
 
-use common::{Row, cpu_seconds, json_record, number, print_table, rss_mib, spread};
+use common::{Row, cpu_seconds, json_record, number, print_table, rss_mib, setting, spread};
 use support::gateway::{Config, Gateway};
 use support::kafka::Kafka;
 use support::prometheus::Prometheus;
@@ -45,11 +45,6 @@ const PACE: &str = "8 KiB";
 /// How long nothing happens while what that costs is measured.
 const REST: Duration = Duration::from_secs(20);
 const LIMIT: Duration = Duration::from_secs(600);
-
-fn setting(name: &str, usual: usize) -> usize {
-    let text = std::env::var(name).ok();
-    text.and_then(|text| text.parse().ok()).unwrap_or(usual)
-}
 
 /// Does it for each of `items`, a few at a time.
 fn each<T: Sync, U: Send>(items: &[T], work: impl Fn(usize, &T) -> U + Sync) -> Vec<U> {
@@ -361,7 +356,7 @@ impl Fleet<'_> {
 fn main() {
     let (count, backlog) = (
         setting("TIDEGATE_BENCH_GATEWAYS", 200),
-        setting("TIDEGATE_BENCH_BACKLOG", 1000) as u64,
+        setting("TIDEGATE_BENCH_BACKLOG", 1000),
     );
     let runs = setting("TIDEGATE_BENCH_RUNS", 3);
     common::print_machine_for(runs);

@@ -142,10 +142,7 @@ fn psql_copy(postgres: &Postgres, database: &str, folder: &Path, records: u64) -
 
 fn main() {
     common::print_machine();
-    let records: u64 = std::env::var("TIDEGATE_BENCH_RECORDS")
-        .ok()
-        .and_then(|text| text.parse().ok())
-        .unwrap_or(500_000);
+    let records: u64 = common::setting("TIDEGATE_BENCH_RECORDS", 500_000);
     let kafka = Kafka::shared();
     let postgres = &*Postgres::shared();
     let topic = unique("bench");

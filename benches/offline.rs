@@ -37,8 +37,7 @@ use tidegate::wal::{Batch, Options, Retain, Wal};
 const RSS_MIB_MAX: f64 = 150.0;
 
 fn folder_bytes() -> u64 {
-    let text = std::env::var("TIDEGATE_BENCH_BYTES").ok();
-    text.and_then(|text| text.parse().ok()).unwrap_or(1 << 30)
+    common::setting("TIDEGATE_BENCH_BYTES", 1 << 30)
 }
 
 fn runs() -> usize {

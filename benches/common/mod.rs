@@ -32,10 +32,13 @@ pub fn print_machine_for(runs: usize) {
 
 /// Runs per contender: `TIDEGATE_BENCH_RUNS`, 5 by default.
 pub fn runs() -> usize {
-    std::env::var("TIDEGATE_BENCH_RUNS")
-        .ok()
-        .and_then(|text| text.parse().ok())
-        .unwrap_or(5)
+    setting("TIDEGATE_BENCH_RUNS", 5)
+}
+
+/// A number from the environment, or the usual one.
+pub fn setting<T: std::str::FromStr>(name: &str, usual: T) -> T {
+    let text = std::env::var(name).ok();
+    text.and_then(|text| text.parse().ok()).unwrap_or(usual)
 }
 
 /// Min, median, max.

@@ -64,7 +64,7 @@ pub use pace::Pace;
 pub use sender::{Refused, SendError, Sender};
 
 use crate::kafka::link::{Link, Words};
-use crate::kafka::settings::explain;
+use crate::kafka::settings::{explain, unusable};
 use crate::record::{Sequence, WalId};
 use crate::wal::{Signal, Wal};
 use producer::Producer;
@@ -133,10 +133,7 @@ pub struct Delivery<'a> {
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// librdkafka does not know a property, or cannot use its value: exit code 2.
-    #[error(
-        "kafka.properties cannot be used: {0}. Correct the property that is named; a file that it names must be there, and \
-         readable by this user"
-    )]
+    #[error("{}", unusable(.0))]
     Properties(String),
     /// The system gave no thread.
     #[error("cannot start the forwarder's thread: {0}")]

@@ -17,7 +17,7 @@ use super::verdict::{self, Verdict};
 use super::{Options, tail};
 use crate::kafka::link::{Link, Words};
 use crate::kafka::native;
-use crate::kafka::settings::explain;
+use crate::kafka::settings::{explain, unusable};
 use crate::record::{Record, Sequence, WalId, now_ms};
 use crate::wal::Signal;
 
@@ -46,10 +46,7 @@ pub struct Refused {
 #[derive(Debug, thiserror::Error)]
 pub enum SendError {
     /// librdkafka does not know a property, or cannot use its value: exit code 2.
-    #[error(
-        "kafka.properties cannot be used: {0}. Correct the property that is named; a file that it names must be there, and \
-         readable by this user"
-    )]
+    #[error("{}", unusable(.0))]
     Properties(String),
     /// Kafka did not take anything for too long.
     #[error("Kafka did not take anything for {} s: {why}", .patience.as_secs())]

@@ -53,6 +53,14 @@ pub(crate) fn client_config(settings: BTreeMap<String, String>) -> ClientConfig 
     config
 }
 
+/// What a start says whose properties librdkafka does not take; `why` as [`explain`] has it.
+pub(crate) fn unusable(why: &str) -> String {
+    format!(
+        "kafka.properties cannot be used: {why}. Correct the property that is named; a file that it names must be there, and \
+         readable by this user"
+    )
+}
+
 /// What is wrong, without the property's value: it may be a password under a misspelt name.
 pub(crate) fn explain(error: &KafkaError) -> String {
     match error {

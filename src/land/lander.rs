@@ -16,7 +16,7 @@ use super::sink::{Sink, SinkError};
 use super::target::Opener;
 use super::{Mode, Options, Status, Totals, writer};
 use crate::kafka::link::{Link, Words};
-use crate::kafka::settings::explain;
+use crate::kafka::settings::{explain, unusable};
 
 /// What Kafka's absence means here, and its return.
 const WORDS: Words = Words {
@@ -33,10 +33,7 @@ const AWAY_MAX: Duration = Duration::from_secs(30);
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// librdkafka does not take a property.
-    #[error(
-        "kafka.properties cannot be used: {0}. Correct the property that is named; a file that it names must be there, and \
-         readable by this user"
-    )]
+    #[error("{}", unusable(.0))]
     Properties(String),
     /// Somebody has to change something about the database or folder.
     #[error("{0}")]
