@@ -2,9 +2,12 @@
 //!
 //! It takes everything that is queued, cuts it into frames, hands them to the live generation, waits for the
 //! one flush that covers them all, writes the witness, and only then answers. While it waits for the disk,
-//! the next commit queues up: it never waits for company when it has work (`linger` is 0 by default). One
-//! commit is under way at a time, so whatever was on disk when a frame was written was committed: recovery
-//! rests on that.
+//! the next commit queues up. One commit is under way at a time, so whatever was on disk when a frame was
+//! written was committed: recovery rests on that.
+//!
+//! A commit costs the processors the same for one record as for a hundred: the way through the kernel, the store's
+//! threads. So after one with company the next begins a little later ([`pause`]), and has twice the company; a
+//! record that comes alone, or to a log that was idle for a moment, is written at once.
 //!
 //! The first failed write or flush poisons the log: nothing more is written, everything waiting is refused,
 //! and a restart finds out what is on disk. An fsync is never tried again: the kernel has forgotten what it
@@ -29,6 +32,11 @@ pub const COMMIT_BYTES_MAX: usize = 32 * 1024 * 1024;
 
 /// What a held record or a dead letter may have beyond the record it was in the main log: its origin, a reason.
 const SIDE_BYTES_MORE: usize = 64 * 1024;
+
+/// A commit of fewer requests had no company: waiting would give none to the next.
+const COMPANY_MIN: usize = 24;
+/// The longest [`pause`]: on a slow disk, whose commits gather company by themselves, it is next to nothing.
+const PAUSE_MAX: Duration = Duration::from_micros(500);
 
 /// That records are refused is told this often at most.
 const REFUSED_TOLD_EVERY: Duration = Duration::from_secs(60);
@@ -92,8 +100,9 @@ impl Queue {
         self.ready.notify_one();
     }
 
-    /// Waits for batches and takes as many as one commit may have; empty: closed, and nothing is left.
-    fn take(&self, linger: Duration, jobs: &mut Vec<Job>) {
+    /// Waits for batches, and until `not_before` or for as long as `linger`, and takes as many as one commit may have; empty:
+    /// closed, and nothing is left.
+    fn take(&self, not_before: Instant, linger: Duration, jobs: &mut Vec<Job>) {
         let mut waiting = lock(&self.waiting);
         while waiting.jobs.is_empty() && !waiting.closed {
             waiting.idle = true;
@@ -102,9 +111,10 @@ impl Queue {
                 .wait(waiting)
                 .unwrap_or_else(std::sync::PoisonError::into_inner);
         }
-        if !linger.is_zero() && !waiting.closed {
+        let wait = linger.max(not_before.saturating_duration_since(Instant::now()));
+        if !wait.is_zero() && !waiting.closed {
             drop(waiting);
-            std::thread::sleep(linger);
+            std::thread::sleep(wait);
             waiting = lock(&self.waiting);
         }
         let mut bytes = 0;
@@ -143,6 +153,15 @@ fn answer(job: Job, result: Result<Receipt, AppendError>) {
     drop(answer.send(result));
 }
 
+/// How long after a commit of so many requests, which took so long, the next one begins: as long again, so that it has twice the
+/// company at the same rate.
+fn pause(requests: usize, time: Duration) -> Duration {
+    if requests < COMPANY_MIN {
+        return Duration::ZERO;
+    }
+    time.min(PAUSE_MAX)
+}
+
 /// The thread's body.
 pub fn run(shared: &Arc<Shared>) {
     let _guard = PoisonOnPanic(shared);
@@ -152,8 +171,9 @@ pub fn run(shared: &Arc<Shared>) {
     let commit_records = metrics::histogram!(crate::metrics::WAL_COMMIT_RECORDS);
     let mut refused_at: Option<Instant> = None;
     let mut refuses = false;
+    let mut not_before = Instant::now();
     loop {
-        shared.queue.take(shared.options.linger, &mut jobs);
+        shared.queue.take(not_before, shared.options.linger, &mut jobs);
         if jobs.is_empty() {
             return;
         }
@@ -166,7 +186,9 @@ pub fn run(shared: &Arc<Shared>) {
                 if std::mem::take(&mut refuses) {
                     tracing::info!(log = shared.options.name, "records are taken again");
                 }
-                let time = began.elapsed();
+                let ended = Instant::now();
+                let time = ended.duration_since(began);
+                not_before = ended + pause(jobs.len(), time);
                 commit_seconds.record(time);
                 shared.latency.note(shared.clock_ms() / 1000, time);
                 let mut next = first;
@@ -267,4 +289,17 @@ fn commit(
     }
     shared.committed(last, bytes as u64, &live);
     Ok(first)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_commit_with_company_is_followed_by_a_pause_and_by_a_short_one() {
+        let quick = Duration::from_micros(300);
+        assert_eq!(pause(COMPANY_MIN - 1, quick), Duration::ZERO);
+        assert_eq!(pause(COMPANY_MIN, quick), quick);
+        assert_eq!(pause(1000, Duration::from_millis(50)), PAUSE_MAX);
+    }
 }
