@@ -91,8 +91,10 @@ pub(super) fn read_lines<F: FnMut(&Record)>(
     out: &mut Out<F>,
 ) -> Result<(), IngestError> {
     out.set_content_type(super::JSON);
-    for (index, line) in body.split(|byte| *byte == b'\n').enumerate() {
-        let line = line.trim_ascii();
+    let mut from = 0;
+    for (index, end) in memchr::memchr_iter(b'\n', body).chain([body.len()]).enumerate() {
+        let line = body.get(from..end).unwrap_or_default().trim_ascii();
+        from = end + 1;
         if line.is_empty() {
             continue;
         }
@@ -172,6 +174,13 @@ pub(super) fn object<'a, T: Deserialize<'a>>(text: &'a str) -> Result<T, serde_j
 /// `text` is valid JSON: a bracket outside a string is a bracket. (serde_json limits nesting only where
 /// it builds values, and here it only checks.)
 pub(super) fn check_depth(text: &str, place: &Place) -> Result<(), IngestError> {
+    // Nearly every text has fewer brackets than it may be deep, and they are found many bytes at a time.
+    if memchr::memchr2_iter(b'{', b'[', text.as_bytes())
+        .nth(DEPTH_MAX)
+        .is_none()
+    {
+        return Ok(());
+    }
     let (mut depth, mut in_string, mut escaped) = (0_usize, false, false);
     for (at, byte) in text.bytes().enumerate() {
         match byte {
