@@ -1,4 +1,16 @@
-//! What the benchmarks share: alternating runs side by side in one process, and the table.
+//! What the benchmarks share: alternating runs side by side in one process, the table, and the goals.
+
+// A benchmark uses some of it.
+#[allow(dead_code)]
+pub mod closed;
+#[allow(dead_code)]
+pub mod log;
+#[allow(dead_code)]
+pub mod open;
+#[allow(dead_code)]
+pub mod server;
+
+use std::collections::BTreeMap;
 
 /// One line of a table: what was run, and its figures in the order of the runs.
 pub struct Row {
@@ -35,6 +47,11 @@ pub fn runs() -> usize {
     setting("TIDEGATE_BENCH_RUNS", 5)
 }
 
+/// For how long each is loaded: `TIDEGATE_BENCH_SECONDS`, 4 by default.
+pub fn seconds() -> u32 {
+    setting("TIDEGATE_BENCH_SECONDS", 4)
+}
+
 /// A number from the environment, or the usual one.
 pub fn setting<T: std::str::FromStr>(name: &str, usual: T) -> T {
     let text = std::env::var(name).ok();
@@ -68,6 +85,47 @@ pub fn print_table(title: &str, unit: &str, rows: &[Row], limit: &str) {
     }
 }
 
+/// The ratio of two rows' medians.
+pub fn ratio(rows: &[Row], of: &str, to: &str) -> f64 {
+    let median = |name: &str| {
+        rows.iter()
+            .find(|row| row.name == name)
+            .map(|row| spread(&row.figures).1)
+    };
+    median(of).zip(median(to)).map_or(f64::NAN, |(of, to)| of / to)
+}
+
+/// What a figure is to be.
+#[allow(dead_code)]
+#[derive(Clone, Copy)]
+pub enum Goal {
+    AtLeast(f64),
+    AtMost(f64),
+}
+
+/// Says whether a goal is met, in a form that `benches/run` makes its first table of. `unit`: "" for a ratio.
+pub fn print_goal(what: &str, goal: Goal, measured: f64, unit: &str) {
+    let (words, wanted, is_met) = match goal {
+        Goal::AtLeast(least) => ("at least", least, measured >= least),
+        Goal::AtMost(most) => ("at most", most, measured <= most),
+    };
+    let unit = if unit.is_empty() {
+        String::new()
+    } else {
+        format!(" {unit}")
+    };
+    let verdict = if is_met { "met" } else { "missed" };
+    let measured = if wanted < 10.0 {
+        format!("{measured:.3}")
+    } else {
+        number(measured)
+    };
+    println!(
+        "\nGoal: {what}: {words} {}{unit}; measured {measured}{unit}: {verdict}.",
+        number(wanted)
+    );
+}
+
 pub fn number(value: f64) -> String {
     if value >= 100.0 {
         format!("{value:.0}")
@@ -95,10 +153,10 @@ pub fn json_record(i: u64) -> Vec<u8> {
     .into_bytes()
 }
 
-/// Bytes that this process handed to the kernel (`wchar`), and that it made the kernel write to storage
-/// (`write_bytes`: whole pages of 4 KiB), from `/proc/self/io`.
-pub fn bytes_written() -> (u64, u64) {
-    let io = std::fs::read_to_string("/proc/self/io").unwrap_or_default();
+/// Bytes that a process handed to the kernel (`wchar`), and that it made the kernel write to storage
+/// (`write_bytes`: whole pages of 4 KiB), from `/proc/PID/io`.
+pub fn bytes_written(pid: u32) -> (u64, u64) {
+    let io = std::fs::read_to_string(format!("/proc/{pid}/io")).unwrap_or_default();
     let field = |name: &str| {
         io.lines()
             .find_map(|line| line.strip_prefix(name))
@@ -122,7 +180,32 @@ pub fn rss_mib(pid: u32) -> f64 {
 /// Processor time that a process has spent, in user and kernel mode, in seconds. (Linux counts it in hundredths for this file,
 /// whatever its own ticks are: proc_pid_stat(5), USER_HZ.)
 pub fn cpu_seconds(pid: u32) -> f64 {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    cpu_seconds_of(&std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default())
+}
+
+/// The same of the thread that asks.
+pub fn thread_cpu_seconds() -> f64 {
+    cpu_seconds_of(&std::fs::read_to_string("/proc/thread-self/stat").unwrap_or_default())
+}
+
+/// The same of each thread of a process that still runs, by its name.
+pub fn cpu_seconds_by_thread(pid: u32) -> BTreeMap<String, f64> {
+    let mut spent = BTreeMap::new();
+    for task in std::fs::read_dir(format!("/proc/{pid}/task"))
+        .into_iter()
+        .flatten()
+        .flatten()
+    {
+        let stat = std::fs::read_to_string(task.path().join("stat")).unwrap_or_default();
+        let name = stat
+            .split_once('(')
+            .and_then(|(_, rest)| Some(rest.rsplit_once(')')?.0));
+        *spent.entry(name.unwrap_or("").to_owned()).or_default() += cpu_seconds_of(&stat);
+    }
+    spent
+}
+
+fn cpu_seconds_of(stat: &str) -> f64 {
     // The name of the program, in parentheses, may have spaces.
     let fields = stat.rsplit_once(") ").map_or("", |(_, fields)| fields);
     let ticks = fields
