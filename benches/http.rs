@@ -17,10 +17,13 @@
     clippy::panic
 )]
 
+#[path = "../tests/it/support/certificates.rs"]
+mod certificates;
 mod common;
 
 use std::path::Path;
 
+use certificates::Authority;
 use common::Goal::AtLeast;
 use common::closed::{self, Figures, wrk};
 use common::server::{self, SOURCE, no_op, tidegate, tidegate_in};
@@ -103,6 +106,7 @@ end
     let plain_script = with("X-Request-Number", "X-Other-Key");
     let numbered_script = with("Idempotency-Key", "X-Other-Key");
     let keyed_script = with("X-Request-Number", "X-Api-Key");
+    let secure = || server::secure(Authority::new("bench").issue("127.0.0.1"));
     let variables = [("TIDEGATE_HTTP__API_KEYS_FILE", keys.as_path())];
     let keyed = || tidegate_in(server::folder(), server::NOWHERE, &variables);
     for connections in [100, 400] {
@@ -111,7 +115,7 @@ end
             plain.push(wrk(&tidegate(), SOURCE, connections, &plain_script));
             numbered.push(wrk(&tidegate(), SOURCE, connections, &numbered_script));
             by_key.push(wrk(&keyed(), SOURCE, connections, &keyed_script));
-            by_tls.push(wrk(&server::secure(), SOURCE, connections, &plain_script));
+            by_tls.push(wrk(&secure(), SOURCE, connections, &plain_script));
         }
         let table = |title: &str, unit: &str, figure: fn(&Figures) -> f64| {
             let rows = [

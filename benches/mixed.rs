@@ -229,8 +229,8 @@ fn report(away: &[Run], at_once: &[Run], draining: &[Run]) {
         of_json,
         "",
     );
-    table("fdatasyncs a record", "fdatasyncs", "", |run| run.fsyncs);
-    table("Commits a record", "commits", "", |run| run.commits);
+    table("fdatasyncs for 1,000 records", "fdatasyncs", "", |run| run.fsyncs * 1e3);
+    table("Commits for 1,000 records", "commits", "", |run| run.commits * 1e3);
     for (name, runs) in [(AWAY, away), (AT_ONCE, at_once)] {
         let parts = runs
             .iter()
@@ -243,7 +243,8 @@ fn report(away: &[Run], at_once: &[Run], draining: &[Run]) {
                 .map(|run| run.cpu.get(**part).copied().unwrap_or(0.0))
                 .collect(),
         };
-        let rows: Vec<Row> = parts.iter().map(row).collect();
+        let rows = parts.iter().map(row).filter(|row| spread(&row.figures).1 > 0.0);
+        let rows: Vec<Row> = rows.collect();
         common::print_table(
             &format!("Processor time, {name}"),
             "s for 1,000,000 records",

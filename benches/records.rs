@@ -2,13 +2,22 @@
 //! pipelined, and HTTP/2.
 //!
 //! `cargo bench --bench records`; needs wrk and h2load (Debian: wrk, nghttp2-client). Kafka is away.
-#![allow(missing_docs, dead_code, clippy::unwrap_used, clippy::indexing_slicing)]
+#![allow(
+    missing_docs,
+    dead_code,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing
+)]
 
+#[path = "../tests/it/support/certificates.rs"]
+mod certificates;
 mod common;
 
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use certificates::Authority;
 use common::Goal::AtLeast;
 use common::closed::{self, wrk};
 use common::server::{self, PARSE, SOURCE, no_op, tidegate};
@@ -52,7 +61,7 @@ fn main() {
 fn lines(scratch: &Path) {
     let lines: Vec<Vec<u8>> = (0..LINES as u64).map(common::json_record).collect();
     let body = lines.join(&b'\n');
-    let script = closed::post(scratch, NDJSON, &[body.clone()], 1, "");
+    let script = closed::post(scratch, NDJSON, std::slice::from_ref(&body), 1, "");
     let per_second = |figures: closed::Figures| figures.per_second * LINES as f64;
     let limit = "bare axum that finds the lines and checks their JSON";
     let rows = alternating(&[
@@ -62,12 +71,16 @@ fn lines(scratch: &Path) {
     ]);
     let title = "NDJSON, 1,000 records of 200 bytes a request, 8 connections";
     common::print_table(title, "records/s", &rows, limit);
+    // Either is enough.
     let reached = common::spread(&rows[2].figures).1;
+    let what = "NDJSON, 1,000 records a request";
     if reached >= 1e6 {
-        print_goal("NDJSON, 1,000 records a request", AtLeast(1e6), reached, "records/s");
+        print_goal(what, AtLeast(1e6), reached, "records/s");
     } else {
-        let what = "NDJSON, 1,000 records a request, of a server that only finds the lines and checks their JSON (or 1,000,000/s)";
-        print_goal(what, AtLeast(0.7), ratio(&rows, DURABLE, limit), "");
+        let what = format!(
+            "{what} ({reached:.0} records/s, not 1,000,000), of a server that only finds the lines and checks their JSON"
+        );
+        print_goal(&what, AtLeast(0.7), ratio(&rows, DURABLE, limit), "");
     }
 }
 
@@ -123,13 +136,12 @@ fn pipelined(scratch: &Path) {
 fn http2(scratch: &Path) {
     let body = scratch.join("body");
     std::fs::write(&body, common::json_record(1)).unwrap();
+    let secure = || server::secure(Authority::new("bench").issue("127.0.0.1"));
     let limit = "the same server, GET /hello";
     let post = Some((JSON, body.as_path()));
     let rows = alternating(&[
-        (limit, &|| {
-            closed::h2load(&server::secure(), "/hello", 10, STREAMS, None)
-        }),
-        (DURABLE, &|| closed::h2load(&server::secure(), TOPIC, 10, STREAMS, post)),
+        (limit, &|| closed::h2load(&secure(), "/hello", 10, STREAMS, None)),
+        (DURABLE, &|| closed::h2load(&secure(), TOPIC, 10, STREAMS, post)),
     ]);
     let title = format!("HTTP/2 over TLS, 200 bytes, 10 connections with {STREAMS} requests at a time");
     common::print_table(&title, "records/s", &rows, limit);

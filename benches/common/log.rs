@@ -7,7 +7,8 @@ use std::time::Duration;
 use tidegate::record::Record;
 use tidegate::wal::{Batch, Options, Retain, Wal};
 
-const RECORDS_PER_BATCH: u64 = 500;
+/// Many, so that filling does not take as long as what is measured after it.
+const RECORDS_PER_BATCH: u64 = 5000;
 
 pub fn record(topic: &str, i: u64) -> Record {
     Record {

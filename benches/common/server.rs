@@ -1,9 +1,6 @@
 //! The servers that are measured, each a process of its own: the gateway as it is shipped, and one that does nothing.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-#[path = "../../tests/it/support/certificates.rs"]
-mod certificates;
-
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -101,10 +98,9 @@ pub fn tidegate_in(folder: tempfile::TempDir, bootstrap: &str, variables: &[(&st
     Server::start(command, port, admin, folder)
 }
 
-/// [`tidegate`] with a certificate.
-pub fn secure() -> Server {
+/// [`tidegate`] with this certificate and its key, as PEM.
+pub fn secure((certificate, key): (Vec<u8>, Vec<u8>)) -> Server {
     let folder = folder();
-    let (certificate, key) = certificates::Authority::new("bench").issue("127.0.0.1");
     let at = folder.path().canonicalize().unwrap();
     let (certificate_file, key_file) = (at.join("certificate.pem"), at.join("key.pem"));
     std::fs::write(&certificate_file, certificate).unwrap();
