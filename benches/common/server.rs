@@ -35,6 +35,11 @@ impl Server {
         self.child.id()
     }
 
+    pub fn signal(&self, signal: &str) {
+        let pid = self.pid().to_string();
+        assert!(Command::new("kill").args([signal, &pid]).status().unwrap().success());
+    }
+
     pub fn url(&self, path: &str) -> String {
         format!("{}://127.0.0.1:{}{path}", self.scheme, self.port)
     }
@@ -144,7 +149,11 @@ pub fn serve_if_asked() {
         };
         let app = Router::new().route("/{source}", post(read)).route(PARSE, post(parse));
         let app = app.layer(axum::extract::DefaultBodyLimit::disable());
-        let listener = tokio::net::TcpListener::bind(("127.0.0.1", port)).await.unwrap();
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.set_reuseaddr(true).unwrap();
+        socket.bind(([127, 0, 0, 1], port).into()).unwrap();
+        // As many as the gateway lets wait: with tokio's 128 a burst would wait a second for its next SYN.
+        let listener = socket.listen(4096).unwrap();
         loop {
             let (socket, _) = listener.accept().await.unwrap();
             socket.set_nodelay(true).unwrap();
