@@ -80,9 +80,9 @@ fn keep_alive(scratch: &Path) {
         let what = format!("durable POST of the same server without the disk, {connections} connections");
         print_goal(&what, AtLeast(least), ratio(&rates, DURABLE, LIMIT), "");
         table("Processor time of the server", "us a request", |run| run.cpu);
-        table("Answer, median", "ms", |run| run.p50);
-        table("Answer, 99th percentile", "ms", |run| run.p99);
-        table("Answer, 99.9th percentile", "ms", |run| run.p999);
+        table("Answer, closed loop, median", "ms", |run| run.p50);
+        table("Answer, closed loop, 99th percentile", "ms", |run| run.p99);
+        table("Answer, closed loop, 99.9th percentile", "ms", |run| run.p999);
     }
 }
 

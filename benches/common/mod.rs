@@ -47,9 +47,9 @@ pub fn runs() -> usize {
     setting("TIDEGATE_BENCH_RUNS", 5)
 }
 
-/// For how long each is loaded: `TIDEGATE_BENCH_SECONDS`, 4 by default.
+/// For how long each is loaded: `TIDEGATE_BENCH_SECONDS`, 3 by default.
 pub fn seconds() -> u32 {
-    setting("TIDEGATE_BENCH_SECONDS", 4)
+    setting("TIDEGATE_BENCH_SECONDS", 3)
 }
 
 /// A number from the environment, or the usual one.
