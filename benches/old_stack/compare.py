@@ -193,6 +193,10 @@ STACKS = (
 
 
 def main():
+    # So that what it started ends with it.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    if taken := [port for port in (PORT, BROKER, CONTROLLER, ADMIN) if answers(port)]:
+        sys.exit(f"compare: something listens on 127.0.0.1 already, at {taken} (of a run that was killed?): end it first")
     load = os.getloadavg()[0]
     with tempfile.TemporaryDirectory(prefix="tidegate-old-stack-") as folder:
         found = {name: [] for name, *_ in STACKS}
@@ -224,7 +228,7 @@ def main():
 
 
 def report(found, down):
-    print("### The stacks, `ab -c 100`, no keep-alive\n")
+    print("\n### The stacks, `ab -c 100`, no keep-alive\n")
     print("| | requests/s: min | median | max | p50 ms | p99 ms | 2xx | other | new in Kafka |")
     print("|---|--:|--:|--:|--:|--:|--:|--:|--:|")
     for name, runs in found.items():
