@@ -23,6 +23,7 @@ cases!["cli":
     a_folder_in_use_is_exit_4_and_the_owner_goes_on [],
     wrong_usage_is_exit_2 [],
     config_check_and_show_tell_what_is_in_force [],
+    what_is_recommended_for_small_machines_is_accepted [],
     dev_delivers_what_its_curl_line_posts [Curl],
 ];
 
@@ -274,6 +275,17 @@ fn wrong_usage_is_exit_2() {
         ended.code == Some(0) && ended.stdout.contains(env!("CARGO_PKG_VERSION")),
         "{ended:?}"
     );
+}
+
+/// The block that benches/small.rs measures.
+fn what_is_recommended_for_small_machines_is_accepted() {
+    let page = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/small.md")).unwrap();
+    let block = page.split("```toml\n").nth(1).and_then(|rest| rest.split("```").next());
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("config.toml"), block.unwrap()).unwrap();
+    let arguments = ["config", "check", "--bootstrap-servers", NOWHERE];
+    let ended = run(folder.path(), command(), &arguments);
+    assert!(ended.code == Some(0) && ended.stdout.ends_with("ok\n"), "{ended:?}");
 }
 
 fn config_check_and_show_tell_what_is_in_force() {

@@ -24,6 +24,7 @@ pub const NOWHERE: &str = "127.0.0.1:9";
 pub struct Config {
     table: toml::Table,
     environment: Vec<(String, String)>,
+    within: Vec<String>,
 }
 
 impl Config {
@@ -32,6 +33,7 @@ impl Config {
         let mut config = Self {
             table: toml::Table::new(),
             environment: Vec::new(),
+            within: Vec::new(),
         };
         config
             .set("gateway.id", "under-test")
@@ -108,6 +110,13 @@ impl Config {
         self.environment.retain(|(known, _)| known != name);
         let value = value.map(|value| (name.to_owned(), value.to_owned()));
         self.environment.extend(value);
+        self
+    }
+
+    /// The command that becomes the process, such as `taskset -c 0`.
+    #[allow(dead_code)] // benches/small.rs does this, and no test.
+    pub fn within(&mut self, command: &[&str]) -> &mut Self {
+        self.within = command.iter().map(|word| (*word).to_owned()).collect();
         self
     }
 
@@ -383,7 +392,7 @@ fn spawn(folder: &Path, config: &Config, log: &Path) -> Child {
     let file = folder.join("config.toml");
     fs::write(&file, config.text()).expect("the configuration is written");
     let log = File::create(log).expect("a log file");
-    command()
+    command_within(&config.within)
         .arg("--config")
         .arg(&file)
         .arg("serve")
@@ -445,8 +454,13 @@ impl Drop for Killed {
 
 /// The binary, with no setting of this environment in it.
 pub fn command() -> Command {
-    let mut command = Command::new(BINARY);
-    command.stdin(Stdio::null());
+    command_within(&[])
+}
+
+fn command_within(within: &[String]) -> Command {
+    let mut words = within.iter().map(String::as_str).chain([BINARY]);
+    let mut command = Command::new(words.next().expect("a program"));
+    command.args(words).stdin(Stdio::null());
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("TIDEGATE_") {
             command.env_remove(name);
