@@ -177,7 +177,7 @@ fn deep_nesting_is_refused_and_brackets_in_strings_are_not_nesting() {
     assert!(refusal(Media::Json, Shape::One, nested(127).as_bytes()).contains("nested"));
     assert!(refusal(Media::Json, Shape::One, nested(100_000).as_bytes()).contains("nested"));
     // Many brackets, and hardly any depth.
-    let flat = format!("{{\"a\":[{}]}}", vec!["[]"; 1000].join(","));
+    let flat = format!("{{\"a\":[{}]}}", vec!["[]"; 200].join(","));
     assert_eq!(values(Media::Json, Shape::One, flat.as_bytes()), [flat]);
     let array = format!("[{}]", nested(127));
     assert!(refusal(Media::Json, Shape::Many, array.as_bytes()).contains("element 1"));

@@ -33,10 +33,12 @@ pub const COMMIT_BYTES_MAX: usize = 32 * 1024 * 1024;
 /// What a held record or a dead letter may have beyond the record it was in the main log: its origin, a reason.
 const SIDE_BYTES_MORE: usize = 64 * 1024;
 
-/// A commit of fewer requests had no company: waiting would give none to the next.
-const COMPANY_MIN: usize = 24;
-/// The longest [`pause`]: on a slow disk, whose commits gather company by themselves, it is next to nothing.
+/// A commit of so many requests shows that the processors have much to do.
+const REQUESTS_MANY: usize = 24;
+/// The longest [`pause`] that is as long as the commit was.
 const PAUSE_MAX: Duration = Duration::from_micros(500);
+/// A commit that took so long was on a slow disk: a memory card, a hard disk.
+const SLOW: Duration = Duration::from_millis(2);
 
 /// That records are refused is told this often at most.
 const REFUSED_TOLD_EVERY: Duration = Duration::from_secs(60);
@@ -153,13 +155,18 @@ fn answer(job: Job, result: Result<Receipt, AppendError>) {
     drop(answer.send(result));
 }
 
-/// How long after a commit of so many requests, which took so long, the next one begins: as long again, so that it has twice the
-/// company at the same rate.
+/// How long after a commit of so many requests, which took so long, the next one begins.
+///
+/// Of many requests: as long again, so that it has twice the company at the same rate. On a slow disk: a fifth of it, in which
+/// those who were answered can come back; otherwise clients fall into two halves, each of which waits for the other's commit
+/// and for its own.
 fn pause(requests: usize, time: Duration) -> Duration {
-    if requests < COMPANY_MIN {
-        return Duration::ZERO;
+    match requests {
+        0 | 1 => Duration::ZERO,
+        _ if time >= SLOW => time / 5,
+        REQUESTS_MANY.. => time.min(PAUSE_MAX),
+        _ => Duration::ZERO,
     }
-    time.min(PAUSE_MAX)
 }
 
 /// The thread's body.
@@ -297,9 +304,11 @@ mod tests {
 
     #[test]
     fn only_a_commit_with_company_is_followed_by_a_pause_and_by_a_short_one() {
-        let quick = Duration::from_micros(300);
-        assert_eq!(pause(COMPANY_MIN - 1, quick), Duration::ZERO);
-        assert_eq!(pause(COMPANY_MIN, quick), quick);
-        assert_eq!(pause(1000, Duration::from_millis(50)), PAUSE_MAX);
+        let (quick, slow) = (Duration::from_micros(300), Duration::from_millis(50));
+        assert_eq!(pause(1, slow), Duration::ZERO);
+        assert_eq!(pause(2, slow), slow / 5);
+        assert_eq!(pause(REQUESTS_MANY - 1, quick), Duration::ZERO);
+        assert_eq!(pause(REQUESTS_MANY, quick), quick);
+        assert_eq!(pause(REQUESTS_MANY, Duration::from_millis(1)), PAUSE_MAX);
     }
 }
