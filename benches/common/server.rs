@@ -129,7 +129,7 @@ pub fn no_op() -> Server {
 
 /// The first call of a benchmark's `main`: a process that was started as the no-op server serves, and does not come back.
 ///
-/// axum and hyper with the options that tidegate gives them, and nothing else.
+/// axum and hyper as they come, and nothing else.
 pub fn serve_if_asked() {
     use axum::{Router, routing::post};
     let Ok(port) = std::env::var(NO_OP) else { return };

@@ -53,7 +53,7 @@ use std::time::{Duration, Instant};
 
 use axum::body::{Body, Bytes};
 use axum::extract::State;
-use axum::http::{HeaderValue, Request};
+use axum::http::{HeaderValue, Method, Request};
 use axum::response::Response;
 use hyper::body::Incoming;
 use ipnet::IpNet;
@@ -393,11 +393,11 @@ impl server::App for Ingest {
 }
 
 impl Ingest {
-    /// Has a request answered: one to a source, as nearly all are, found by its name alone. The router, which is asked for every
-    /// other, comes to the same, and costs more than reading the record does.
+    /// Has a request answered: a record for a source, as nearly all are, found by its name alone. The router, which is asked for
+    /// every other, comes to the same, and costs more than reading the record does.
     async fn route(&self, request: Request<Incoming>) -> Response {
         let name = request.uri().path().get(1..).unwrap_or_default();
-        match self.gateway.sources.contains_key(name) {
+        match request.method() == Method::POST && self.gateway.sources.contains_key(name) {
             true => produce::source(State(Arc::clone(&self.gateway)), request.map(Body::new)).await,
             false => self.routes.answer(request).await,
         }

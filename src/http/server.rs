@@ -174,9 +174,7 @@ impl<A: App> Accept<A> {
             // A client may close its side and wait for the answer.
             .half_close(true)
             // It would keep an answer back for as long as half a next request waits in the buffer.
-            .pipeline_flush(false)
-            // Answers are short: copied behind their head they cost the kernel less than as pieces.
-            .writev(false);
+            .pipeline_flush(false);
         // What it does about streams that are opened and reset at once, and about floods of small frames, is its default.
         let mut http2 = http2::Builder::new(TokioExecutor::new());
         http2

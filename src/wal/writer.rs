@@ -6,8 +6,8 @@
 //! written was committed: recovery rests on that.
 //!
 //! A commit costs the processors the same for one record as for a hundred: the way through the kernel, the store's
-//! threads. So after one with company the next begins a little later ([`pause`]), and has twice the company; a
-//! record that comes alone, or to a log that was idle for a moment, is written at once.
+//! threads. So after one with company the next begins a little later ([`pause`]), and has more of it. A record that
+//! comes to a log which was idle for a moment is written at once.
 //!
 //! The first failed write or flush poisons the log: nothing more is written, everything waiting is refused,
 //! and a restart finds out what is on disk. An fsync is never tried again: the kernel has forgotten what it
@@ -37,8 +37,10 @@ const SIDE_BYTES_MORE: usize = 64 * 1024;
 const REQUESTS_MANY: usize = 24;
 /// The longest [`pause`] that is as long as the commit was.
 const PAUSE_MAX: Duration = Duration::from_micros(500);
-/// A commit that took so long was on a slow disk: a memory card, a hard disk.
+/// A commit that took so long was on a slow disk: a memory card, a hard disk, or a busy one.
 const SLOW: Duration = Duration::from_millis(2);
+/// The longest [`pause`] there.
+const SLOW_PAUSE_MAX: Duration = Duration::from_millis(20);
 
 /// That records are refused is told this often at most.
 const REFUSED_TOLD_EVERY: Duration = Duration::from_secs(60);
@@ -88,7 +90,8 @@ impl Queue {
         }
         waiting.bytes += bytes;
         waiting.jobs.push(Job { batch, answer });
-        let wake = std::mem::take(&mut waiting.idle);
+        let is_full = waiting.bytes >= COMMIT_BYTES_MAX;
+        let wake = std::mem::take(&mut waiting.idle) || is_full;
         drop(waiting);
         if wake {
             self.ready.notify_one();
@@ -113,11 +116,17 @@ impl Queue {
                 .wait(waiting)
                 .unwrap_or_else(std::sync::PoisonError::into_inner);
         }
-        let wait = linger.max(not_before.saturating_duration_since(Instant::now()));
-        if !wait.is_zero() && !waiting.closed {
-            drop(waiting);
-            std::thread::sleep(wait);
-            waiting = lock(&self.waiting);
+        let until = not_before.max(Instant::now() + linger);
+        // A full commit gains nothing by waiting, and the end waits for nobody.
+        while !waiting.closed && waiting.bytes < COMMIT_BYTES_MAX {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                break;
+            }
+            (waiting, _) = self
+                .ready
+                .wait_timeout(waiting, left)
+                .unwrap_or_else(std::sync::PoisonError::into_inner);
         }
         let mut bytes = 0;
         let fit = waiting.jobs.iter().take_while(|job| {
@@ -163,7 +172,7 @@ fn answer(job: Job, result: Result<Receipt, AppendError>) {
 fn pause(requests: usize, time: Duration) -> Duration {
     match requests {
         0 | 1 => Duration::ZERO,
-        _ if time >= SLOW => time / 5,
+        _ if time >= SLOW => (time / 5).min(SLOW_PAUSE_MAX),
         REQUESTS_MANY.. => time.min(PAUSE_MAX),
         _ => Duration::ZERO,
     }
@@ -307,8 +316,45 @@ mod tests {
         let (quick, slow) = (Duration::from_micros(300), Duration::from_millis(50));
         assert_eq!(pause(1, slow), Duration::ZERO);
         assert_eq!(pause(2, slow), slow / 5);
+        assert_eq!(pause(2, slow * 100), SLOW_PAUSE_MAX);
         assert_eq!(pause(REQUESTS_MANY - 1, quick), Duration::ZERO);
         assert_eq!(pause(REQUESTS_MANY, quick), quick);
         assert_eq!(pause(REQUESTS_MANY, Duration::from_millis(1)), PAUSE_MAX);
+    }
+
+    fn batch(bytes: usize) -> Batch {
+        let mut batch = Batch::new();
+        batch.push(&crate::record::Record {
+            topic: "t".into(),
+            key: None,
+            value: Some(vec![0; bytes]),
+            headers: Vec::new(),
+            received_ms: 0,
+            origin: None,
+            idempotency: None,
+        });
+        batch
+    }
+
+    #[test]
+    #[allow(clippy::unwrap_used)]
+    fn a_pause_ends_where_a_commit_is_full_and_at_the_end() {
+        let late = Instant::now() + Duration::from_secs(3600);
+        let full = [COMMIT_BYTES_MAX / 2, COMMIT_BYTES_MAX / 2, 1];
+        for (sizes, taken) in [(&full[..], 1), (&[1, 1], 2)] {
+            let queue = Queue::default();
+            let mut jobs = Vec::new();
+            std::thread::scope(|scope| {
+                let taking = scope.spawn(|| queue.take(late, Duration::ZERO, &mut jobs));
+                for size in sizes {
+                    drop(queue.push(batch(*size), true).unwrap());
+                }
+                if sizes.len() < full.len() {
+                    queue.close();
+                }
+                taking.join().unwrap();
+            });
+            assert_eq!(jobs.len(), taken);
+        }
     }
 }
