@@ -21,7 +21,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use common::{Row, number, print_table, rss_mib, spread};
-use gateways::{TOPIC, fill, forget, open, size, start, table, wrk};
+use gateways::{TOPIC, fill, forget, size, start, table, wrk};
 use support::gateway::{BINARY, Config, Gateway, NOWHERE};
 use support::kafka::Kafka;
 use tidegate::wal::Read;
@@ -99,7 +99,7 @@ fn starts(folder: &Arc<tempfile::TempDir>, figures: &mut Figures) {
     for _ in 0..runs() {
         full();
         let began = Instant::now();
-        let opened = open(&wal);
+        let opened = common::log::open(&wal, true);
         figures.open_ms.push(began.elapsed().as_secs_f64() * 1e3);
         opened.close().unwrap();
         full();
@@ -168,7 +168,7 @@ fn kill(folder: &Arc<tempfile::TempDir>, figures: &mut Figures) {
     ok.sort();
     figures.killed_records += ok.len() as u64;
     assert!(ok.len() > 1000, "only {} records", ok.len());
-    let wal = open(&folder.path().join("wal"));
+    let wal = common::log::open(&folder.path().join("wal"), true);
     let mut reader = wal.log().reader(ok[0].0);
     let mut expected = ok.iter().peekable();
     while expected.peek().is_some() {

@@ -32,7 +32,7 @@ use rdkafka::message::{Headers as _, Message as _};
 use rdkafka::producer::{BaseRecord, DeliveryResult, Producer as _, ProducerContext, ThreadedProducer};
 use rdkafka::topic_partition_list::Offset;
 
-use common::{Row, cpu_seconds, json_record, number, print_table, rss_mib, setting, spread};
+use common::{Row, cpu_seconds, json_record, number, pid_in, print_table, rss_mib, setting, spread};
 use support::gateway::{Config, Gateway};
 use support::kafka::Kafka;
 use support::prometheus::Prometheus;
@@ -68,17 +68,6 @@ fn each<T: Sync, U: Send>(items: &[T], work: impl Fn(usize, &T) -> U + Sync) -> 
 fn pid_of(kafka: &Kafka) -> u32 {
     let folder = kafka.partition_folder("x", 0);
     pid_in(folder.ancestors().nth(2).unwrap())
-}
-
-/// The process whose command names this folder, but for the shell that watches over it.
-fn pid_in(folder: &Path) -> u32 {
-    let folder = folder.to_str().unwrap();
-    let mut processes = fs::read_dir("/proc").unwrap().filter_map(|entry| {
-        let pid: u32 = entry.ok()?.file_name().to_str()?.parse().ok()?;
-        let command = fs::read_to_string(format!("/proc/{pid}/cmdline")).ok()?;
-        (!command.starts_with("sh\0") && command.contains(folder)).then_some(pid)
-    });
-    processes.next().expect("it runs")
 }
 
 /// Has a process run on this processor only, so far as there is one.

@@ -31,7 +31,7 @@ use rustix::fs::{Advice, fadvise};
 use support::gateway::{Config, Gateway, NOWHERE};
 use support::kafka::Kafka;
 use tidegate::record::Record;
-use tidegate::wal::{Batch, Options, Retain, Wal};
+use tidegate::wal::Batch;
 
 /// What a verb may take of memory.
 const RSS_MIB_MAX: f64 = 150.0;
@@ -49,17 +49,7 @@ fn runs() -> usize {
 
 /// Records as devices send them, some large, in commits of 500, until the folder has its size.
 fn make(wal: &Path) -> u64 {
-    let opened = Wal::open(Options {
-        path: wal.to_path_buf(),
-        bytes_max: 1 << 40,
-        free_bytes_min: 0,
-        generation_bytes: 64 << 20,
-        compression: true,
-        retain: Retain::Off,
-        linger: Duration::ZERO,
-        keys: Default::default(),
-    })
-    .unwrap();
+    let opened = common::log::open(wal, true);
     let mut records = 0;
     let mut last = None;
     while size(wal) < folder_bytes() {

@@ -23,8 +23,8 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use common::number;
-use gateways::{TOPIC, fill, pid_in, size, start, table, wrk};
+use common::{number, pid_in};
+use gateways::{TOPIC, fill, size, start, table, wrk};
 use support::gateway::{Config, Gateway, NOWHERE, sum};
 use support::kafka::Kafka;
 

@@ -215,3 +215,14 @@ fn cpu_seconds_of(stat: &str) -> f64 {
         .filter_map(|ticks| ticks.parse::<f64>().ok());
     ticks.sum::<f64>() / 100.0
 }
+
+/// The process whose command names this folder, but for the shell that watches over it.
+pub fn pid_in(folder: &std::path::Path) -> u32 {
+    let folder = folder.to_str().unwrap();
+    let mut processes = std::fs::read_dir("/proc").unwrap().filter_map(|entry| {
+        let pid: u32 = entry.ok()?.file_name().to_str()?.parse().ok()?;
+        let command = std::fs::read_to_string(format!("/proc/{pid}/cmdline")).ok()?;
+        (!command.starts_with("sh\0") && command.contains(folder)).then_some(pid)
+    });
+    processes.next().unwrap()
+}

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use rustix::fs::{Advice, fadvise};
 use tidegate::record::Record;
-use tidegate::wal::{Batch, Commit, Options, Retain, Wal};
+use tidegate::wal::{Batch, Commit};
 
 use crate::common;
 use crate::support::gateway::{Config, Gateway};
@@ -20,24 +20,10 @@ use crate::support::{FORM, SEED_BODY, free_port};
 /// Where wrk posts, and what the log is filled with goes.
 pub const TOPIC: &str = "financial_pro";
 
-pub fn open(path: &Path) -> Wal {
-    Wal::open(Options {
-        path: path.to_owned(),
-        bytes_max: 1 << 40,
-        free_bytes_min: 0,
-        generation_bytes: 64 << 20,
-        compression: true,
-        retain: Retain::Off,
-        linger: Duration::ZERO,
-        keys: Default::default(),
-    })
-    .unwrap()
-}
-
 /// Adds records of about 200 bytes, as devices send them, in commits of 500, until the log has so many bytes of files and
 /// records waiting: how many there are then. (Every 10,000th has the same value, which no compression of 32 KiB sees.)
 pub fn fill(path: &Path, bytes: u64, records: u64) -> u64 {
-    let wal = open(path);
+    let wal = common::log::open(path, true);
     let mut next = wal.log().watermarks().next;
     let waiting = || {
         let marks = wal.log().watermarks();
@@ -184,15 +170,4 @@ pub fn table(title: &str, head: &[&str], rows: &[Vec<String>]) {
     for row in rows {
         println!("| {} |", row.join(" | "));
     }
-}
-
-/// The broker's process: the one whose command names its folder, but for the shell that watches over it.
-pub fn pid_in(folder: &Path) -> u32 {
-    let folder = folder.to_str().unwrap();
-    let mut processes = fs::read_dir("/proc").unwrap().filter_map(|entry| {
-        let pid: u32 = entry.ok()?.file_name().to_str()?.parse().ok()?;
-        let command = fs::read_to_string(format!("/proc/{pid}/cmdline")).ok()?;
-        (!command.starts_with("sh\0") && command.contains(folder)).then_some(pid)
-    });
-    processes.next().expect("it runs")
 }
