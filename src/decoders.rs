@@ -377,7 +377,7 @@ fn frame(bytes: &[u8]) {
         // Framed again they are the same entries.
         for lz4 in [false, true] {
             let mut found = wal::Assembled::from(header.first);
-            for frame in wal::Framer::new(KEY, lz4).frame(header.first, entries.iter().copied()) {
+            for frame in wal::Framer::new(KEY, lz4).frames(header.first, entries.iter().copied()) {
                 let (header, stored) = wal::check(&frame.bytes, KEY).unwrap();
                 assert!(!matches!(
                     found.add(&header, stored),

@@ -37,7 +37,7 @@ fn seeds(name: &str) -> Vec<Vec<u8>> {
     let records = [sample(br#"{"a":1}"#), sample(&[0; 300]), sample(b"\xff\0")];
     let encoded = |record: &Record| bincode::encode_to_vec(record, ENCODING).unwrap();
     let frames = |lz4, entries: &[Vec<u8>]| -> Vec<Vec<u8>> {
-        let frames = wal::Framer::new(KEY, lz4).frame(1, entries.iter().map(Vec::as_slice));
+        let frames = wal::Framer::new(KEY, lz4).frames(1, entries.iter().map(Vec::as_slice));
         frames.into_iter().map(|frame| frame.bytes).collect()
     };
     let entries: Vec<Vec<u8>> = records.iter().map(encoded).collect();

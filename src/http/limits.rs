@@ -17,8 +17,9 @@ use tokio::time::{Instant, timeout_at};
 
 use super::error::{Problem, Reason};
 
-/// The memory that all bodies being read may take together beyond [`FREE_BYTES`] each, at least.
-const BODIES_BYTES_MIN: usize = 256 << 20;
+/// What all bodies, and then what is made of them until it is committed, may take together beyond [`FREE_BYTES`] each: four of the
+/// largest as shipped. More would wait for the log anyway, which takes as much into its queue.
+const BODIES_BYTES_MAX: usize = 64 << 20;
 /// What each body may take without asking. Ordinary requests never touch the shared budget.
 const FREE_BYTES: usize = 64 << 10;
 /// The budget is kept in pieces of this size, so that a large body asks now and then.
@@ -87,21 +88,19 @@ pub(super) struct Bodies {
     budget: Semaphore,
 }
 
-/// A whole body, and its share of the budget until it is dropped.
+/// A whole body, and its share of the budget: for it, and then for what is made of it.
 pub(super) struct Collected<'b> {
     pub(super) bytes: Bytes,
-    _share: Option<SemaphorePermit<'b>>,
+    pub(super) share: Option<SemaphorePermit<'b>>,
 }
 
 impl Bodies {
     pub(super) fn new(body_bytes_max: usize, body_timeout: Duration) -> Self {
-        // Two of the largest bodies at once, however large that is.
-        let budget = BODIES_BYTES_MIN.max(body_bytes_max.saturating_mul(2)) / PIECE_BYTES;
         Self {
             body_bytes_max,
             body_timeout,
             stall_timeout: body_timeout / 3,
-            budget: Semaphore::new(budget.min(Semaphore::MAX_PERMITS)),
+            budget: Semaphore::new(BODIES_BYTES_MAX / PIECE_BYTES),
         }
     }
 
@@ -148,7 +147,7 @@ impl Bodies {
         } else {
             rest.freeze()
         };
-        Ok(Collected { bytes, _share: share })
+        Ok(Collected { bytes, share })
     }
 
     /// Makes sure that a body may have `bytes`, and takes their share of the budget.

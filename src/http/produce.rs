@@ -16,6 +16,7 @@ use tokio::time::timeout;
 
 use super::error::{Problem, Reason};
 use super::idempotency::{self, Content, Turn};
+use super::limits::Collected;
 use super::{Gateway, SourceState, auth, pages, rest_proxy, trace_context};
 use crate::ingest::cloud_events::{self, Attributes};
 use crate::ingest::rest_proxy::{Embedded, Sizes};
@@ -229,7 +230,8 @@ pub(super) async fn take(gateway: &Arc<Gateway>, request: Request, ask: Ask) -> 
         None => None,
     };
     let content = idempotency.as_ref().map(|_| Content::of(&parts.headers));
-    let body = gateway.bodies.collect(body).await?;
+    // Its share of the memory is held until the commit, for its records; its bytes go as soon as those are made.
+    let Collected { bytes, share: _share } = gateway.bodies.collect(body).await?;
     let received_ms = (gateway.clock)();
     let envelope = Envelope {
         topic: ask.topic.clone(),
@@ -266,8 +268,7 @@ pub(super) async fn take(gateway: &Arc<Gateway>, request: Request, ask: Ask) -> 
         };
         Ok((content, encoded.unwrap_or_default()))
     };
-    let (content, (mut batch, taken, sizes)) = if body.bytes.len() > INLINE_BYTES_MAX || encoding != Encoding::Identity
-    {
+    let (content, (mut batch, taken, sizes)) = if bytes.len() > INLINE_BYTES_MAX || encoding != Encoding::Identity {
         let unfinished = || {
             Problem::new(
                 Reason::Busy,
@@ -283,16 +284,16 @@ pub(super) async fn take(gateway: &Arc<Gateway>, request: Request, ask: Ask) -> 
             )
         })?;
         let permit = permit.map_err(|_| unfinished())?;
-        let bytes = body.bytes.clone();
         let working = tokio::task::spawn_blocking(move || {
             let worked = work(&bytes);
+            drop(bytes);
             // With the thread, not with the request: a client that leaves does not stop the thread.
             drop(permit);
             worked
         });
         working.await.map_err(|_| unfinished())??
     } else {
-        work(&body.bytes)?
+        work(&bytes)?
     };
     match (turn, idempotency, content) {
         (Some(Turn::Again(known)), _, content) => return replayed(ask.topic, known, content, sizes),

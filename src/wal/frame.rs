@@ -242,17 +242,25 @@ impl Framer {
         }
     }
 
-    /// The frames of a commit: `entries` are in order, the first has the sequence `commit_first`.
-    pub fn frame<'a>(&mut self, commit_first: Sequence, entries: impl Iterator<Item = &'a [u8]> + Clone) -> Vec<Frame> {
+    /// The frames of a commit: `entries` are in order, the first has the sequence `commit_first`. Each goes to `put` as soon as it is
+    /// made: all of a large commit would be in memory twice.
+    ///
+    /// # Errors
+    /// That of `put`, at once.
+    pub fn frame<'a, E>(
+        &mut self,
+        commit_first: Sequence,
+        entries: impl Iterator<Item = &'a [u8]> + Clone,
+        mut put: impl FnMut(Frame) -> Result<(), E>,
+    ) -> Result<(), E> {
         let commit_count = u32::try_from(entries.clone().count()).unwrap_or(u32::MAX);
-        let mut frames = Vec::new();
         let mut first = commit_first;
         let mut count: u16 = 0;
         self.raw.clear();
         for entry in entries {
             let with_prefix = entry.len() + ENTRY_PREFIX_BYTES;
             if count > 0 && (self.raw.len() + with_prefix > RAW_BYTES_TARGET || count == u16::MAX) {
-                self.emit(first, count, commit_first, commit_count, &mut frames);
+                self.emit(first, count, commit_first, commit_count, &mut put)?;
                 first += u64::from(count);
                 count = 0;
                 self.raw.clear();
@@ -263,12 +271,19 @@ impl Framer {
             count += 1;
         }
         if count > 0 {
-            self.emit(first, count, commit_first, commit_count, &mut frames);
+            self.emit(first, count, commit_first, commit_count, &mut put)?;
         }
-        frames
+        Ok(())
     }
 
-    fn emit(&mut self, first: Sequence, count: u16, commit_first: Sequence, commit_count: u32, out: &mut Vec<Frame>) {
+    fn emit<E>(
+        &mut self,
+        first: Sequence,
+        count: u16,
+        commit_first: Sequence,
+        commit_count: u32,
+        put: &mut impl FnMut(Frame) -> Result<(), E>,
+    ) -> Result<(), E> {
         let mut stored: &[u8] = &self.raw;
         let mut lz4 = false;
         if self.lz4 {
@@ -302,7 +317,26 @@ impl Framer {
             if let Some(place) = bytes.get_mut(12..16) {
                 place.copy_from_slice(&crc.to_le_bytes());
             }
-            out.push(Frame { first, part, bytes });
+            put(Frame { first, part, bytes })?;
+        }
+        Ok(())
+    }
+
+    /// All of them, for tests.
+    #[cfg(any(test, fuzzing))]
+    pub fn frames<'a>(
+        &mut self,
+        commit_first: Sequence,
+        entries: impl Iterator<Item = &'a [u8]> + Clone,
+    ) -> Vec<Frame> {
+        let mut frames = Vec::new();
+        let put = |frame| {
+            frames.push(frame);
+            Ok::<(), std::convert::Infallible>(())
+        };
+        match self.frame(commit_first, entries, put) {
+            Ok(()) => frames,
+            Err(never) => match never {},
         }
     }
 }
@@ -345,7 +379,7 @@ mod tests {
                 prop::collection::vec(any::<u8>(), 0..60_000),
             ], 1..40),
         ) {
-            let frames = Framer::new(KEY, lz4).frame(first, batch.iter().map(Vec::as_slice));
+            let frames = Framer::new(KEY, lz4).frames(first, batch.iter().map(Vec::as_slice));
             prop_assert!(frames.iter().all(|frame| frame.bytes.len() <= FRAME_BYTES_MAX));
             let expected: Vec<_> = batch.into_iter().enumerate().map(|(i, entry)| (first + i as u64, entry)).collect();
             prop_assert_eq!(read_back(&frames), expected);
@@ -354,7 +388,7 @@ mod tests {
         #[test]
         fn every_flipped_bit_is_noticed(at in 0usize..400, bit in 0u8..8) {
             let entry = vec![0xA5u8; 300];
-            let mut frame = Framer::new(KEY, false).frame(9, std::iter::once(entry.as_slice())).remove(0).bytes;
+            let mut frame = Framer::new(KEY, false).frames(9, std::iter::once(entry.as_slice())).remove(0).bytes;
             let at = at % frame.len();
             frame[at] ^= 1 << bit;
             prop_assert!(check(&frame, KEY).is_none());
@@ -378,7 +412,7 @@ mod tests {
     #[test]
     fn version_1_keeps_its_bytes() {
         let frame = Framer::new(KEY, true)
-            .frame(258, std::iter::once(&b"abc"[..]))
+            .frames(258, std::iter::once(&b"abc"[..]))
             .remove(0)
             .bytes;
         let hex: String = frame.iter().map(|byte| format!("{byte:02x}")).collect();

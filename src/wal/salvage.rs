@@ -400,11 +400,10 @@ impl<'a> Sink<'a> {
         let entries = starts
             .zip(&self.ends)
             .map(|(start, end)| self.batch.get(start..*end).unwrap_or_default());
-        for frame in open.framer.frame(self.first, entries) {
-            open.file.write_all(&frame.bytes)?;
+        open.framer.frame(self.first, entries, |frame| {
             open.bytes += frame.bytes.len() as u64;
-        }
-        Ok(())
+            open.file.write_all(&frame.bytes)
+        })
     }
 
     fn seal(&mut self) -> io::Result<()> {

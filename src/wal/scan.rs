@@ -418,7 +418,7 @@ mod tests {
             let entries = vec![vec![7u8; entry_bytes]; count];
             frames.extend(
                 framer
-                    .frame(next, entries.iter().map(Vec::as_slice))
+                    .frames(next, entries.iter().map(Vec::as_slice))
                     .into_iter()
                     .map(|frame| frame.bytes),
             );

@@ -6,7 +6,7 @@
 //! written was committed: recovery rests on that.
 //!
 //! A commit costs the processors the same for one record as for a hundred: the way through the kernel, the store's
-//! threads. So after one with company the next begins a little later ([`pause`]), and has more of it. A record that
+//! threads. So after one with company the next begins a little later ([`Pause`]), and has more of it. A record that
 //! comes to a log which was idle for a moment is written at once.
 //!
 //! The first failed write or flush poisons the log: nothing more is written, everything waiting is refused,
@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
 use super::error::AppendError;
-use super::frame::{FRAME_BYTES_MAX, Framer};
+use super::frame::{FRAME_BYTES_MAX, Frame, Framer};
 use super::log::{PoisonOnPanic, Shared, lock};
 use super::witness::Marks;
 use super::{Batch, Receipt};
@@ -30,16 +30,20 @@ pub const QUEUE_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// The most encoded bytes of one commit (and so of one batch).
 pub const COMMIT_BYTES_MAX: usize = 32 * 1024 * 1024;
 
+/// A large commit is flushed each time so much of it was handed to the store, which keeps what is not on disk in memory, some of it
+/// several times. It is no less atomic by that: it counts once all of it is there.
+const UNFLUSHED_BYTES_MAX: usize = 4 * 1024 * 1024;
+
 /// What a held record or a dead letter may have beyond the record it was in the main log: its origin, a reason.
 const SIDE_BYTES_MORE: usize = 64 * 1024;
 
 /// A commit of so many requests shows that the processors have much to do.
 const REQUESTS_MANY: usize = 24;
-/// The longest [`pause`] that is as long as the commit was.
+/// The longest [`Pause`] that is as long as the commit was.
 const PAUSE_MAX: Duration = Duration::from_micros(500);
 /// A commit that took so long was on a slow disk: a memory card, a hard disk, or a busy one.
 const SLOW: Duration = Duration::from_millis(2);
-/// The longest [`pause`] there.
+/// The longest [`Pause`] there.
 const SLOW_PAUSE_MAX: Duration = Duration::from_millis(20);
 
 /// That records are refused is told this often at most.
@@ -57,6 +61,8 @@ struct Waiting {
     bytes: usize,
     closed: bool,
     idle: bool,
+    /// With so many requests the writer, which waits for company, waits no longer.
+    enough: usize,
 }
 
 /// What waits for the writer.
@@ -90,8 +96,8 @@ impl Queue {
         }
         waiting.bytes += bytes;
         waiting.jobs.push(Job { batch, answer });
-        let is_full = waiting.bytes >= COMMIT_BYTES_MAX;
-        let wake = std::mem::take(&mut waiting.idle) || is_full;
+        let is_enough = waiting.bytes >= COMMIT_BYTES_MAX || waiting.jobs.len() == waiting.enough;
+        let wake = std::mem::take(&mut waiting.idle) || is_enough;
         drop(waiting);
         if wake {
             self.ready.notify_one();
@@ -105,10 +111,11 @@ impl Queue {
         self.ready.notify_one();
     }
 
-    /// Waits for batches, and until `not_before` or for as long as `linger`, and takes as many as one commit may have; empty:
-    /// closed, and nothing is left.
-    fn take(&self, not_before: Instant, linger: Duration, jobs: &mut Vec<Job>) {
+    /// Waits for batches, for as long as the pause lasts, and for as long as `linger`, and takes as many as one commit may have;
+    /// empty: closed, and nothing is left.
+    fn take(&self, pause: Pause, linger: Duration, jobs: &mut Vec<Job>) {
         let mut waiting = lock(&self.waiting);
+        waiting.enough = pause.enough(waiting.jobs.len());
         while waiting.jobs.is_empty() && !waiting.closed {
             waiting.idle = true;
             waiting = self
@@ -116,9 +123,13 @@ impl Queue {
                 .wait(waiting)
                 .unwrap_or_else(std::sync::PoisonError::into_inner);
         }
-        let until = not_before.max(Instant::now() + linger);
+        let lingered = Instant::now() + linger;
         // A full commit gains nothing by waiting, and the end waits for nobody.
         while !waiting.closed && waiting.bytes < COMMIT_BYTES_MAX {
+            let until = match waiting.jobs.len() < waiting.enough {
+                true => pause.until.max(lingered),
+                false => lingered,
+            };
             let left = until.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 break;
@@ -164,17 +175,41 @@ fn answer(job: Job, result: Result<Receipt, AppendError>) {
     drop(answer.send(result));
 }
 
-/// How long after a commit of so many requests, which took so long, the next one begins.
-///
-/// Of many requests: as long again, so that it has twice the company at the same rate. On a slow disk: a fifth of it, in which
-/// those who were answered can come back; otherwise clients fall into two halves, each of which waits for the other's commit
-/// and for its own.
-fn pause(requests: usize, time: Duration) -> Duration {
-    match requests {
-        0 | 1 => Duration::ZERO,
-        _ if time >= SLOW => (time / 5).min(SLOW_PAUSE_MAX),
-        REQUESTS_MANY.. => time.min(PAUSE_MAX),
-        _ => Duration::ZERO,
+/// What follows a commit: until when the next one waits for company.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Pause {
+    until: Instant,
+    /// Of the last commit.
+    requests: usize,
+    /// It is over once one in so many of those who are about waits.
+    one_in: usize,
+}
+
+impl Pause {
+    /// After a commit of so many requests, which took so long.
+    ///
+    /// Of many requests: as long again, so that the next one has twice the company at the same rate. But half of all who are about
+    /// is enough: while they are written the others come back, and neither the disk nor a processor waits.
+    ///
+    /// On a slow disk: a fifth of it, in which those who were answered can come back, all of them; otherwise clients fall into two
+    /// halves, each of which waits for the other's commit and for its own.
+    fn after(requests: usize, time: Duration, now: Instant) -> Self {
+        let (pause, one_in) = match requests {
+            0 | 1 => (Duration::ZERO, 1),
+            _ if time >= SLOW => ((time / 5).min(SLOW_PAUSE_MAX), 1),
+            REQUESTS_MANY.. => (time.min(PAUSE_MAX), 2),
+            _ => (Duration::ZERO, 1),
+        };
+        Self {
+            until: now + pause,
+            requests,
+            one_in,
+        }
+    }
+
+    /// With how many requests it ends, if so many wait at its begin: they and those who were just answered are all who are about.
+    fn enough(&self, waiting: usize) -> usize {
+        (self.requests + waiting) / self.one_in
     }
 }
 
@@ -187,9 +222,9 @@ pub fn run(shared: &Arc<Shared>) {
     let commit_records = metrics::histogram!(crate::metrics::WAL_COMMIT_RECORDS);
     let mut refused_at: Option<Instant> = None;
     let mut refuses = false;
-    let mut not_before = Instant::now();
+    let mut pause = Pause::after(0, Duration::ZERO, Instant::now());
     loop {
-        shared.queue.take(not_before, shared.options.linger, &mut jobs);
+        shared.queue.take(pause, shared.options.linger, &mut jobs);
         if jobs.is_empty() {
             return;
         }
@@ -204,7 +239,7 @@ pub fn run(shared: &Arc<Shared>) {
                 }
                 let ended = Instant::now();
                 let time = ended.duration_since(began);
-                not_before = ended + pause(jobs.len(), time);
+                pause = Pause::after(jobs.len(), time, ended);
                 commit_seconds.record(time);
                 shared.latency.note(shared.clock_ms() / 1000, time);
                 let mut next = first;
@@ -259,18 +294,24 @@ fn commit(
     }
     let live = shared.live_for_write()?;
     let first = shared.next.load(Ordering::Acquire);
-    if framer.as_ref().is_none_or(|(key, _)| *key != live.key()) {
-        *framer = Some((live.key(), Framer::new(live.key(), shared.options.compression)));
+    if framer.as_ref().is_some_and(|(key, _)| *key != live.key()) {
+        *framer = None;
     }
-    let frames = framer
-        .as_mut()
-        .map(|(_, framer)| framer.frame(first, entries))
-        .unwrap_or_default();
+    let (_, framer) = framer.get_or_insert_with(|| (live.key(), Framer::new(live.key(), shared.options.compression)));
     let last = first + count as u64 - 1;
     shared.next.store(last + 1, Ordering::Release);
-    let written = frames
-        .into_iter()
-        .try_for_each(|frame| live.put(frame))
+    let mut unflushed = 0;
+    let put = |frame: Frame| {
+        unflushed += frame.bytes.len();
+        live.put(frame)?;
+        if unflushed >= UNFLUSHED_BYTES_MAX {
+            unflushed = 0;
+            live.flush()?;
+        }
+        Ok(())
+    };
+    let written = framer
+        .frame(first, entries, put)
         .and_then(|()| live.flush())
         .and_then(|()| {
             if live.has_blobs()? {
@@ -313,6 +354,8 @@ mod tests {
 
     #[test]
     fn only_a_commit_with_company_is_followed_by_a_pause_and_by_a_short_one() {
+        let now = Instant::now();
+        let pause = |requests, time| Pause::after(requests, time, now).until - now;
         let (quick, slow) = (Duration::from_micros(300), Duration::from_millis(50));
         assert_eq!(pause(1, slow), Duration::ZERO);
         assert_eq!(pause(2, slow), slow / 5);
@@ -320,6 +363,9 @@ mod tests {
         assert_eq!(pause(REQUESTS_MANY - 1, quick), Duration::ZERO);
         assert_eq!(pause(REQUESTS_MANY, quick), quick);
         assert_eq!(pause(REQUESTS_MANY, Duration::from_millis(1)), PAUSE_MAX);
+        // Half of all on a quick disk, all of them on a slow one.
+        assert_eq!(Pause::after(40, quick, now).enough(60), 50);
+        assert_eq!(Pause::after(40, slow, now).enough(60), 100);
     }
 
     fn batch(bytes: usize) -> Batch {
@@ -338,23 +384,33 @@ mod tests {
 
     #[test]
     #[allow(clippy::unwrap_used)]
-    fn a_pause_ends_where_a_commit_is_full_and_at_the_end() {
+    fn a_pause_ends_where_a_commit_is_full_or_has_company_enough_and_at_the_end() {
+        let half = COMMIT_BYTES_MAX / 2;
         let late = Instant::now() + Duration::from_secs(3600);
-        let full = [COMMIT_BYTES_MAX / 2, COMMIT_BYTES_MAX / 2, 1];
-        for (sizes, taken) in [(&full[..], 1), (&[1, 1], 2)] {
+        // Of 6 requests and those that waited when it began, one in so many is enough.
+        for (sizes, one_in, is_end, taken) in [
+            (&[half, half, 1][..], 1, false, 1..=1),
+            (&[1; 6], 2, false, 3..=6),
+            (&[1; 2], 1, true, 2..=2),
+        ] {
             let queue = Queue::default();
             let mut jobs = Vec::new();
+            let pause = Pause {
+                until: late,
+                requests: 6,
+                one_in,
+            };
             std::thread::scope(|scope| {
-                let taking = scope.spawn(|| queue.take(late, Duration::ZERO, &mut jobs));
+                let taking = scope.spawn(|| queue.take(pause, Duration::ZERO, &mut jobs));
                 for size in sizes {
                     drop(queue.push(batch(*size), true).unwrap());
                 }
-                if sizes.len() < full.len() {
+                if is_end {
                     queue.close();
                 }
                 taking.join().unwrap();
             });
-            assert_eq!(jobs.len(), taken);
+            assert!(taken.contains(&jobs.len()), "{} of {sizes:?}", jobs.len());
         }
     }
 }
