@@ -45,7 +45,7 @@ fn drain(path: &Path, kafka: &Kafka, records: u64, guarantee: Guarantee) -> Run 
         bootstrap_servers: kafka.bootstrap().into(),
         client_id: "bench".into(),
         properties: BTreeMap::new(),
-        in_flight_bytes_max: 64 << 20,
+        in_flight_bytes_max: 12 << 20,
         bytes_per_second_max: None,
         guarantee,
         on_delivery: None,

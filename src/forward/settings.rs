@@ -30,8 +30,9 @@ pub(super) const BATCH_BYTES_MIN: u32 = 16_384;
 
 /// What any client of this gateway starts from: the user's properties over our defaults.
 pub(super) fn base_settings(options: &Options) -> BTreeMap<String, String> {
+    // The window is what limits. It is never so small that the largest record that ever was allowed would not fit.
     let kbytes = (options.in_flight_bytes_max / 1024 * 2)
-        .clamp(1024, 2_097_151)
+        .clamp(65_536, 2_097_151)
         .to_string();
     let batch_bytes = BATCH_BYTES.to_string();
     let defaults = [

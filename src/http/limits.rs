@@ -17,7 +17,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::error::{Problem, Reason};
 
-/// What all bodies, and then what is made of them until it is committed, may take together beyond [`FREE_BYTES`] each: four of the
+/// What all bodies may take together beyond [`FREE_BYTES`] each, from their first byte until their records are committed: four of the
 /// largest as shipped. More would wait for the log anyway, which takes as much into its queue.
 const BODIES_BYTES_MAX: usize = 64 << 20;
 /// What each body may take without asking. Ordinary requests never touch the shared budget.

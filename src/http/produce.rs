@@ -293,7 +293,9 @@ pub(super) async fn take(gateway: &Arc<Gateway>, request: Request, ask: Ask) -> 
         });
         working.await.map_err(|_| unfinished())??
     } else {
-        work(&bytes)?
+        let worked = work(&bytes)?;
+        drop(bytes);
+        worked
     };
     match (turn, idempotency, content) {
         (Some(Turn::Again(known)), _, content) => return replayed(ask.topic, known, content, sizes),

@@ -18,6 +18,8 @@ use rdkafka::producer::{BaseProducer, ProducerContext};
 /// How long the thread waits for a report at most, which is how long the end of the producer may wait for the thread. A little
 /// more than whole milliseconds: a look in which nothing comes is over, then, when the wait for them is.
 const LOOK: Duration = Duration::from_micros(100_020);
+/// How far librdkafka's threads stand behind others, as nice(2) counts.
+const NICENESS: i32 = 10;
 
 /// See the module. The last of its clones ends it.
 pub(crate) struct Polled<C: ProducerContext + 'static> {
@@ -32,7 +34,9 @@ impl<C: ProducerContext> Polled<C> {
     /// # Errors
     /// A property that librdkafka does not know or cannot take; no thread to be had.
     pub(crate) fn create(config: &ClientConfig, context: C) -> KafkaResult<Self> {
-        let producer = Arc::new(BaseProducer::from_config_and_context(config, context)?);
+        let producer = Arc::new(behind_others(|| {
+            BaseProducer::from_config_and_context(config, context)
+        })?);
         let (polled, stop) = (Arc::clone(&producer), Arc::new(AtomicBool::new(false)));
         let is_over = Arc::clone(&stop);
         let look = move || {
@@ -41,8 +45,7 @@ impl<C: ProducerContext> Polled<C> {
             }
         };
         let thread = thread::Builder::new().name("kafka reports".to_owned()).spawn(look);
-        let thread =
-            thread.map_err(|error| KafkaError::ClientCreation(format!("no thread for its reports: {error}")))?;
+        let thread = thread.map_err(|error| no_thread(&error))?;
         Ok(Self {
             _thread: Arc::new(Poller {
                 stop,
@@ -51,6 +54,27 @@ impl<C: ProducerContext> Polled<C> {
             producer,
         })
     }
+}
+
+/// Makes a client whose threads let those go first that a client of the gateway waits for: a backlog has time. They begin with the
+/// priority of the thread that makes them. The forwarder's own is left as it is: it shares locks with the log, and one that was
+/// preempted while it had them would hold up commits (measured: `benches/mixed.rs`, with Kafka there).
+fn behind_others<T: Send>(make: impl FnOnce() -> KafkaResult<T> + Send) -> KafkaResult<T> {
+    let making = || {
+        if let Err(error) = rustix::process::nice(NICENESS) {
+            tracing::debug!(%error, "librdkafka's threads keep their priority");
+        }
+        make()
+    };
+    thread::scope(|scope| {
+        let made = thread::Builder::new().spawn_scoped(scope, making);
+        let made = made.map_err(|error| no_thread(&error))?;
+        made.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
+}
+
+fn no_thread(error: &std::io::Error) -> KafkaError {
+    KafkaError::ClientCreation(format!("no thread for it: {error}"))
 }
 
 impl<C: ProducerContext> Clone for Polled<C> {

@@ -71,6 +71,8 @@ pub struct Shared {
     /// When the commit under way began, by [`clock_ms`](Self::clock_ms); 0: none is.
     pub(super) commit_began_ms: AtomicU64,
     pub(super) latency: Latency,
+    /// When the last commit ended that had many requests on a quick disk, as `commit_began_ms`.
+    pub(super) pressed_ms: AtomicU64,
     /// Bytes of the live generation's file after the last commit.
     live_bytes: AtomicU64,
     /// Bytes of what was set aside as damaged: they count, and only an operator removes them.
@@ -150,6 +152,7 @@ impl Log {
             resend: AtomicU64::new(resend),
             commit_began_ms: AtomicU64::new(0),
             latency: Latency::default(),
+            pressed_ms: AtomicU64::new(0),
             live_bytes: AtomicU64::new(0),
             aside_bytes: AtomicU64::new(aside_bytes),
             damaged: AtomicU64::new(unsent),
@@ -410,6 +413,13 @@ impl Log {
         self.shared.latency.last_minute(self.shared.clock_ms() / 1000)
     }
 
+    /// Whether so many clients wait for commits, on a quick disk, that the processors must be what they wait for. For who has time.
+    #[must_use]
+    pub fn is_pressed(&self) -> bool {
+        let ms = self.shared.pressed_ms.load(Ordering::Relaxed);
+        ms > 0 && self.shared.clock_ms().saturating_sub(ms) <= PRESSED_MS
+    }
+
     /// How long the commit under way has taken.
     pub(super) fn commit_age(&self) -> Duration {
         match self.shared.commit_began_ms.load(Ordering::Relaxed) {
@@ -419,6 +429,8 @@ impl Log {
     }
 }
 
+/// So long after a commit with many requests it is taken that more of them come.
+const PRESSED_MS: u64 = 10;
 /// A thread of a poisoned log that takes longer to end is left behind.
 const HUNG_AFTER: Duration = Duration::from_secs(1);
 

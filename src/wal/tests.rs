@@ -264,6 +264,46 @@ fn failed_fsync_poisons_the_log_and_nothing_ok_is_lost() {
     }
 }
 
+/// It is flushed in pieces: what is on disk of one that ended half way is none of it.
+#[test]
+fn large_commit_that_ends_half_way_is_not_there() {
+    for nth in [1, 3, 5] {
+        let folder = tempfile::tempdir().unwrap();
+        let wal = Wal::open(options(folder.path())).unwrap();
+        append(&wal, &[vec![7; 100]]);
+        let large = vec![incompressible(); 120];
+        let live = generations(folder.path()).remove(0);
+        durable::faults::fail_sync_below(&live, nth, libc::EIO);
+        let refused = wal.log().append(batch(&large)).and_then(Commit::wait).unwrap_err();
+        assert!(matches!(refused, AppendError::Poisoned { .. }), "{refused}");
+        drop(wal.close());
+        drop(wal);
+        let wal = Wal::open(options(folder.path())).unwrap();
+        let (found, damaged) = read_all(wal.log(), 1);
+        assert_eq!(damaged, vec![]);
+        // Whether all of it came to the disk before the error is not known.
+        assert!([1, 121].contains(&found.len()), "{} records", found.len());
+        assert_eq!(append(&wal, &[vec![8; 100]]).first_seq, wal.log().committed());
+    }
+}
+
+#[test]
+fn many_requests_at_a_time_on_a_quick_disk_are_a_press() {
+    let folder = tempfile::tempdir().unwrap();
+    let wal = Wal::open(options(folder.path())).unwrap();
+    append(&wal, &[vec![1]]);
+    assert!(!wal.log().is_pressed());
+    // The disk may be slow now and then.
+    wait_until("a commit with many requests", || {
+        let commits: Vec<_> = (0..100).map(|_| wal.log().append(batch(&[vec![1]])).unwrap()).collect();
+        for commit in commits {
+            commit.wait().unwrap();
+        }
+        wal.log().is_pressed()
+    });
+    wait_until("it is over", || !wal.log().is_pressed());
+}
+
 #[test]
 fn full_log_refuses_and_recovers_as_it_drains() {
     let folder = tempfile::tempdir().unwrap();

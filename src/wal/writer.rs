@@ -1,7 +1,7 @@
 //! The one writer thread of a log: group commit.
 //!
 //! It takes everything that is queued, cuts it into frames, hands them to the live generation, waits for the
-//! one flush that covers them all, writes the witness, and only then answers. While it waits for the disk,
+//! flush that covers them all (a large commit is flushed in between, too), writes the witness, and only then answers. While it waits for the disk,
 //! the next commit queues up. One commit is under way at a time, so whatever was on disk when a frame was
 //! written was committed: recovery rests on that.
 //!
@@ -115,7 +115,7 @@ impl Queue {
     /// empty: closed, and nothing is left.
     fn take(&self, pause: Pause, linger: Duration, jobs: &mut Vec<Job>) {
         let mut waiting = lock(&self.waiting);
-        waiting.enough = pause.enough(waiting.jobs.len());
+        waiting.enough = pause.enough;
         while waiting.jobs.is_empty() && !waiting.closed {
             waiting.idle = true;
             waiting = self
@@ -139,6 +139,7 @@ impl Queue {
                 .wait_timeout(waiting, left)
                 .unwrap_or_else(std::sync::PoisonError::into_inner);
         }
+        waiting.enough = usize::MAX;
         let mut bytes = 0;
         let fit = waiting.jobs.iter().take_while(|job| {
             bytes += job.batch.bytes();
@@ -154,6 +155,11 @@ impl Queue {
             let taken: usize = jobs.iter().map(|job| job.batch.bytes()).sum();
             waiting.bytes -= taken;
         }
+    }
+
+    /// How many requests wait.
+    fn requests(&self) -> usize {
+        lock(&self.waiting).jobs.len()
     }
 
     /// Refuses everything that waits, and everything that comes.
@@ -179,21 +185,19 @@ fn answer(job: Job, result: Result<Receipt, AppendError>) {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Pause {
     until: Instant,
-    /// Of the last commit.
-    requests: usize,
-    /// It is over once one in so many of those who are about waits.
-    one_in: usize,
+    /// It is over once so many requests wait.
+    enough: usize,
 }
 
 impl Pause {
-    /// After a commit of so many requests, which took so long.
+    /// After a commit of so many requests, which took so long, while so many more came: together they are all who are about.
     ///
     /// Of many requests: as long again, so that the next one has twice the company at the same rate. But half of all who are about
     /// is enough: while they are written the others come back, and neither the disk nor a processor waits.
     ///
     /// On a slow disk: a fifth of it, in which those who were answered can come back, all of them; otherwise clients fall into two
     /// halves, each of which waits for the other's commit and for its own.
-    fn after(requests: usize, time: Duration, now: Instant) -> Self {
+    fn after(requests: usize, waiting: usize, time: Duration, now: Instant) -> Self {
         let (pause, one_in) = match requests {
             0 | 1 => (Duration::ZERO, 1),
             _ if time >= SLOW => ((time / 5).min(SLOW_PAUSE_MAX), 1),
@@ -202,14 +206,8 @@ impl Pause {
         };
         Self {
             until: now + pause,
-            requests,
-            one_in,
+            enough: (requests + waiting) / one_in,
         }
-    }
-
-    /// With how many requests it ends, if so many wait at its begin: they and those who were just answered are all who are about.
-    fn enough(&self, waiting: usize) -> usize {
-        (self.requests + waiting) / self.one_in
     }
 }
 
@@ -222,7 +220,7 @@ pub fn run(shared: &Arc<Shared>) {
     let commit_records = metrics::histogram!(crate::metrics::WAL_COMMIT_RECORDS);
     let mut refused_at: Option<Instant> = None;
     let mut refuses = false;
-    let mut pause = Pause::after(0, Duration::ZERO, Instant::now());
+    let mut pause = Pause::after(0, 0, Duration::ZERO, Instant::now());
     loop {
         shared.queue.take(pause, shared.options.linger, &mut jobs);
         if jobs.is_empty() {
@@ -239,7 +237,11 @@ pub fn run(shared: &Arc<Shared>) {
                 }
                 let ended = Instant::now();
                 let time = ended.duration_since(began);
-                pause = Pause::after(jobs.len(), time, ended);
+                // Before they are answered: those who come back would count twice.
+                pause = Pause::after(jobs.len(), shared.queue.requests(), time, ended);
+                if jobs.len() >= REQUESTS_MANY && time < SLOW {
+                    shared.pressed_ms.store(shared.clock_ms(), Ordering::Relaxed);
+                }
                 commit_seconds.record(time);
                 shared.latency.note(shared.clock_ms() / 1000, time);
                 let mut next = first;
@@ -355,7 +357,7 @@ mod tests {
     #[test]
     fn only_a_commit_with_company_is_followed_by_a_pause_and_by_a_short_one() {
         let now = Instant::now();
-        let pause = |requests, time| Pause::after(requests, time, now).until - now;
+        let pause = |requests, time| Pause::after(requests, 0, time, now).until - now;
         let (quick, slow) = (Duration::from_micros(300), Duration::from_millis(50));
         assert_eq!(pause(1, slow), Duration::ZERO);
         assert_eq!(pause(2, slow), slow / 5);
@@ -364,8 +366,8 @@ mod tests {
         assert_eq!(pause(REQUESTS_MANY, quick), quick);
         assert_eq!(pause(REQUESTS_MANY, Duration::from_millis(1)), PAUSE_MAX);
         // Half of all on a quick disk, all of them on a slow one.
-        assert_eq!(Pause::after(40, quick, now).enough(60), 50);
-        assert_eq!(Pause::after(40, slow, now).enough(60), 100);
+        assert_eq!(Pause::after(40, 60, quick, now).enough, 50);
+        assert_eq!(Pause::after(40, 60, slow, now).enough, 100);
     }
 
     fn batch(bytes: usize) -> Batch {
@@ -387,19 +389,14 @@ mod tests {
     fn a_pause_ends_where_a_commit_is_full_or_has_company_enough_and_at_the_end() {
         let half = COMMIT_BYTES_MAX / 2;
         let late = Instant::now() + Duration::from_secs(3600);
-        // Of 6 requests and those that waited when it began, one in so many is enough.
-        for (sizes, one_in, is_end, taken) in [
-            (&[half, half, 1][..], 1, false, 1..=1),
-            (&[1; 6], 2, false, 3..=6),
-            (&[1; 2], 1, true, 2..=2),
+        for (sizes, enough, is_end, taken) in [
+            (&[half, half, 1][..], 6, false, 1..=1),
+            (&[1; 6], 3, false, 3..=6),
+            (&[1; 2], 6, true, 2..=2),
         ] {
             let queue = Queue::default();
             let mut jobs = Vec::new();
-            let pause = Pause {
-                until: late,
-                requests: 6,
-                one_in,
-            };
+            let pause = Pause { until: late, enough };
             std::thread::scope(|scope| {
                 let taking = scope.spawn(|| queue.take(pause, Duration::ZERO, &mut jobs));
                 for size in sizes {

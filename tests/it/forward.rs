@@ -20,6 +20,7 @@ cases!["forward":
     one_poison_record_of_a_hundred_is_dead_lettered_alone [Kafka],
     a_topic_with_small_batches_gets_every_record [Kafka],
     the_pace_holds_over_an_outage [OwnKafka],
+    librdkafkas_threads_give_way_to_those_that_clients_wait_for [],
     catching_up_is_paced [Kafka],
     sigterm_forwards_what_was_taken_and_exits_0 [Kafka],
     sigterm_with_kafka_away_keeps_the_log_and_ends_in_time [Kafka],
@@ -284,6 +285,32 @@ fn catching_up_is_paced() {
 }
 
 /// While Kafka is away, its client is not filled with what it would send at once later.
+fn librdkafkas_threads_give_way_to_those_that_clients_wait_for() {
+    let gateway = Gateway::start(&Config::new(NOWHERE));
+    // As nice(2) counts, the 19th field of stat; the name may have spaces.
+    let niceness = |task: &std::path::Path| -> Option<(String, i32)> {
+        let stat = std::fs::read_to_string(task.join("stat")).ok()?;
+        let (name, rest) = stat.split_once('(')?.1.rsplit_once(") ")?;
+        Some((name.to_owned(), rest.split(' ').nth(16)?.parse().ok()?))
+    };
+    let of = |prefix: &str| -> Vec<i32> {
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", gateway.pid())).unwrap();
+        let found = tasks.filter_map(|task| niceness(&task.unwrap().path()));
+        found
+            .filter(|(name, _)| name.starts_with(prefix))
+            .map(|(_, n)| n)
+            .collect()
+    };
+    wait_until("librdkafka's threads", seconds(10), || !of("rdk:broker").is_empty());
+    let base = of("main writer");
+    assert_eq!(base.len(), 1);
+    let found = of("rdk:");
+    assert!(found.iter().all(|n| *n == (base[0] + 10).min(19)), "{found:?}");
+    for before in ["tokio", "sled", "main ", "forwarder", "kafka reports"] {
+        assert!(of(before).iter().all(|n| *n == base[0]), "{before}");
+    }
+}
+
 fn the_pace_holds_over_an_outage() {
     let kafka = Kafka::private();
     let topic = unique("paced-outage");

@@ -15,16 +15,19 @@ use crate::support::kafka::Kafka;
 use crate::support::ledger::{Ledger, Message, Tally};
 use crate::support::load::{outcome, value};
 use crate::support::proxy::{Line, Proxy};
-use crate::support::{FORM, raw, seconds, soak, unique, wait_until};
+use crate::support::{FORM, Random, raw, seconds, soak, unique, wait_until};
 
 cases!["overload":
     more_clients_than_it_can_serve_are_refused_in_time [Alone],
     two_thousand_slow_clients_hold_up_nobody [Files, Alone],
     a_full_log_and_a_full_queue_refuse_and_recover [Kafka, Alone],
+    the_largest_bodies_take_their_turns [Alone],
 ];
 
 /// The most memory that the gateway ever has: the commits on their way, connections, what waits for Kafka.
 const MEMORY_BYTES_MAX: u64 = 256 << 20;
+/// With the largest bodies, as many at once as come: they, what is made of them, the commit.
+const LARGE_MEMORY_BYTES_MAX: u64 = 512 << 20;
 /// How long an operator's probe may wait.
 const PROBE_MAX: Duration = Duration::from_secs(1);
 
@@ -213,6 +216,36 @@ fn more_clients_than_it_can_serve_are_refused_in_time() {
     gateway.sigkill();
     let tally = check_log(&gateway, &ledger, &topic);
     Evidence::of(&tally, CLIENTS as u64).print("more clients than it can serve, as fast as they can");
+}
+
+/// Some are refused, and none for long: the memory is given back.
+fn the_largest_bodies_take_their_turns() {
+    const CLIENTS: usize = 8;
+    const LINES: usize = 31;
+    let gateway = Gateway::start(&Config::new(NOWHERE));
+    let mut random = Random::new();
+    let line = |_| format!(r#"{{"text":"{}"}}"#, random.text(500 << 10));
+    let body = (0..LINES).map(line).collect::<Vec<_>>().join("\n");
+    let until = Instant::now() + seconds(120);
+    let post = || loop {
+        assert!(Instant::now() < until, "not all were taken in time");
+        let answer = gateway
+            .client()
+            .post("/v1/topics/large", "application/x-ndjson", body.as_bytes())
+            .unwrap();
+        match answer.status {
+            202 => return,
+            _ => drop(judged(&answer, Duration::ZERO)),
+        }
+    };
+    thread::scope(|scope| {
+        for _ in 0..CLIENTS {
+            scope.spawn(|| (0..2).for_each(|_| post()));
+        }
+    });
+    let committed = gateway.metric("tidegate_wal_committed_sequence");
+    assert!((committed - (2 * CLIENTS * LINES) as f64).abs() < 0.5, "{committed}");
+    assert_memory(&gateway, LARGE_MEMORY_BYTES_MAX);
 }
 
 /// Connections that never finish: half send a byte now and then, of a head or of a body; the others stop in the middle.
