@@ -1,7 +1,6 @@
 /* Counts what a process allocates and copies: preloaded (LD_PRELOAD) into the gateway that benches/counts measures, which is
  * unchanged by it. The counts are in the file COUNT_FILE, mapped, so that they can be read at any time: four numbers of 64 bits. */
 #define _GNU_SOURCE
-#include <dlfcn.h>
 #include <fcntl.h>
 #include <stdatomic.h>
 #include <stddef.h>

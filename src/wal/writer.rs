@@ -1,9 +1,9 @@
 //! The one writer thread of a log: group commit.
 //!
 //! It takes everything that is queued, cuts it into frames, hands them to the live generation, waits for the
-//! flush that covers them all (a large commit is flushed in between, too), writes the witness, and only then answers. While it waits for the disk,
-//! the next commit queues up. One commit is under way at a time, so whatever was on disk when a frame was
-//! written was committed: recovery rests on that.
+//! flush that covers them all (a large commit is flushed in between, too), writes the witness, and only then
+//! answers. While it waits for the disk, the next commit queues up. One commit is under way at a time, so
+//! whatever was on disk when a frame was written was committed: recovery rests on that.
 //!
 //! A commit costs the processors the same for one record as for a hundred: the way through the kernel, the store's
 //! threads. So after one with company the next begins a little later ([`Pause`]), and has more of it. A record that
@@ -181,6 +181,11 @@ fn answer(job: Job, result: Result<Receipt, AppendError>) {
     drop(answer.send(result));
 }
 
+/// Many requests on a quick disk: it is the processors that clients wait for.
+fn is_press(requests: usize, time: Duration) -> bool {
+    requests >= REQUESTS_MANY && time < SLOW
+}
+
 /// What follows a commit: until when the next one waits for company.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Pause {
@@ -200,8 +205,8 @@ impl Pause {
     fn after(requests: usize, waiting: usize, time: Duration, now: Instant) -> Self {
         let (pause, one_in) = match requests {
             0 | 1 => (Duration::ZERO, 1),
+            _ if is_press(requests, time) => (time.min(PAUSE_MAX), 2),
             _ if time >= SLOW => ((time / 5).min(SLOW_PAUSE_MAX), 1),
-            REQUESTS_MANY.. => (time.min(PAUSE_MAX), 2),
             _ => (Duration::ZERO, 1),
         };
         Self {
@@ -239,7 +244,7 @@ pub fn run(shared: &Arc<Shared>) {
                 let time = ended.duration_since(began);
                 // Before they are answered: those who come back would count twice.
                 pause = Pause::after(jobs.len(), shared.queue.requests(), time, ended);
-                if jobs.len() >= REQUESTS_MANY && time < SLOW {
+                if is_press(jobs.len(), time) {
                     shared.pressed_ms.store(shared.clock_ms(), Ordering::Relaxed);
                 }
                 commit_seconds.record(time);

@@ -284,7 +284,6 @@ fn catching_up_is_paced() {
     ledger.check(&[(&topic, kafka.read_topic(&topic, true))]).unwrap();
 }
 
-/// While Kafka is away, its client is not filled with what it would send at once later.
 fn librdkafkas_threads_give_way_to_those_that_clients_wait_for() {
     let gateway = Gateway::start(&Config::new(NOWHERE));
     // As nice(2) counts, the 19th field of stat; the name may have spaces.
@@ -311,6 +310,7 @@ fn librdkafkas_threads_give_way_to_those_that_clients_wait_for() {
     }
 }
 
+/// While Kafka is away, its client is not filled with what it would send at once later.
 fn the_pace_holds_over_an_outage() {
     let kafka = Kafka::private();
     let topic = unique("paced-outage");
