@@ -77,7 +77,7 @@ pub enum AppendError {
         /// The limit.
         free_bytes_min: u64,
     },
-    /// The live generation has grown to four times its size, since the next one cannot be made.
+    /// The live generation has grown to four times its size, since the next one cannot be made, or not in time.
     #[error("the next generation of the log cannot be made; see the gateway's log lines, check space and permissions")]
     Outgrown,
     /// More waits for the writer than memory should hold.

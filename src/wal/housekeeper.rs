@@ -7,7 +7,7 @@ use std::fs::{self, File};
 use std::io;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::durable;
@@ -20,10 +20,19 @@ use super::signal::Signal;
 /// The witness is fsynced this often: what a power loss may hide of the last commit's fate.
 const WITNESS_SYNC_EVERY: Duration = Duration::from_secs(1);
 
+/// The generation made ahead.
+#[derive(Default)]
+struct Next {
+    ready: Option<(PathBuf, Generation)>,
+    /// The last attempt to make it failed.
+    failed: bool,
+}
+
 /// What is to be done.
 #[derive(Default)]
 pub struct Chores {
-    prepared: Mutex<Option<(PathBuf, Generation)>>,
+    next: Mutex<Next>,
+    next_changed: Condvar,
     sealed: Mutex<Vec<Arc<Generation>>>,
     gone: Mutex<Vec<PathBuf>>,
     signal: Signal,
@@ -38,18 +47,43 @@ impl Chores {
 
     /// Finish and end.
     pub fn close(&self) {
-        self.closed.store(true, Ordering::Release);
+        {
+            // Under the lock: whoever looks before it waits.
+            let _next = lock(&self.next);
+            self.closed.store(true, Ordering::Release);
+        }
+        self.next_changed.notify_all();
         self.signal.notify();
     }
 
     /// Whether the next generation is ready.
     pub fn has_prepared(&self) -> bool {
-        lock(&self.prepared).is_some()
+        lock(&self.next).ready.is_some()
+    }
+
+    /// Whether the next generation could not be made the last time, and is not there.
+    pub fn cannot_prepare(&self) -> bool {
+        lock(&self.next).failed
     }
 
     /// The generation made ahead, if it is ready; the next one is made.
     pub fn take_prepared(&self) -> Option<(PathBuf, Generation)> {
-        let prepared = lock(&self.prepared).take();
+        let prepared = lock(&self.next).ready.take();
+        self.signal.notify();
+        prepared
+    }
+
+    /// As [`take_prepared`](Self::take_prepared), but waits for it, `limit` at most, while it is being made: this thread
+    /// may be busy with another chore. `None` at once if it cannot be made, or will not be.
+    pub fn wait_prepared(&self, limit: Duration) -> Option<(PathBuf, Generation)> {
+        let next = lock(&self.next);
+        let is_awaited = |next: &mut Next| next.ready.is_none() && !next.failed && !self.closed.load(Ordering::Acquire);
+        let (mut next, _) = self
+            .next_changed
+            .wait_timeout_while(next, limit, is_awaited)
+            .unwrap_or_else(PoisonError::into_inner);
+        let prepared = next.ready.take();
+        drop(next);
         self.signal.notify();
         prepared
     }
@@ -109,7 +143,7 @@ pub fn run(shared: &Arc<Shared>) {
         }
         shared.chores.signal.wait(WITNESS_SYNC_EVERY);
     }
-    let prepared = lock(&shared.chores.prepared).take();
+    let prepared = lock(&shared.chores.next).ready.take();
     if let Some((path, store)) = prepared {
         drop(store);
         if let Err(error) = fs::remove_dir_all(&path) {
@@ -119,12 +153,20 @@ pub fn run(shared: &Arc<Shared>) {
 }
 
 fn prepare(shared: &Shared) -> io::Result<()> {
-    if lock(&shared.chores.prepared).is_some() {
+    let chores = &shared.chores;
+    if chores.has_prepared() {
         return Ok(());
     }
-    let prepared = Row::prepare(&shared.options.folder)?;
-    *lock(&shared.chores.prepared) = Some(prepared);
-    Ok(())
+    let (ready, outcome) = match Row::prepare(&shared.options.folder) {
+        Ok(prepared) => (Some(prepared), Ok(())),
+        Err(error) => (None, Err(error)),
+    };
+    *lock(&chores.next) = Next {
+        failed: ready.is_none(),
+        ready,
+    };
+    chores.next_changed.notify_all();
+    outcome
 }
 
 /// What follows from a [`checkpoint`] that failed.
@@ -230,4 +272,40 @@ pub fn retire(shared: &Shared) -> io::Result<()> {
     });
     lock(&shared.chores.gone).extend(gone);
     failed
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::super::tests::{append, options, wait_until};
+    use super::super::{Options, Wal};
+    use super::*;
+
+    #[test]
+    fn a_burst_waits_for_the_next_generation_and_is_not_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let wal = Wal::open(Options {
+            generation_bytes: 1 << 20,
+            compression: false,
+            ..options(folder.path())
+        });
+        let wal = wal.unwrap();
+        let shared = &wal.log().shared;
+        // The thread stays at its last chore, as on a disk that is busy with others.
+        let busy = lock(&shared.chores.gone);
+        std::thread::scope(|scope| {
+            let appending = scope.spawn(|| {
+                for i in 0..30 {
+                    append(&wal, &vec![vec![i; 1000]; 1000]);
+                }
+            });
+            wait_until("one waits", || {
+                shared.live_bytes() >= shared.outgrown_bytes() && shared.commit_began_ms.load(Ordering::Relaxed) > 0
+            });
+            assert_eq!(wal.status().refusing, None);
+            drop(busy);
+            appending.join().unwrap();
+        });
+        assert_eq!(wal.log().committed(), 30_000);
+    }
 }

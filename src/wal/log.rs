@@ -52,6 +52,9 @@ pub struct LogOptions {
     pub keys: Option<KeysOptions>,
 }
 
+/// An outgrown generation waits this long for the next one, which is being made: no longer than a client would.
+const NEXT_WAIT_MAX: Duration = Duration::from_secs(5);
+
 /// What the threads of a log share.
 pub struct Shared {
     pub(super) options: LogOptions,
@@ -333,8 +336,8 @@ impl Log {
 
     /// Why nothing can be appended although there is space, if so.
     pub(super) fn stuck(&self) -> Option<String> {
-        let outgrown = self.shared.live_bytes.load(Ordering::Relaxed) >= self.shared.outgrown_bytes();
-        (outgrown && !self.shared.chores.has_prepared()).then(|| AppendError::Outgrown.to_string())
+        let outgrown = self.shared.live_bytes() >= self.shared.outgrown_bytes();
+        (outgrown && self.shared.chores.cannot_prepare()).then(|| AppendError::Outgrown.to_string())
     }
 
     /// Waits, `limit` at most, while the live generation is full and the next one is not ready: it would grow, in memory too.
@@ -343,7 +346,7 @@ impl Log {
     pub fn wait_for_room(&self, limit: Duration) -> bool {
         let shared = &self.shared;
         let since = Instant::now();
-        let is_full = || shared.live_bytes.load(Ordering::Relaxed) >= shared.options.generation_bytes;
+        let is_full = || shared.live_bytes() >= shared.options.generation_bytes;
         while is_full() && !shared.chores.has_prepared() {
             if since.elapsed() >= limit {
                 return false;
@@ -508,12 +511,17 @@ impl Shared {
     /// not (the disk is slow, or full), the live one takes more, up to four times its size.
     pub(super) fn live_for_write(&self) -> Result<Arc<Generation>, AppendError> {
         let full = self.options.generation_bytes;
-        let size = self.live_bytes.load(Ordering::Relaxed);
+        let size = self.live_bytes();
         if size >= full {
-            match self.chores.take_prepared() {
+            let outgrown = size >= self.outgrown_bytes();
+            let prepared = match outgrown {
+                true => self.chores.wait_prepared(NEXT_WAIT_MAX),
+                false => self.chores.take_prepared(),
+            };
+            match prepared {
                 Some(prepared) => self.rotate(prepared)?,
-                None if size < self.outgrown_bytes() => {}
-                None => return Err(AppendError::Outgrown),
+                None if outgrown => return Err(AppendError::Outgrown),
+                None => {}
             }
         }
         lock(&self.row)
@@ -522,8 +530,13 @@ impl Shared {
             .ok_or_else(|| self.poison.set("there is no generation to write to".to_owned()))
     }
 
+    /// Bytes of the live generation's file after the last commit.
+    pub(super) fn live_bytes(&self) -> u64 {
+        self.live_bytes.load(Ordering::Relaxed)
+    }
+
     /// A live generation of this size takes no more.
-    fn outgrown_bytes(&self) -> u64 {
+    pub(super) fn outgrown_bytes(&self) -> u64 {
         self.options.generation_bytes.saturating_mul(4)
     }
 
@@ -531,7 +544,7 @@ impl Shared {
     pub(super) fn rotate_to_free(&self) -> Result<(), AppendError> {
         let idle = self.acked_sequence() == self.committed_sequence();
         if idle
-            && self.live_bytes.load(Ordering::Relaxed) > 0
+            && self.live_bytes() > 0
             && let Some(prepared) = self.chores.take_prepared()
         {
             return self.rotate(prepared);

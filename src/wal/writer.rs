@@ -1,9 +1,9 @@
 //! The one writer thread of a log: group commit.
 //!
-//! It takes everything that is queued, cuts it into frames, hands them to the live generation, waits for the
-//! flush that covers them all (a large commit is flushed in between, too), writes the witness, and only then
-//! answers. While it waits for the disk, the next commit queues up. One commit is under way at a time, so
-//! whatever was on disk when a frame was written was committed: recovery rests on that.
+//! It takes what is queued, cuts it into frames, hands them to the live generation, waits for the flush that covers
+//! them all (a large batch is flushed in between, too), writes the witness, and only then answers. While it waits for the
+//! disk, the next commit queues up. One commit is under way at a time, so whatever was on disk when a frame was written was
+//! committed: recovery rests on that.
 //!
 //! A commit costs the processors the same for one record as for a hundred: the way through the kernel, the store's
 //! threads. So after one with company the next begins a little later ([`Pause`]), and has more of it. A record that
@@ -27,11 +27,11 @@ use super::{Batch, Receipt};
 
 /// The most encoded bytes that wait for the writer; beyond it `append` answers `Busy`.
 pub const QUEUE_BYTES_MAX: usize = 64 * 1024 * 1024;
-/// The most encoded bytes of one commit (and so of one batch).
+/// The most encoded bytes of one batch, and so of one commit: all of a batch is taken, or none.
 pub const COMMIT_BYTES_MAX: usize = 32 * 1024 * 1024;
-
-/// A large commit is flushed each time so much of it was handed to the store, which keeps what is not on disk in memory, some of it
-/// several times. It is no less atomic by that: it counts once all of it is there.
+/// The store is flushed once it was handed so much: it keeps what is not on disk in memory, some of it several times. So batches are
+/// written together while they have no more encoded bytes, which also means that on a disk with few bytes a second nobody waits for
+/// those of many others; and a larger batch is flushed in between. It is no less atomic by that: it counts once all of it is there.
 const UNFLUSHED_BYTES_MAX: usize = 4 * 1024 * 1024;
 
 /// What a held record or a dead letter may have beyond the record it was in the main log: its origin, a reason.
@@ -96,7 +96,7 @@ impl Queue {
         }
         waiting.bytes += bytes;
         waiting.jobs.push(Job { batch, answer });
-        let is_enough = waiting.bytes >= COMMIT_BYTES_MAX || waiting.jobs.len() == waiting.enough;
+        let is_enough = waiting.bytes >= UNFLUSHED_BYTES_MAX || waiting.jobs.len() == waiting.enough;
         let wake = std::mem::take(&mut waiting.idle) || is_enough;
         drop(waiting);
         if wake {
@@ -125,7 +125,7 @@ impl Queue {
         }
         let lingered = Instant::now() + linger;
         // A full commit gains nothing by waiting, and the end waits for nobody.
-        while !waiting.closed && waiting.bytes < COMMIT_BYTES_MAX {
+        while !waiting.closed && waiting.bytes < UNFLUSHED_BYTES_MAX {
             let until = match waiting.jobs.len() < waiting.enough {
                 true => pause.until.max(lingered),
                 false => lingered,
@@ -143,7 +143,7 @@ impl Queue {
         let mut bytes = 0;
         let fit = waiting.jobs.iter().take_while(|job| {
             bytes += job.batch.bytes();
-            bytes <= COMMIT_BYTES_MAX
+            bytes <= UNFLUSHED_BYTES_MAX
         });
         // One batch is always taken, or nothing would ever be again.
         let fit = fit.count().max(1).min(waiting.jobs.len());
@@ -392,7 +392,7 @@ mod tests {
     #[test]
     #[allow(clippy::unwrap_used)]
     fn a_pause_ends_where_a_commit_is_full_or_has_company_enough_and_at_the_end() {
-        let half = COMMIT_BYTES_MAX / 2;
+        let half = UNFLUSHED_BYTES_MAX / 2;
         let late = Instant::now() + Duration::from_secs(3600);
         for (sizes, enough, is_end, taken) in [
             (&[half, half, 1][..], 6, false, 1..=1),
