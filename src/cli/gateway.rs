@@ -55,17 +55,18 @@ pub(super) struct Addresses {
 /// Runs a gateway until a signal (Ok) or until it cannot go on.
 pub(super) fn run(plan: Plan<'_>) -> Result<()> {
     let recent = telemetry::init(plan.config.log, telemetry::colour())?;
+    let connections_max = listen::connections_allowed(plan.config.http.connections_max);
+    listen::make_room(connections_max);
     let runtime = Runtime::new().context("no threads could be started")?;
-    let result = runtime.block_on(start(plan, recent));
+    let result = runtime.block_on(start(plan, connections_max, recent));
     // A thread that hangs on a dead disk must not keep the process.
     runtime.shutdown_background();
     result
 }
 
-async fn start(plan: Plan<'_>, recent: telemetry::Recent) -> Result<()> {
+async fn start(plan: Plan<'_>, connections_max: u32, recent: telemetry::Recent) -> Result<()> {
     let config = plan.config;
     let stop = signals::shutdown_token().context("signals cannot be handled")?;
-    let connections_max = listen::connections_allowed(config.http.connections_max);
     let ingest = listen::listen(config, "http.listen", config.http.listen)?;
     let admin = listen::listen(config, "admin.listen", config.admin.listen)?;
 

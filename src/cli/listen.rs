@@ -12,6 +12,8 @@ use crate::config::Config;
 const BACKLOG: u32 = 4096;
 /// Files that are no client's connection: the log, Kafka's connections, the admin listener.
 pub(super) const FILES_RESERVED: u64 = 512;
+/// The table of files is not made larger than for so many at once: each takes 8 bytes of the kernel's memory.
+const TABLE_FILES_MAX: u64 = 65_536;
 
 /// Opens a listener; needs a tokio runtime around it.
 pub(super) fn listen(
@@ -67,4 +69,17 @@ pub(super) fn connections_allowed(wanted: u32) -> u32 {
         );
     }
     allowed
+}
+
+/// Gives the process's table of files its size. The kernel doubles it as files come, and with threads each time whoever opened one
+/// waits for some 10 ms (Linux, fs/file.c: `expand_files` ends with `synchronize_rcu`): clients would, when many connect. To be called
+/// while there is one thread.
+pub(super) fn make_room(connections: u32) {
+    let allowed = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    let files = u64::from(connections).saturating_add(FILES_RESERVED);
+    let files = files.min(allowed).clamp(1, TABLE_FILES_MAX);
+    let last = i32::try_from(files - 1).unwrap_or(i32::MAX);
+    if let Err(error) = rustix::io::fcntl_dupfd_cloexec(std::io::stderr(), last) {
+        tracing::debug!(%error, "the table of files grows as they come");
+    }
 }

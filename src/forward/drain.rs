@@ -11,7 +11,7 @@ use rdkafka::error::RDKafkaErrorCode;
 
 use super::flow::{Flow, Identity, Out, Stop, Walk};
 use super::lane::Lane;
-use super::pace::Pace;
+use super::pace::{GiveWay, Pace};
 use super::producer::{Lookup, Producer, Report};
 use super::settings::Kind;
 use super::takeover::Foreign;
@@ -103,6 +103,7 @@ pub(super) struct Drain {
     pub(super) lane_blocked: Option<Instant>,
     pub(super) topics: Topics,
     pub(super) pace: Pace,
+    pub(super) give_way: GiveWay,
     /// Whether the log is walked before the lane.
     pub(super) main_is_next: bool,
     pub(super) failures: Vec<Failure>,
@@ -159,6 +160,7 @@ impl Drain {
             lane_blocked: None,
             topics: Topics::new(),
             pace: Pace::new(options.bytes_per_second_max, now),
+            give_way: GiveWay::new(wal.log().watermarks(), now),
             main_is_next: false,
             wal,
             options,
@@ -267,11 +269,7 @@ impl Drain {
     fn take(&mut self, reports: &[Report]) {
         self.reported_at = Instant::now();
         let mut delivered = Runs::new();
-        let state = if self.transactions.is_some() {
-            State::Staged
-        } else {
-            State::Done
-        };
+        let state = self.transactions.as_ref().map_or(State::Done, |_| State::Staged);
         for report in reports {
             let (lane, seq) = native::place(report.opaque);
             let flow = match (&mut self.lane, lane) {

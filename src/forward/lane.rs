@@ -31,10 +31,6 @@ use super::window::State;
 use crate::record::{Origin, Record, RecordRef, Sequence, now_ms};
 use crate::wal::{AppendError, Batch, Read, ReadError};
 
-/// While clients wait for the processors, a walk is followed by a rest so many times as long, and of so long at most: a backlog has
-/// time, and its records cost a client, a broker and a network too. It still goes several times as fast as records come.
-const GIVE_WAY: u32 = 5;
-const GIVE_WAY_MAX: Duration = Duration::from_millis(10);
 /// How many held topics are looked at before a pass begins.
 const LOOKS_MAX: usize = 200;
 /// How long a single record may take to show that its topic works.
@@ -176,7 +172,8 @@ impl Drain {
             self.main_is_next = lane;
         }
         if (lane || main) && self.main.log.is_pressed() {
-            std::thread::sleep((began.elapsed() * GIVE_WAY).min(GIVE_WAY_MAX));
+            let now = Instant::now();
+            std::thread::sleep(self.give_way.rest(now - began, self.main.log.watermarks(), now));
         }
         Ok(lane || main)
     }

@@ -18,7 +18,8 @@ use tokio::time::{Instant, timeout_at};
 use super::error::{Problem, Reason};
 
 /// What all bodies may take together beyond [`FREE_BYTES`] each, from their first byte until their records are committed: four of the
-/// largest as shipped. More would wait for the log anyway, which takes as much into its queue.
+/// largest as shipped. More would wait for the log anyway, which takes as much into its queue. Bytes as they come, compressed or not:
+/// what becomes of a compressed body is bounded by how many are read at once, and by that queue.
 const BODIES_BYTES_MAX: usize = 64 << 20;
 /// What each body may take without asking. Ordinary requests never touch the shared budget.
 const FREE_BYTES: usize = 64 << 10;

@@ -24,7 +24,7 @@ const WITNESS_SYNC_EVERY: Duration = Duration::from_secs(1);
 #[derive(Default)]
 struct Next {
     ready: Option<(PathBuf, Generation)>,
-    /// The last attempt to make it failed.
+    /// The last attempt to make it failed, or takes longer than one can wait.
     failed: bool,
 }
 
@@ -61,7 +61,7 @@ impl Chores {
         lock(&self.next).ready.is_some()
     }
 
-    /// Whether the next generation could not be made the last time, and is not there.
+    /// Whether the next generation could not be made the last time, or not in time, and is not there.
     pub fn cannot_prepare(&self) -> bool {
         lock(&self.next).failed
     }
@@ -74,7 +74,7 @@ impl Chores {
     }
 
     /// As [`take_prepared`](Self::take_prepared), but waits for it, `limit` at most, while it is being made: this thread
-    /// may be busy with another chore. `None` at once if it cannot be made, or will not be.
+    /// may be busy with another chore. `None` if it cannot be made, or will not be; after a wait in vain, at once until it is there.
     pub fn wait_prepared(&self, limit: Duration) -> Option<(PathBuf, Generation)> {
         let next = lock(&self.next);
         let is_awaited = |next: &mut Next| next.ready.is_none() && !next.failed && !self.closed.load(Ordering::Acquire);
@@ -83,6 +83,7 @@ impl Chores {
             .wait_timeout_while(next, limit, is_awaited)
             .unwrap_or_else(PoisonError::into_inner);
         let prepared = next.ready.take();
+        next.failed = prepared.is_none();
         drop(next);
         self.signal.notify();
         prepared

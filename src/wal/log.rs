@@ -71,7 +71,7 @@ pub struct Shared {
     pub(super) keys: Option<Arc<Keys>>,
     /// See [`Log::resend`].
     pub(super) resend: AtomicU64,
-    /// When the commit under way began, by [`clock_ms`](Self::clock_ms); 0: none is.
+    /// When the commit under way began, or was last flushed in between, by [`clock_ms`](Self::clock_ms); 0: none is.
     pub(super) commit_began_ms: AtomicU64,
     pub(super) latency: Latency,
     /// When the last commit ended that had many requests on a quick disk, as `commit_began_ms`.

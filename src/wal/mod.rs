@@ -15,7 +15,7 @@
 //! ```
 //!
 //! A record's way: [`Batch::push`] encodes it in the caller's thread; [`Log::append`] queues the batch; the
-//! writer thread (writer.rs) cuts everything queued into frames (frame.rs), hands them to the live store
+//! writer thread (writer.rs) cuts what is queued into frames (frame.rs), hands them to the live store
 //! (generation.rs), flushes, writes the witness, answers. A [`Reader`] reads committed records in order;
 //! [`Log::ack`] moves the watermark, and the housekeeper removes whole generations below it.
 //!

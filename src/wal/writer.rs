@@ -243,8 +243,9 @@ pub fn run(shared: &Arc<Shared>) {
                 let ended = Instant::now();
                 let time = ended.duration_since(began);
                 // Before they are answered: those who come back would count twice.
-                pause = Pause::after(jobs.len(), shared.queue.requests(), time, ended);
-                if is_press(jobs.len(), time) {
+                let waiting = shared.queue.requests();
+                pause = Pause::after(jobs.len(), waiting, time, ended);
+                if is_press(jobs.len() + waiting, time) {
                     shared.pressed_ms.store(shared.clock_ms(), Ordering::Relaxed);
                 }
                 commit_seconds.record(time);
@@ -314,6 +315,8 @@ fn commit(
         if unflushed >= UNFLUSHED_BYTES_MAX {
             unflushed = 0;
             live.flush()?;
+            // The disk is slow, and does not hang.
+            shared.commit_began_ms.store(shared.clock_ms(), Ordering::Relaxed);
         }
         Ok(())
     };

@@ -276,6 +276,13 @@ fn ten_thousand_idle_connections_leave_room_for_a_post() {
         .set("http.header_timeout", "3 s")
         .set("http.idle_timeout", "3 s");
     let gateway = Gateway::start(&config);
+    let status = std::fs::read_to_string(format!("/proc/{}/status", gateway.pid())).unwrap();
+    let table = status.lines().find_map(|line| line.strip_prefix("FDSize:")).unwrap();
+    let table: usize = table.trim().parse().unwrap();
+    assert!(
+        table > CONNECTIONS_MAX,
+        "the table of files has room for {table}: clients would wait while it grows"
+    );
     let address = gateway.ingest.parse().unwrap();
     let (left, give_up) = (Arc::new(AtomicU64::new(CONNECTIONS)), Arc::new(AtomicBool::new(false)));
     // Many at once: when the gateway and the kernel's queue are full, each next one waits.

@@ -306,7 +306,11 @@ fn librdkafkas_threads_give_way_to_those_that_clients_wait_for() {
     let found = of("rdk:");
     assert!(found.iter().all(|n| *n == (base[0] + 10).min(19)), "{found:?}");
     for before in ["tokio", "sled", "main ", "forwarder", "kafka reports"] {
-        assert!(of(before).iter().all(|n| *n == base[0]), "{before}");
+        let found = of(before);
+        assert!(
+            !found.is_empty() && found.iter().all(|n| *n == base[0]),
+            "{before}: {found:?}"
+        );
     }
 }
 
