@@ -112,8 +112,10 @@ impl Drain {
                 deadline = Instant::now() + PURGE_MAX;
                 self.producer.purge();
             }
-            // librdkafka purges once when it ends, and may put records back after that.
-            if self.producer.fatal().is_some() {
+            // librdkafka purges once when it ends, and may put records back after that. And once its transaction has failed it sends
+            // nothing more of what waits, and says nothing of it either before that is taken back.
+            let failed = self.producer.inbox.failed() || self.refused.is_some();
+            if self.producer.fatal().is_some() || (failed && self.transactions.is_some()) {
                 self.producer.purge_queue();
             }
             self.producer.native.flush(Duration::from_millis(10));
