@@ -303,8 +303,8 @@ impl Config {
         ] {
             if record > limit {
                 let message = format!(
-                    "http.record_bytes_max ({}) is more than {key} ({}): such a record could never pass, so raise the one \
-                     or lower the other",
+                    "http.record_bytes_max ({}) is more than {key} ({}): such a record could never pass. Raise {key}, or \
+                     lower http.record_bytes_max",
                     size(record),
                     size(limit)
                 );

@@ -147,9 +147,12 @@ pub(super) fn not_json(error: &serde_json::Error, place: &Place) -> IngestError 
         Place::Line(_) => {
             let text = error.to_string();
             let what = text.rsplit_once(" at line ").map_or(text.as_str(), |(what, _)| what);
-            format!("{place} is not valid JSON: {what} at column {}.", error.column())
+            format!(
+                "{place} is not valid JSON: {what} at column {}. Nothing of the request was taken; mend it and send all of it again.",
+                error.column()
+            )
         }
-        _ => format!("{place} is not valid JSON: {error}."),
+        _ => format!("{place} is not valid JSON: {error}. Nothing was taken; mend it and send it again."),
     })
 }
 

@@ -20,6 +20,9 @@ const OLDEST: u64 = 4_102_444_800;
 const BEHIND: Duration = Duration::from_secs(5);
 /// What the gateway takes beside what its configuration says: itself, the log's caches, the Kafka client.
 const MEMORY_BASE: u64 = 128 << 20;
+/// Many clients at once with the largest body take so many of it: what of all bodies may be in memory, what is made of them by as many
+/// as are read at once, and the commit. As much as was measured (docs/small.md).
+const LARGEST_BODIES: u64 = 16;
 /// Folders of the log are so deep.
 const DEPTH: u32 = 4;
 
@@ -45,6 +48,7 @@ struct Facts {
     /// What is free, or all that a container may take.
     memory: Option<u64>,
     in_flight_bytes_max: u64,
+    body_bytes_max: u64,
 }
 
 pub(super) fn look(config: &Config, _: &std::sync::atomic::AtomicBool) -> Vec<Line> {
@@ -57,6 +61,7 @@ pub(super) fn look(config: &Config, _: &std::sync::atomic::AtomicBool) -> Vec<Li
         connections_max: config.http.connections_max,
         memory: memory(),
         in_flight_bytes_max: config.forward.in_flight_bytes_max,
+        body_bytes_max: config.http.body_bytes_max,
     })
 }
 
@@ -144,28 +149,23 @@ fn lines(facts: &Facts) -> Vec<Line> {
             "raise the limit for its user (systemd: LimitNOFILE=, a shell: ulimit -Hn), or lower http.connections_max",
         );
     }
-    let need = MEMORY_BASE.saturating_add(facts.in_flight_bytes_max);
+    let base = MEMORY_BASE.saturating_add(facts.in_flight_bytes_max);
+    let need = base.saturating_add(facts.body_bytes_max.saturating_mul(LARGEST_BODIES));
+    let needed = format!(
+        "about {} are needed at full load, {} when many clients send bodies of http.body_bytes_max ({}) at once",
+        size(base),
+        size(need),
+        size(facts.body_bytes_max)
+    );
     match facts.memory {
         None => {}
         Some(memory) if memory < need => findings.warning(
             "memory",
-            format!(
-                "{} are left; about {} are needed at full load",
-                size(memory),
-                size(need)
-            ),
-            "under load the system may kill the gateway; nothing that was answered OK is lost by that",
-            "give the machine or container more memory, or lower forward.in_flight_bytes_max",
+            format!("{} are left; {needed}", size(memory)),
+            "under load the system may end the gateway; nothing that was answered OK is lost by that",
+            "lower http.body_bytes_max or forward.in_flight_bytes_max (docs/small.md), or give the machine or container more memory",
         ),
-        Some(memory) => findings.ok(
-            "memory",
-            format!(
-                "{} are left; about {} are needed at full load (forward.in_flight_bytes_max is {})",
-                size(memory),
-                size(need),
-                size(facts.in_flight_bytes_max)
-            ),
-        ),
+        Some(memory) => findings.ok("memory", format!("{} are left; {needed}", size(memory))),
     }
     findings.lines
 }
@@ -227,6 +227,7 @@ mod tests {
             connections_max: 4096,
             memory: Some(8 << 30),
             in_flight_bytes_max: 64 << 20,
+            body_bytes_max: 4 << 20,
         };
         change(&mut facts);
         told(&lines(&facts), check, verdict, &[words]);
@@ -263,12 +264,17 @@ mod tests {
             "4608 are needed",
         );
         says(|facts| facts.files = (1024, 4096), "open files", Warning, "LimitNOFILE");
-        says(|_| (), "memory", Fine, "192.0 MiB are needed");
         says(
-            |facts| facts.memory = Some(100 << 20),
+            |facts| facts.memory = Some(256 << 20),
+            "memory",
+            Fine,
+            "192.0 MiB are needed at full load, 256.0 MiB when",
+        );
+        says(
+            |facts| facts.memory = Some((256 << 20) - 1),
             "memory",
             Warning,
-            "in_flight_bytes_max",
+            "body_bytes_max",
         );
     }
 }

@@ -57,6 +57,9 @@ pub(super) fn folder(status: &Value) -> String {
         _ if faults.is_some_and(|faults| !faults.is_empty()) => {
             "damaged: look at it with `tidegate wal verify` before a gateway is started here"
         }
+        Some(0) if number(status, "/held_records").is_some_and(|held| held > 0) => {
+            "nothing waits for Kafka but records of topics that do not work, put aside: `held` below, `tidegate held list`"
+        }
         Some(0) => "nothing waits in the log for Kafka",
         _ => "what waits is sent once a gateway runs here: `tidegate serve`",
     };
