@@ -40,6 +40,12 @@ impl Drain {
         ));
     }
 
+    /// After what is known so far, [`Self::roll_back`] will take the open transaction back.
+    pub(super) fn will_abort(&self) -> bool {
+        let failed = !self.failures.is_empty() || self.refused.is_some();
+        failed && (self.transactions.as_ref()).is_some_and(|transactions| transactions.stage != Stage::New)
+    }
+
     /// After a failure: the open transaction is taken back. If Kafka denies a topic without saying which, all are tried.
     pub(super) fn roll_back(
         &mut self,

@@ -18,6 +18,9 @@ use crate::wal::{AppendError, Letter};
 
 /// How long requests on the wire may take to be answered before they are given up and read back.
 const ANSWER_MAX: Duration = Duration::from_secs(5);
+/// Once its transaction has failed librdkafka sends nothing more of its queue, and reports none of it before that is taken back: when
+/// nothing was reported for so long, nothing more is waited for.
+const SILENCE_MAX: Duration = Duration::from_millis(500);
 /// How long the reports of what was given up may take.
 const PURGE_MAX: Duration = Duration::from_secs(1);
 /// Between two producers, at the most, while none delivers anything.
@@ -33,6 +36,9 @@ impl Drain {
         }
         let failures = std::mem::take(&mut self.failures);
         let refused = self.refused.take();
+        // What may be written late must find another epoch: an abort alone would let it into the next transaction.
+        let may_come_late = failures.iter().any(|failure| failure.maybe_persisted);
+        let purged = purged || (self.transactions.is_some() && may_come_late);
         self.roll_back(&failures, refused, purged)?;
         let fatal = self.producer.fatal();
         if let Some((code, text)) = &fatal {
@@ -89,9 +95,11 @@ impl Drain {
         Ok(())
     }
 
-    /// Waits until nothing is with the producer; whether something had to be given up for that.
+    /// Waits until nothing is with the producer, or nothing that an abort would not take back; whether something had to be given up for
+    /// that.
     pub(super) fn collect(&mut self) -> Step<bool> {
-        let until = Instant::now() + ANSWER_MAX;
+        let began = Instant::now();
+        let until = began + ANSWER_MAX;
         let mut deadline = self.shared.stop_at().map_or(until, |at| until.min(at));
         let mut purged = false;
         loop {
@@ -112,11 +120,11 @@ impl Drain {
                 deadline = Instant::now() + PURGE_MAX;
                 self.producer.purge();
             }
-            // librdkafka purges once when it ends, and may put records back after that. And once its transaction has failed it sends
-            // nothing more of what waits, and says nothing of it either before that is taken back.
-            let failed = self.producer.inbox.failed() || self.refused.is_some();
-            if self.producer.fatal().is_some() || (failed && self.transactions.is_some()) {
+            if self.producer.fatal().is_some() {
+                // librdkafka purges once when it ends, and may put records back after that.
                 self.producer.purge_queue();
+            } else if self.will_abort() && began.max(self.reported_at).elapsed() >= SILENCE_MAX {
+                return Ok(purged);
             }
             self.producer.native.flush(Duration::from_millis(10));
             self.publish(false);

@@ -390,8 +390,13 @@ impl Drain {
                 // What was acknowledged in the last moment is taken back too.
                 self.settle()?;
                 self.rolled_back();
+                let may_come_late = self.failures.iter().any(|failure| failure.maybe_persisted);
                 self.failures.clear();
                 self.producer.inbox.judged();
+                if may_come_late {
+                    // Only another epoch keeps it out of the next transaction.
+                    return self.ended("records of a transaction that was taken back may still be on their way");
+                }
                 self.open();
                 Ok(())
             }
