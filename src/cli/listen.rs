@@ -11,7 +11,7 @@ use crate::config::Config;
 /// Connections that the kernel completes while the gateway is busy. Its own limit may be lower.
 const BACKLOG: u32 = 4096;
 /// Files that are no client's connection: the log, Kafka's connections, the admin listener.
-pub(super) const FILES_RESERVED: u64 = 512;
+const FILES_RESERVED: u64 = 512;
 /// The table of files is not made larger than for so many at once: each takes 8 bytes of the kernel's memory.
 const TABLE_FILES_MAX: u64 = 65_536;
 
@@ -39,10 +39,15 @@ pub(super) fn listen(
     })
 }
 
+/// How many files the process needs for so many connections.
+pub(super) fn files_needed(connections: u32) -> u64 {
+    u64::from(connections).saturating_add(FILES_RESERVED)
+}
+
 /// How many of `wanted` connections the limit of open files allows, after raising it as far as it goes.
 /// Without this, connections would eat the files that the log needs.
 pub(super) fn connections_allowed(wanted: u32) -> u32 {
-    let needed = u64::from(wanted).saturating_add(FILES_RESERVED);
+    let needed = files_needed(wanted);
     let limit = getrlimit(Resource::Nofile);
     let current = limit.current.unwrap_or(u64::MAX);
     let maximum = limit.maximum.unwrap_or(u64::MAX);
@@ -76,8 +81,7 @@ pub(super) fn connections_allowed(wanted: u32) -> u32 {
 /// while there is one thread.
 pub(super) fn make_room(connections: u32) {
     let allowed = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
-    let files = u64::from(connections).saturating_add(FILES_RESERVED);
-    let files = files.min(allowed).clamp(1, TABLE_FILES_MAX);
+    let files = files_needed(connections).min(allowed).clamp(1, TABLE_FILES_MAX);
     let last = i32::try_from(files - 1).unwrap_or(i32::MAX);
     if let Err(error) = rustix::io::fcntl_dupfd_cloexec(std::io::stderr(), last) {
         tracing::debug!(%error, "the table of files grows as they come");

@@ -40,10 +40,10 @@ impl Drain {
         ));
     }
 
-    /// After what is known so far, [`Self::roll_back`] will take the open transaction back.
-    pub(super) fn will_abort(&self) -> bool {
-        let failed = !self.failures.is_empty() || self.refused.is_some();
-        failed && (self.transactions.as_ref()).is_some_and(|transactions| transactions.stage != Stage::New)
+    /// There is a transaction that can be taken back.
+    pub(super) fn may_roll_back(&self) -> bool {
+        let is_begun = (self.transactions.as_ref()).is_some_and(|transactions| transactions.stage != Stage::New);
+        is_begun && self.producer.fatal().is_none()
     }
 
     /// After a failure: the open transaction is taken back. If Kafka denies a topic without saying which, all are tried.
@@ -54,8 +54,7 @@ impl Drain {
         purged: bool,
     ) -> Step<()> {
         let failed = purged || !failures.is_empty() || refused.is_some();
-        let is_new = (self.transactions.as_ref()).is_none_or(|transactions| transactions.stage == Stage::New);
-        if !failed || is_new || self.producer.fatal().is_some() {
+        if !failed || !self.may_roll_back() {
             return Ok(());
         }
         if purged {

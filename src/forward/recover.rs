@@ -37,8 +37,7 @@ impl Drain {
         let failures = std::mem::take(&mut self.failures);
         let refused = self.refused.take();
         // What may be written late must find another epoch: an abort alone would let it into the next transaction.
-        let may_come_late = failures.iter().any(|failure| failure.maybe_persisted);
-        let purged = purged || (self.transactions.is_some() && may_come_late);
+        let purged = purged || (self.transactions.is_some() && may_come_late(&failures));
         self.roll_back(&failures, refused, purged)?;
         let fatal = self.producer.fatal();
         if let Some((code, text)) = &fatal {
@@ -56,7 +55,7 @@ impl Drain {
         let desynchronized = fatal
             .as_ref()
             .is_some_and(|(code, _)| *code != RDKafkaErrorCode::GaplessGuarantee);
-        let uncertain = purged || desynchronized || failures.iter().any(|failure| failure.maybe_persisted);
+        let uncertain = purged || desynchronized || may_come_late(&failures);
         for lane in [true, false] {
             self.judge(lane, &failures)?;
         }
@@ -120,10 +119,12 @@ impl Drain {
                 deadline = Instant::now() + PURGE_MAX;
                 self.producer.purge();
             }
+            // librdkafka purges once when it ends, and may put records back after that.
             if self.producer.fatal().is_some() {
-                // librdkafka purges once when it ends, and may put records back after that.
                 self.producer.purge_queue();
-            } else if self.will_abort() && began.max(self.reported_at).elapsed() >= SILENCE_MAX {
+            }
+            let failed = !self.failures.is_empty() || self.refused.is_some();
+            if failed && self.may_roll_back() && began.max(self.reported_at).elapsed() >= SILENCE_MAX {
                 return Ok(purged);
             }
             self.producer.native.flush(Duration::from_millis(10));
@@ -311,6 +312,11 @@ impl Drain {
             self.shared.signal.wait(left.min(Duration::from_millis(100)));
         }
     }
+}
+
+/// Kafka may still write some of them, although they failed.
+pub(super) fn may_come_late(failures: &[Failure]) -> bool {
+    failures.iter().any(|failure| failure.maybe_persisted)
 }
 
 /// What went wrong, record by record.

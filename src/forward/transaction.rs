@@ -27,6 +27,7 @@ use rdkafka::{Offset, TopicPartitionList};
 
 use super::drain::{Drain, Failure, RETRY, Runs, Step};
 use super::mark::{METADATA_BYTES_MAX, Mark, RUNS_MAX, Reached};
+use super::recover::may_come_late;
 use super::verdict;
 use crate::kafka::settings::explain;
 use crate::metrics::FORWARD_TRANSACTIONS_TOTAL;
@@ -390,10 +391,10 @@ impl Drain {
                 // What was acknowledged in the last moment is taken back too.
                 self.settle()?;
                 self.rolled_back();
-                let may_come_late = self.failures.iter().any(|failure| failure.maybe_persisted);
+                let late = may_come_late(&self.failures);
                 self.failures.clear();
                 self.producer.inbox.judged();
-                if may_come_late {
+                if late {
                     // Only another epoch keeps it out of the next transaction.
                     return self.ended("records of a transaction that was taken back may still be on their way");
                 }

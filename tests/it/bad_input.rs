@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use crate::support::client::{Answer, Client};
-use crate::support::gateway::{Config, Gateway, NOWHERE};
+use crate::support::gateway::{Config, Gateway, NOWHERE, status_number};
 use crate::support::kafka::Kafka;
 use crate::support::{FORM, JSON, SEED_BODY, SEED_VALUE};
 use crate::support::{poll, raw, seconds, unique, wait_until};
@@ -276,11 +276,9 @@ fn ten_thousand_idle_connections_leave_room_for_a_post() {
         .set("http.header_timeout", "3 s")
         .set("http.idle_timeout", "3 s");
     let gateway = Gateway::start(&config);
-    let status = std::fs::read_to_string(format!("/proc/{}/status", gateway.pid())).unwrap();
-    let table = status.lines().find_map(|line| line.strip_prefix("FDSize:")).unwrap();
-    let table: usize = table.trim().parse().unwrap();
+    let table = status_number(gateway.pid(), "FDSize:");
     assert!(
-        table > CONNECTIONS_MAX,
+        table > CONNECTIONS_MAX as u64,
         "the table of files has room for {table}: clients would wait while it grows"
     );
     let address = gateway.ingest.parse().unwrap();

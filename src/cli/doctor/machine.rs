@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use rustix::process::{Resource, getrlimit};
 
 use super::line::{Findings, Line};
-use crate::cli::listen::FILES_RESERVED;
+use crate::cli::listen::files_needed;
 use crate::cli::words::{size, time};
 use crate::config::Config;
 
@@ -122,7 +122,7 @@ fn lines(facts: &Facts) -> Vec<Line> {
             "`timedatectl set-ntp true`, or install chrony. In a container the clock is the host's: look there",
         ),
     }
-    let needed = u64::from(facts.connections_max).saturating_add(FILES_RESERVED);
+    let needed = files_needed(facts.connections_max);
     let (soft, hard) = facts.files;
     if hard >= needed {
         let raised = if soft < needed {

@@ -425,12 +425,17 @@ pub fn rss_bytes(pid: u32) -> u64 {
 }
 
 fn memory_bytes(pid: u32, kind: &str) -> u64 {
+    status_number(pid, kind) * 1024
+}
+
+/// The number in a line of the process's status, such as `FDSize:`.
+pub fn status_number(pid: u32, kind: &str) -> u64 {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
     let line = status.lines().find(|line| line.starts_with(kind));
-    let kib = line
+    let number = line
         .and_then(|line| line.split_whitespace().nth(1))
-        .and_then(|kib| kib.parse::<u64>().ok());
-    kib.expect("a running process has this line") * 1024
+        .and_then(|number| number.parse::<u64>().ok());
+    number.expect("a running process has this line")
 }
 
 /// Sends a process a signal such as `-TERM`, without waiting for what it does.
